@@ -1,0 +1,270 @@
+"""The training loop: epochs, validation, early stopping, checkpoints. Knows no database and no network class.
+
+Between the loaders and the run's folder: `fit` writes `history.jsonl`, `best.safetensors`,
+`last.safetensors` and TensorBoard events; testing is done once, afterwards, by who called it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from torch.utils.data import DataLoader
+from torch.utils.tensorboard import SummaryWriter
+
+from iqa.checkpoint import (
+    load_model_state,
+    load_optimizer_state,
+    read_checkpoint,
+    save_checkpoint,
+    write_atomically,
+)
+from iqa.config import Config
+from iqa.errors import UserError
+from iqa.evaluation import predict
+from iqa.losses import make_loss
+from iqa.metrics import plcc, srcc
+from iqa.progress import progress
+from iqa.results import read_history
+
+log = logging.getLogger(__name__)
+
+COSINE_FLOOR = 0.01  # each group ends at this fraction of its own start
+STEP_EVERY, STEP_FACTOR = 6, 0.1
+
+
+@dataclass
+class Progress:
+    """Where a run stands; stored in `last.safetensors`."""
+
+    epochs_done: int = 0
+    best_epoch: int = 0
+    best_srcc: float = -math.inf
+    stopped_early: bool = False
+
+    def epochs_without_gain(self) -> int:
+        """Epochs since validation was last at its best."""
+        return self.epochs_done - self.best_epoch
+
+
+class HyperIQASolver:
+    """Trains a model and keeps its best state by validation SRCC.
+
+    Args:
+        model: images (B, 3, H, W) -> scores (B,); has `parameter_groups(lr, lr_ratio)`.
+        config: the run's settings.
+        train_loader: training batches; its sampler has `set_epoch`.
+        val_loader: images of the split that chooses the checkpoint.
+        to_images: crops and their augmentation -> normalised images; takes `jitter`.
+        run_dir: an existing folder to write to.
+        accelerator: devices and processes.
+        architecture: JSON-ready arguments that rebuild the model, kept in each checkpoint.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        config: Config,
+        train_loader: DataLoader,
+        val_loader: DataLoader,
+        to_images: Callable[..., torch.Tensor],
+        run_dir: Path,
+        accelerator: Accelerator,
+        architecture: dict[str, Any],
+    ):
+        self.config, self.run_dir, self.accelerator = config, Path(run_dir), accelerator
+        self.to_images, self.architecture = to_images, architecture
+        self.sampler = train_loader.sampler
+        self.loss = make_loss(config.loss_type, config.ranking_loss_alpha, config.ranking_loss_margin)
+        self.progress = Progress()
+        self.history: list[dict] = []
+        optimizer = make_optimizer(model.parameter_groups(config.lr, config.lr_ratio), config)
+        self.scheduler = make_scheduler(optimizer, config, steps_per_epoch=len(train_loader))
+        self.model, self.optimizer, self.train_loader, self.val_loader = accelerator.prepare(
+            model, optimizer, train_loader, val_loader
+        )
+
+    @property
+    def best_path(self) -> Path:
+        """The checkpoint with the best validation SRCC."""
+        return self.run_dir / "best.safetensors"
+
+    @property
+    def last_path(self) -> Path:
+        """The checkpoint of the last finished epoch, from which training can go on."""
+        return self.run_dir / "last.safetensors"
+
+    def fit(self, last_epoch: int | None = None) -> Progress:
+        """Train until the last epoch or until validation stops improving.
+
+        Args:
+            last_epoch: stop after this epoch (counted from 1) as if killed there; None runs to the end.
+
+        Returns:
+            Where the run stands.
+
+        Raises:
+            UserError: the loss is no longer finite.
+        """
+        last_epoch = last_epoch or self.config.epochs
+        writer = SummaryWriter(self.run_dir / "tensorboard", purge_step=self.progress.epochs_done + 1)
+        with writer:
+            while self.progress.epochs_done < last_epoch and not self.progress.stopped_early:
+                record = self._run_epoch(self.progress.epochs_done + 1)
+                for key, value in record.items():
+                    if key != "epoch":
+                        writer.add_scalar(key, value, record["epoch"])
+        return self.progress
+
+    def _run_epoch(self, epoch: int) -> dict:
+        trained = self.train_one_epoch(epoch)
+        if not math.isfinite(trained["train_loss"]):
+            raise UserError(
+                f"the loss is not finite in epoch {epoch}: lower lr, or set grad_clip; {self.last_path} is kept"
+            )
+        validated = self.evaluate(self.val_loader)
+        record = {"epoch": epoch, **trained, **{f"val_{k}": v for k, v in validated.items()}}
+        self._finish_epoch(record)
+        return record
+
+    def train_one_epoch(self, epoch: int) -> dict[str, float]:
+        """One pass over the training crops; `epoch` counts from 1."""
+        self.model.train()
+        self.sampler.set_epoch(epoch)
+        started, crops = time.perf_counter(), 0
+        loss_sum = torch.zeros((), device=self.accelerator.device)
+        for batch in progress(self.train_loader, f"epoch {epoch}", show=self._is_main):
+            loss_sum += self._step(batch) * len(batch.mos)
+            crops += len(batch.mos)
+        seconds = time.perf_counter() - started
+        return {
+            "train_loss": loss_sum.item() / crops,
+            "lr": self.scheduler.get_last_lr()[0],
+            "lr_head": self.scheduler.get_last_lr()[-1],
+            "train_seconds": round(seconds, 2),
+            "crops_per_s": round(crops / seconds, 2),
+        }
+
+    def _step(self, batch: Any) -> torch.Tensor:
+        """One optimizer step; returns the batch's loss, still on its device."""
+        images = self.to_images(batch.crops, batch.augment, jitter=self.config.color_jitter)
+        with self.accelerator.autocast():
+            scores = self.model(images)  # (B,)
+        loss = self.loss(scores.float(), batch.mos, batch.mos_std)
+        self.accelerator.backward(loss)
+        if self.config.grad_clip is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        self.optimizer.step()
+        self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def evaluate(self, loader: DataLoader) -> dict[str, float]:
+        """SRCC and PLCC on a prepared test loader."""
+        scores = predict(self.model, loader, self.to_images, self.accelerator, "validate")
+        mos = loader.dataset.mos.numpy()
+        return {"srcc": srcc(scores, mos), "plcc": plcc(scores, mos)}
+
+    def _finish_epoch(self, record: dict) -> None:
+        """Note the epoch, keep the model if it is the best, write what a resume needs."""
+        state, epoch = self.progress, record["epoch"]
+        state.epochs_done = epoch
+        # A constant prediction has no SRCC; it counts as the worst.
+        score = record["val_srcc"] if math.isfinite(record["val_srcc"]) else -1.0
+        is_best = score > state.best_srcc
+        if is_best:
+            state.best_epoch, state.best_srcc = epoch, score
+        patience_spent = state.epochs_without_gain() >= self.config.patience
+        state.stopped_early = self.config.early_stopping and patience_spent and epoch < self.config.epochs
+        self.history.append(record)
+        if self._is_main:
+            self._write(record, is_best)
+        log.info(
+            "epoch %d/%d  loss %.3f  %s SRCC %.4f PLCC %.4f  %.1f crops/s%s", epoch, self.config.epochs,
+            record["train_loss"], self.config.select_on, record["val_srcc"], record["val_plcc"],
+            record["crops_per_s"], "  best" if is_best else "",
+        )  # fmt: skip
+
+    def _write(self, record: dict, is_best: bool) -> None:
+        lines = "".join(json.dumps(line) + "\n" for line in self.history)
+        write_atomically(self.run_dir / "history.jsonl", lambda file: file.write_text(lines))
+        model = self.accelerator.unwrap_model(self.model)
+        made = {"architecture": self.architecture, "epoch": record["epoch"], "val_srcc": record["val_srcc"]}
+        if is_best:
+            save_checkpoint(self.best_path, model, made)
+        made |= {"progress": dataclasses.asdict(self.progress), "scheduler_steps": self.scheduler.last_epoch}
+        save_checkpoint(self.last_path, model, made, self.optimizer.optimizer, _random_states())
+
+    def resume(self) -> Progress:
+        """Continue from `last.safetensors`: bit-equal on one device to a run that was never stopped.
+
+        Raises:
+            UserError: no such checkpoint, or of another architecture.
+        """
+        tensors, records = read_checkpoint(self.last_path)
+        load_model_state(self.accelerator.unwrap_model(self.model), tensors, self.last_path)
+        load_optimizer_state(self.optimizer.optimizer, tensors, records["param_groups"])
+        self.progress = Progress(**records["made"]["progress"])
+        self.scheduler.last_epoch = records["made"]["scheduler_steps"]
+        self.scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        self.history = read_history(self.run_dir / "history.jsonl")[: self.progress.epochs_done]
+        _restore_random_states(tensors)
+        return self.progress
+
+    def load_best(self) -> nn.Module:
+        """The model with the state that validation chose."""
+        tensors, _ = read_checkpoint(self.best_path)
+        model = self.accelerator.unwrap_model(self.model)
+        load_model_state(model, tensors, self.best_path)
+        return model
+
+    @property
+    def _is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+
+def make_optimizer(groups: list[dict], config: Config) -> torch.optim.Optimizer:
+    """The optimizer of a run, over groups that carry their own learning rate."""
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, momentum=0.9, weight_decay=config.weight_decay)
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
+    return kind(groups, weight_decay=config.weight_decay, fused=True)
+
+
+def make_scheduler(
+    optimizer: torch.optim.Optimizer, config: Config, steps_per_epoch: int
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """A factor on every group's own starting rate, stepped once per optimizer step."""
+    steps = config.epochs * steps_per_epoch
+
+    def cosine(step: int) -> float:
+        return COSINE_FLOOR + (1 - COSINE_FLOOR) * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1)))
+
+    def staircase(step: int) -> float:
+        return STEP_FACTOR ** (step // steps_per_epoch // STEP_EVERY)
+
+    factor = {"cosine": cosine, "step": staircase, "none": lambda step: 1.0}[config.lr_scheduler]
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def _random_states() -> dict[str, torch.Tensor]:
+    states = {"random.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["random.cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _restore_random_states(tensors: dict[str, torch.Tensor]) -> None:
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])

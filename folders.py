@@ -1,0 +1,569 @@
+"""Databases on disk -> tables: one reader for each official layout. The first arrow of the data flow.
+
+    python folders.py koniq-10k --data_root ./datasets
+
+checks a database and prints what it holds as JSON. `read_database` gives everything after it (splits, crops,
+training, evaluation) one table whatever the layout: path, mos (0..100, higher is better), content, distortion
+and the official split. Bad labels and bad images stop the reading, or are recorded by name; none is skipped
+in silence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from iqa.database import Database
+from iqa.errors import UserError, exit_on_user_error
+from iqa.image_check import check_images as check_image_files
+from iqa.label_files import (
+    SPLIT_NAMES,
+    cell_text,
+    read_csv_rows,
+    read_mat,
+    read_pairs,
+    read_records,
+    read_workbook,
+)
+
+__all__ = ["DATABASES", "Database", "DatabaseNotFound", "read_database", "summary"]
+
+MISSING = "image is missing"
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
+_SMALL_CORNER = 15  # of 0..100: scores that fill less of it are probably stored on another scale
+
+
+class DatabaseNotFound(UserError):
+    """There is no folder or file where the database was looked for."""
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a reader reads: the root folder, for tables the file, and the columns asked for."""
+
+    name: str
+    root: Path
+    file: Path | None = None
+    image_column: str | None = None
+    mos_column: str | None = None
+    content_column: str | None = None
+
+    def label_file(self, name: str) -> Path:
+        """A label file in the root; letter case may differ from the official name."""
+        path = self.find(name)
+        if path is None:
+            raise UserError(f"{self.name}: no label file {name} in {self.root}; it comes with the database")
+        return path
+
+    def find(self, name: str) -> Path | None:
+        return _find(self.root, name, {})
+
+    def image_folder(self, *names: str) -> str:
+        """The first of the folders that is there; the first name where none is."""
+        return next((name for name in names if self.find(name) is not None), names[0])
+
+
+# --------------------------------------------------------------------------------------------------
+# Readers: _Source -> label table with columns row (in the label file, or position in a .mat), image,
+# stored (the score as stored), stored_std, content, distortion, split, and the database's own columns.
+
+
+def _labels(row: Sequence[int], image: Sequence[str], stored: Sequence, **columns: object) -> pd.DataFrame:
+    """A label table; columns that a reader does not give get the value for unknown."""
+    image = pd.Series(image, dtype=object)
+    defaults = {"stored_std": np.nan, "content": image.to_numpy(), "distortion": "", "split": ""}
+    table = {"row": np.asarray(row), "image": image.to_numpy(), "stored": np.asarray(stored, dtype=object)}
+    return pd.DataFrame(table | defaults | columns)
+
+
+def _read_koniq(source: _Source) -> pd.DataFrame:
+    """KonIQ-10k (Hosu et al. 2020). The label file with the split has MOS on 0..100, the other one 1..5."""
+    with_split = source.find("koniq10k_distributions_sets.csv")
+    file = with_split or source.label_file("koniq10k_scores_and_distributions.csv")
+    score_column = "MOS" if with_split else "MOS_zscore"
+    rows = read_csv_rows(file, ["image_name", score_column, "SD"] + (["set"] if with_split else []))
+    folder = source.image_folder("1024x768", "512x384")
+    return _labels(
+        rows.row,
+        [f"{folder}/{name}" for name in rows.image_name],
+        rows[score_column],
+        stored_std=25 * _numbers(rows.SD),  # SD is on the five-point scale in both files
+        content=rows.image_name,
+        distortion="authentic",
+        split=rows["set"] if with_split else "",
+    )
+
+
+def _read_spaq(source: _Source) -> pd.DataFrame:
+    """SPAQ (Fang et al. 2020)."""
+    file = source.label_file("Annotations/MOS and Image attribute scores.xlsx")
+    rows = read_workbook(file, ["Image name", "MOS"])
+    images = [f"TestImage/{name}" for name in rows["Image name"]]
+    return _labels(rows.row, images, rows.MOS, content=rows["Image name"], distortion="authentic")
+
+
+_KADID_DISTORTIONS = (
+    "gaussian_blur lens_blur motion_blur colour_diffusion colour_shift colour_quantisation saturation_hsv "
+    "saturation_lab jpeg2000 jpeg white_noise white_noise_ycbcr impulse_noise multiplicative_noise denoise "
+    "brighten darken mean_shift jitter non_eccentricity_patch pixelate quantisation colour_block "
+    "high_sharpen contrast"
+).split()
+
+
+def _read_kadid(source: _Source) -> pd.DataFrame:
+    """KADID-10k (Lin et al. 2019). Its `dmos` is a degradation *category* rating: 5 is imperceptible."""
+    rows = read_csv_rows(source.label_file("dmos.csv"), ["dist_img", "ref_img", "dmos", "var"])
+    codes = _codes(rows.dist_img, r"I\d+_(\d+)_(\d+)\.\w+", _KADID_DISTORTIONS)
+    return _labels(
+        rows.row,
+        [f"images/{name}" for name in rows.dist_img],
+        rows.dmos,
+        # `var` is a standard deviation: its first row, 4.57 and 0.496, is that of 17 fives and 13 fours.
+        stored_std=_numbers(rows["var"]),
+        content=rows.ref_img,
+        reference=rows.ref_img,
+        **codes,
+    )
+
+
+def _read_agiqa(source: _Source) -> pd.DataFrame:
+    """AGIQA-3K (Li et al. 2023): about ten images share a prompt, which is their content."""
+    rows = read_csv_rows(source.label_file("data.csv"), ["name", "prompt", "mos_quality", "std_quality"])
+    folder = "AGIQA-3K" if source.find("AGIQA-3K") else _only_image_folder(source)
+    return _labels(
+        rows.row,
+        [f"{folder}/{name}" for name in rows.name],
+        rows.mos_quality,
+        stored_std=_numbers(rows.std_quality),
+        content=rows.prompt,
+        generator=rows.name.str.split("_").str[0],
+    )
+
+
+_LIVE_FOLDERS = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}
+
+
+def _read_live(source: _Source) -> pd.DataFrame:
+    """LIVE release 2 (Sheikh et al. 2006), realigned DMOS; its 982 include undistorted images, left out."""
+    count = sum(_LIVE_FOLDERS.values())
+    scores_file, names_file = source.label_file("dmos_realigned.mat"), source.label_file("refnames_all.mat")
+    dmos, is_original = (read_mat(scores_file, key, count) for key in ("dmos_new", "orgs"))
+    references = [cell_text(cell) for cell in read_mat(names_file, "refnames_all", count)]
+    folders = [folder for folder, size in _LIVE_FOLDERS.items() for _ in range(size)]
+    numbers = [number for size in _LIVE_FOLDERS.values() for number in range(1, size + 1)]
+    images = [f"{folder}/img{number}.bmp" for folder, number in zip(folders, numbers, strict=True)]
+    table = _labels(range(1, count + 1), images, dmos, content=references, distortion=folders)
+    return table[is_original.astype(int) == 0]
+
+
+def _read_csiq(source: _Source) -> pd.DataFrame:
+    """CSIQ (Larson and Chandler 2010): lines `1600.AWGN.1.png 0.061989`."""
+    rows = read_pairs(source.label_file("csiq_label.txt"), image_position=0)
+    parts = rows.image.str.extract(r"^(?P<content>.+)\.(?P<kind>[^.]+)\.(?P<level>\d+)\.\w+$").fillna("")
+    if source.find("dst_imgs_all"):
+        images = [f"dst_imgs_all/{name}" for name in rows.image]
+    else:
+        images = [f"dst_imgs/{kind}/{name}" for kind, name in zip(parts.kind, rows.image, strict=True)]
+    kinds = parts.kind.str.lower()
+    return _labels(rows.row, images, rows.score, content=parts.content, distortion=kinds, level=parts.level)
+
+
+_TID_DISTORTIONS = (
+    "white_noise colour_noise correlated_noise masked_noise high_frequency_noise impulse_noise quantisation "
+    "gaussian_blur denoise jpeg jpeg2000 jpeg_transmission jpeg2000_transmission non_eccentricity_patch "
+    "colour_block mean_shift contrast saturation multiplicative_noise comfort_noise noisy_compression "
+    "colour_quantisation chromatic_aberration sparse_sampling"
+).split()
+
+
+def _read_tid(source: _Source) -> pd.DataFrame:
+    """TID2013 (Ponomarenko et al. 2015): lines `5.51429 I01_01_1.bmp`, with i and I, bmp and BMP mixed."""
+    rows = read_pairs(source.label_file("mos_with_names.txt"), image_position=1)
+    codes = _codes(rows.image, r"I\d+_(\d+)_(\d+)\.\w+", _TID_DISTORTIONS)
+    contents = rows.image.str.split("_").str[0].str.upper()
+    images = [f"distorted_images/{name}" for name in rows.image]
+    return _labels(rows.row, images, rows.score, content=contents, reference=contents, **codes)
+
+
+def _read_livec(source: _Source) -> pd.DataFrame:
+    """LIVE In the Wild Challenge (Ghadiyaram and Bovik 2016); its first 7 trained the raters."""
+    names = [
+        cell_text(cell)
+        for cell in read_mat(source.label_file("Data/AllImages_release.mat"), "AllImages_release")
+    ]
+    count = len(names)
+    mos = read_mat(source.label_file("Data/AllMOS_release.mat"), "AllMOS_release", count)
+    images = [f"Images/{name}" for name in names]
+    table = _labels(range(1, count + 1), images, mos, content=names, distortion="authentic")
+    if source.find("Data/AllStdDev_release.mat"):
+        table["stored_std"] = read_mat(
+            source.label_file("Data/AllStdDev_release.mat"), "AllStdDev_release", count
+        )
+    return table[7:]
+
+
+def _read_bid(source: _Source) -> pd.DataFrame:
+    """BID (Ciancio et al. 2011): first column the number of the image, second its mean grade."""
+    rows = read_workbook(source.label_file("DatabaseGrades.xlsx"))
+    numbers = _numbers(rows.iloc[:, 1]) if rows.shape[1] > 2 else pd.Series(dtype=float)
+    if numbers.empty or numbers.isna().any():
+        raise UserError(
+            f"{source.root}/DatabaseGrades.xlsx: expected image numbers and grades in its first two columns"
+        )
+    names = [f"DatabaseImage{int(number):04d}.JPG" for number in numbers]
+    images = [f"{source.image_folder('ImageDatabase')}/{name}" for name in names]
+    return _labels(rows.row, images, rows.iloc[:, 2], content=names, distortion="authentic")
+
+
+def _read_demo(source: _Source) -> pd.DataFrame:
+    """The embedded database: its labels are a table like any other."""
+    file = source.find("labels.csv")
+    if file is None:
+        raise DatabaseNotFound(f"demo: no labels.csv in {source.root}; run `python make_demo_database.py`")
+    return _from_records(read_csv_rows(file, ["image", "mos", "content", "split"]), file, source)
+
+
+def _read_csv(source: _Source) -> pd.DataFrame:
+    return _from_records(read_csv_rows(source.file), source.file, source)
+
+
+def _read_json(source: _Source) -> pd.DataFrame:
+    """A list of records, an object of such lists by part, or a folder with train.json and test.json."""
+    if source.file.is_file():
+        return _from_records(read_records(source.file), source.file, source)
+    parts = [source.label_file(f"{part}.json") for part in ("train", "test")]
+    records = [read_records(file).assign(split=file.stem.lower()) for file in parts]
+    return _from_records(pd.concat(records, ignore_index=True).fillna(""), source.file, source)
+
+
+def _from_records(rows: pd.DataFrame, file: Path, source: _Source) -> pd.DataFrame:
+    """A label table from any table with image and score columns; columns of unknown meaning are kept."""
+    image = _column(rows, file, source.image_column, "--image_column", ("image",))
+    score = _column(rows, file, source.mos_column, "--mos_column", ("mos", "score"))
+    columns = {"content": source.content_column or "content", "distortion": "distortion", "split": "split"}
+    if source.content_column:
+        _column(rows, file, source.content_column, "--content_column", ())
+    known = {column: rows[name] for column, name in columns.items() if name in rows}
+    if "mos_std" in rows:
+        known["stored_std"] = _numbers(rows.mos_std)
+    used = {"row", image, score, "mos_std", *columns.values()}
+    reserved = {"stored", "image", "path", "mos", "file_hash", "stored_std", "exists"}
+    extras = {name: rows[name] for name in rows if name not in used | reserved}
+    return _labels(rows.row, rows[image], rows[score], **extras | known)
+
+
+def _column(rows: pd.DataFrame, file: Path, asked: str | None, flag: str, usual: Sequence[str]) -> str:
+    wanted = [asked] if asked else list(usual)
+    for name in wanted:
+        if name in rows:
+            return name
+    has = ", ".join(name for name in rows if name != "row")
+    raise UserError(f"{file}: no column {' or '.join(wanted)}; it has {has}; name it with {flag}")
+
+
+def _codes(names: pd.Series, pattern: str, kinds: Sequence[str]) -> dict[str, pd.Series]:
+    """Distortion and level from the two numbers in a name; "" where the name does not follow the pattern."""
+    numbers = names.str.extract(f"(?i)^{pattern}$")
+    kind_of = {str(number): kind for number, kind in enumerate(kinds, 1)}
+    return {
+        "distortion": numbers[0].str.lstrip("0").map(kind_of).fillna(""),
+        "level": numbers[1].str.lstrip("0").fillna(""),
+    }
+
+
+def _only_image_folder(source: _Source) -> str:
+    folders = [
+        folder.name
+        for folder in sorted(source.root.iterdir())
+        if folder.is_dir() and any(file.suffix.lower() in _IMAGE_SUFFIXES for file in folder.iterdir())
+    ]
+    if len(folders) == 1:
+        return folders[0]
+    found = ", ".join(folders) or "none"
+    raise UserError(
+        f"{source.name}: expected AGIQA-3K/ or one other folder of images in {source.root}, found {found}"
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# The databases
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What is published about a database, and the reader of its layout."""
+
+    count: int | None
+    stored_range: tuple[float, float]
+    read: Callable[[_Source], pd.DataFrame]
+    lower_is_better: bool = False
+    any_table: bool = False
+
+
+_LAYOUTS = {
+    "koniq-10k": _Layout(10073, (0, 100), _read_koniq),
+    "spaq": _Layout(11125, (0, 100), _read_spaq),
+    "kadid-10k": _Layout(10125, (1, 5), _read_kadid),
+    "agiqa-3k": _Layout(2982, (0, 5), _read_agiqa),
+    # Published as -2.64..111.77; the extremes themselves have more digits.
+    "live": _Layout(779, (-2.6401, 111.7747), _read_live, lower_is_better=True),
+    "csiq": _Layout(866, (0, 1), _read_csiq, lower_is_better=True),
+    "tid2013": _Layout(3000, (0, 9), _read_tid),
+    "livec": _Layout(1162, (0, 100), _read_livec),
+    "bid": _Layout(586, (0, 5), _read_bid),
+    "demo": _Layout(None, (0, 100), _read_demo),
+    "csv": _Layout(None, (0, 100), _read_csv, any_table=True),
+    "json": _Layout(None, (0, 100), _read_json, any_table=True),
+}
+DATABASES = tuple(_LAYOUTS)
+
+
+def read_database(
+    name: str,
+    *,
+    data_root: str | Path | None = None,
+    data_path: str | Path | None = None,
+    skip_bad_images: bool = False,
+    image_column: str | None = None,
+    mos_column: str | None = None,
+    mos_range: tuple[float, float] | None = None,
+    lower_is_better: bool = False,
+    content_column: str | None = None,
+    check_images: bool = True,
+) -> Database:
+    """Read a database in its official layout, check it, and put its scores on 0..100, higher is better.
+
+    Args:
+        name: one of `DATABASES`.
+        data_root: folder of the databases, each in a folder of its name; default
+            $IQA_DATA_ROOT or ./datasets.
+        data_path: the database's own folder, or for csv and json the file (json: also a folder with
+            train.json and test.json).
+        skip_bad_images: leave bad labels and images out and record them in `left_out`, instead of stopping.
+        image_column: csv and json: column of the image paths, relative to the file; default image.
+        mos_column: csv and json: column of the scores; default mos or score.
+        mos_range: csv and json: lowest and highest possible score as stored; default (0, 100).
+        lower_is_better: csv and json: the scores are a DMOS.
+        content_column: csv and json: column of the content; default content, else every image is its own.
+        check_images: decode every image to the end and find byte-identical ones.
+
+    Returns:
+        the database; see `Database`.
+
+    Raises:
+        DatabaseNotFound: nothing is where it was looked for.
+        UserError: labels or images are bad; the message counts them and names the first three.
+    """
+    columns = dict(image_column=image_column, mos_column=mos_column, content_column=content_column)
+    layout = _layout(name, for_tables_only=[*columns.values(), mos_range, lower_is_better])
+    source = _Source(name, *_locate(name, layout, data_root, data_path), **columns)
+    low, high = map(float, mos_range or layout.stored_range)
+    if not low < high:
+        raise UserError(f"--mos_range {low:g} {high:g}: the first must be the lower one")
+    labels = _locate_images(layout.read(source).reset_index(drop=True), source.root)
+    reasons = _label_problems(labels, low, high)
+    if check_images:
+        _check_files(labels, reasons, source.root)
+    left_out = _stop_or_record(labels, reasons, source, skip_bad_images)
+    lower = layout.lower_is_better or lower_is_better
+    table = _scaled(labels[reasons == ""], low, high, lower)
+    notes = _notes(name, layout, table, range_is_assumed=layout.any_table and mos_range is None)
+    return Database(name, source.root, table, (low, high), lower, left_out, _byte_identical(table), notes)
+
+
+def _layout(name: str, for_tables_only: Sequence[object]) -> _Layout:
+    if name not in _LAYOUTS:
+        raise UserError(f"unknown database {name!r}; known are {', '.join(DATABASES)}")
+    if any(for_tables_only) and not _LAYOUTS[name].any_table:
+        raise UserError(f"{name}: columns, range and direction of scores can be given for csv and json only")
+    return _LAYOUTS[name]
+
+
+def _locate(
+    name: str, layout: _Layout, data_root: str | Path | None, data_path: str | Path | None
+) -> tuple[Path, Path | None]:
+    """The root that image names are relative to, and for any table its file."""
+    if layout.any_table:
+        if data_path is None:
+            raise UserError(f"{name}: give the file with --data_path")
+        file = Path(data_path).resolve()
+        if not file.exists():
+            raise DatabaseNotFound(f"{name}: no file {file}")
+        if name == "csv" and file.is_dir():
+            raise UserError(f"csv: {file} is a folder; --data_path must name the CSV file in it")
+        return (file if file.is_dir() else file.parent), file
+    parent = Path(data_root or os.environ.get("IQA_DATA_ROOT") or "datasets").resolve()
+    root = Path(data_path).resolve() if data_path else _find(parent, name, {}) or parent / name
+    if not root.is_dir():
+        advice = "run `python make_demo_database.py`" if name == "demo" else "give --data_root or --data_path"
+        raise DatabaseNotFound(f"{name}: no database at {root}; {advice}")
+    return root, None
+
+
+def _find(root: Path, name: str, listings: dict[Path, dict[str, str]]) -> Path | None:
+    """The file `name` under `root`, in any letter case where the exact name is not there."""
+    if (root / name).exists():
+        return root / name
+    path = root
+    for part in PurePosixPath(name).parts:
+        if path not in listings:
+            listings[path] = {p.name.lower(): p.name for p in path.iterdir()} if path.is_dir() else {}
+        actual = listings[path].get(part.lower())
+        if actual is None:
+            return None
+        path = path / actual
+    return path
+
+
+def _locate_images(labels: pd.DataFrame, root: Path) -> pd.DataFrame:
+    listings: dict[Path, dict[str, str]] = {}
+    labels["image"] = [str(name).strip().replace("\\", "/") for name in labels.image]
+    found = [_find(root, name, listings) if name else None for name in labels.image]
+    labels["file_hash"] = ""
+    labels["exists"] = [path is not None and path.is_file() for path in found]
+    labels["path"] = [str(path or root / name) for path, name in zip(found, labels.image, strict=True)]
+    return labels
+
+
+# --------------------------------------------------------------------------------------------------
+# Checks
+
+
+def _label_problems(labels: pd.DataFrame, low: float, high: float) -> pd.Series:
+    """The first reason to leave out each label, "" where there is none."""
+    score = _numbers(labels.stored)
+    split = labels.split.str.strip().str.lower()
+    first_row = labels.groupby("path").row.transform("first")
+    outside = f"is outside {low:g}..{high:g}, see --mos_range"
+    checks = [
+        (~np.isfinite(score), lambda i: f"score '{labels.stored[i]}' is not a number"),
+        ((score < low) | (score > high), lambda i: f"score {score[i]:g} {outside}"),
+        (~split.isin(SPLIT_NAMES), lambda i: f"split '{labels.split[i]}' is not train, val or test"),
+        (labels.content == "", lambda i: "content is empty"),
+        (labels.path.duplicated(), lambda i: f"name is there already in row {first_row[i]}"),
+        (~labels.exists, lambda i: MISSING),
+    ]
+    reasons = pd.Series("", index=labels.index, dtype=object)
+    for bad, reason in checks:
+        for i in labels.index[bad & (reasons == "")]:
+            reasons[i] = reason(i)
+    return reasons
+
+
+def _check_files(labels: pd.DataFrame, reasons: pd.Series, root: Path) -> None:
+    """Decode the images of good labels; writes hashes into `labels` and problems into `reasons`."""
+    good = labels.index[reasons == ""]
+    files = check_image_files([Path(path) for path in labels.path[good]], cache_key=str(root))
+    labels.loc[good, "file_hash"] = [file.file_hash for file in files]
+    reasons[good] = [file.problem for file in files]
+
+
+def _stop_or_record(labels: pd.DataFrame, reasons: pd.Series, source: _Source, skip: bool) -> list[dict]:
+    bad = reasons != ""
+    left_out = [
+        {"image": image, "row": int(row), "reason": reason}
+        for image, row, reason in zip(labels.image[bad], labels.row[bad], reasons[bad], strict=True)
+    ]
+    if left_out and not skip:
+        named = ", ".join(
+            f"{entry['image']} (row {entry['row']}: {entry['reason']})" for entry in left_out[:3]
+        )
+        raise UserError(
+            f"{source.name} at {source.file or source.root}: {len(left_out)} of {len(labels)} labels cannot "
+            f"be used: {named}{', ...' if len(left_out) > 3 else ''}; --skip_bad_images leaves them out"
+        )
+    if len(left_out) == len(labels):
+        raise UserError(f"{source.name} at {source.file or source.root}: no usable image")
+    return left_out
+
+
+def _scaled(labels: pd.DataFrame, low: float, high: float, lower_is_better: bool) -> pd.DataFrame:
+    """The final table: mos and its deviation on 0..100, higher is better, sorted by name."""
+    score = _numbers(labels.stored)
+    distance = high - score if lower_is_better else score - low
+    table = labels.assign(
+        mos=100 * distance / (high - low),
+        mos_std=100 * labels.stored_std.astype(float) / (high - low),
+        content=labels.content.astype(str),
+        split=labels.split.str.strip().str.lower().map(SPLIT_NAMES),
+    )
+    first = ["image", "path", "mos", "mos_std", "content", "distortion", "split", "file_hash"]
+    internal = ["row", "stored", "stored_std", "exists"]
+    columns = first + [name for name in table if name not in first + internal]
+    return table[columns].sort_values("image").reset_index(drop=True)
+
+
+def _notes(name: str, layout: _Layout, table: pd.DataFrame, range_is_assumed: bool) -> list[str]:
+    notes = []
+    if layout.count and len(table) != layout.count:
+        notes.append(f"{name} has {len(table)} images here, {layout.count} are published")
+    span = table.mos.max() - table.mos.min()
+    if range_is_assumed and len(table) > 1 and span < _SMALL_CORNER:
+        notes.append(
+            f"all scores lie in {span:.2g} % of the range 0..100 assumed for {name}: "
+            "give --mos_range LOW HIGH if they are stored on another scale"
+        )
+    if (table.file_hash == "").any():
+        notes.append("images were not checked: truncated and byte-identical files are unknown")
+    return notes
+
+
+def _byte_identical(table: pd.DataFrame) -> list[list[str]]:
+    hashed = table[table.file_hash != ""]
+    groups = hashed.groupby("file_hash").image.apply(list)
+    return sorted(group for group in groups if len(group) > 1)
+
+
+def _numbers(values: pd.Series | Sequence) -> pd.Series:
+    return pd.to_numeric(pd.Series(values), errors="coerce").astype(float)
+
+
+# --------------------------------------------------------------------------------------------------
+# Command
+
+
+def summary(database: Database) -> dict:
+    """What `python folders.py NAME` prints: counts, range of mos, splits, missing and identical images."""
+    table = database.table
+    return {
+        "name": database.name,
+        "n": len(table),
+        "contents": int(table.content.nunique()),
+        "mos_min": float(table.mos.min()),
+        "mos_mean": float(table.mos.mean()),
+        "mos_max": float(table.mos.max()),
+        "stored_range": list(database.stored_range),
+        "lower_is_better": database.lower_is_better,
+        "splits": {part: int(n) for part, n in table.split.value_counts().items() if part},
+        "missing": sum(entry["reason"] == MISSING for entry in database.left_out),
+        "duplicates": database.duplicates,
+        "left_out": database.left_out,
+        "notes": database.notes,
+    }
+
+
+def main() -> None:
+    """Check one database and print its summary as JSON."""
+    parser = argparse.ArgumentParser(description="Check a database and print what it holds as JSON.")
+    parser.add_argument("name", metavar="NAME", help=", ".join(DATABASES))
+    parser.add_argument("--data_root", help="folder of the databases; default $IQA_DATA_ROOT or ./datasets")
+    parser.add_argument("--data_path", help="this database's own folder; for csv and json the file")
+    parser.add_argument("--skip_bad_images", action="store_true", help="leave bad images out and list them")
+    parser.add_argument("--image_column", help="csv, json: column of the image paths")
+    parser.add_argument("--mos_column", help="csv, json: column of the scores")
+    parser.add_argument("--mos_range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="csv, json")
+    parser.add_argument("--lower_is_better", action="store_true", help="csv, json: the scores are a DMOS")
+    parser.add_argument("--content_column", help="csv, json: column of the content")
+    arguments = vars(parser.parse_args())
+    print(json.dumps(summary(read_database(**arguments)), indent=2))
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

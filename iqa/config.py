@@ -1,0 +1,318 @@
+"""The one home of every setting: name, type, default, what is allowed. default < YAML < flag.
+
+Nothing here reads data. `parse_config` turns a command line (and its `--config` file) into a frozen
+`Config`; every mistake in either is one UserError that names the key, its value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from types import UnionType
+from typing import Any
+
+import yaml
+
+from iqa.errors import UserError
+
+SINGLE_STAGE = ("single",)
+ATTENTION = ("channel", "scale")
+FUSION_KINDS = (*SINGLE_STAGE, "concat", *ATTENTION)
+MODEL_SIZES = ("nano", "tiny", "small", "base")
+
+
+def _setting(default: Any, help: str, choices: tuple | None = None, low: float | None = None) -> Any:
+    """A field with its help text, its allowed values, or the least value it may take."""
+    metadata = {"help": help, "choices": choices, "low": low}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Config:
+    """All settings of a run. Saved, resolved, as `config.yaml` beside its results."""
+
+    # The run.
+    name: str | None = _setting(None, "name of the run (default: from dataset, backbone, fusion, seed)")
+    results_dir: str = _setting("results", "where runs are written")
+    seed: int = _setting(0, "seeds initialisation, splits, crops and dropout", low=0)
+
+    # Data.
+    dataset: str = _setting("koniq-10k", "database to train on; `python folders.py --help` lists them")
+    data_root: str | None = _setting(None, "holds a folder per database (default: $IQA_DATA_ROOT, ./datasets)")
+    data_path: str | None = _setting(None, "this database's folder, or the table of `csv` and `json`")
+    image_column: str | None = _setting(None, "csv: column of image paths")
+    mos_column: str | None = _setting(None, "csv: column of scores")
+    mos_range: list[float] | None = _setting(None, "csv, json: lowest and highest possible score")
+    lower_is_better: bool = _setting(False, "csv, json: scores are DMOS-like")
+    content_column: str | None = _setting(None, "csv: column that says which images share a content")
+    skip_bad_images: bool = _setting(False, "leave bad rows out and record them, instead of stopping")
+    resize: str = _setting(
+        "384",
+        "shorter side before cropping (never enlarged), HEIGHTxWIDTH, or none; 384 as HyperIQA on KonIQ",
+    )
+    patch_size: int = _setting(224, "side of a crop; 224 is what the backbones were pretrained on", low=32)
+    train_patch_num: int = _setting(20, "training crops per image and epoch, as the paper", low=1)
+    test_patch_num: int = _setting(20, "test crops per image, averaged, as the paper", low=1)
+    test_mode: str = _setting(
+        "random",
+        "how a test image is cropped; random is seeded by the image",
+        ("random", "center", "grid", "full"),
+    )
+    color_jitter: bool = _setting(False, "mild colour jitter in training; off: colour is part of quality")
+    num_workers: int = _setting(2, "processes that decode images", low=0)
+
+    # Network.
+    backbone: str = _setting("tiny", f"{', '.join(MODEL_SIZES)} (Swin) or any timm model with four stages")
+    fusion: str = _setting("concat", "how the four stages are joined", FUSION_KINDS)
+    pretrained: bool = _setting(True, "start from ImageNet weights: training from scratch needs far more images")
+    backbone_weights: str | None = _setting(None, "file with backbone weights (.pth, .safetensors)")
+    drop_path_rate: float | None = _setting(None, "stochastic depth (default: by backbone)", low=0)
+    dropout_rate: float | None = _setting(None, "dropout of reduce and TargetNet (default: by backbone)", low=0)
+    freeze_backbone: bool = _setting(False, "train everything but the backbone")
+    freeze_batch_norm: bool = _setting(
+        True, "keep a CNN's ImageNet statistics: batches of crops are small and correlated"
+    )
+
+    # Training.
+    epochs: int = _setting(30, "epochs at most; early stopping usually ends before", low=1)
+    batch_size: int = _setting(32, "crops per step, as the paper", low=1)
+    optimizer: str = _setting("adamw", "optimizer", ("adamw", "adam", "sgd"))
+    lr: float = _setting(2e-5, "learning rate of the backbone, as HyperIQA", low=0)
+    lr_ratio: float = _setting(10.0, "the new parts learn at lr * lr_ratio, as HyperIQA", low=0)
+    weight_decay: float = _setting(0.01, "AdamW's own default", low=0)
+    lr_scheduler: str = _setting("cosine", "cosine per step, /10 every 6 epochs, or none", ("cosine", "step", "none"))
+    grad_clip: float | None = _setting(None, "largest norm of the gradient (default: not clipped)", low=0)
+    loss_type: str = _setting("l1", "primary loss, on mos 0..100", ("l1", "l2", "plcc", "rank", "fidelity"))
+    ranking_loss_alpha: float = _setting(0.0, "weight of the ranking loss added to the primary one", low=0)
+    ranking_loss_margin: float = _setting(0.1, "margin of the ranking loss as a fraction of the mos range", low=0)
+    patience: int = _setting(7, "epochs without a better validation SRCC before stopping", low=1)
+    early_stopping: bool = _setting(True, "stop when validation no longer improves")
+    select_on: str = _setting("val", "split that chooses the checkpoint; test marks the results", ("val", "test"))
+    train_test_num: int = _setting(1, "rounds over different splits; reports median, mean, deviation", low=1)
+
+    # After training.
+    spaq: bool = _setting(True, "cross-database test on SPAQ when it is there")
+    cross_datasets: list[str] = _setting([], "further databases to test on after training")
+
+    # Machine.
+    device: str = _setting("auto", "where to compute", ("auto", "cpu", "cuda", "mps"))
+    precision: str = _setting("fp32", "arithmetic of forward and backward", ("fp32", "bf16", "fp16"))
+
+    def __post_init__(self):
+        for setting in dataclasses.fields(self):
+            _check_value(setting, getattr(self, setting.name))
+        parse_resize(self.resize)
+        if self.mos_range is not None and (len(self.mos_range) != 2 or self.mos_range[0] >= self.mos_range[1]):
+            raise UserError(f"mos_range: expected LOW HIGH with LOW < HIGH, got {self.mos_range}")
+        if self.backbone_weights and not self.pretrained:
+            raise UserError("backbone_weights and no_pretrained contradict each other: give one of them")
+
+    @property
+    def run_name(self) -> str:
+        """The run's name: as given, or made from what distinguishes it."""
+        return self.name or f"{self.dataset}_{self.backbone}_{self.fusion}_seed{self.seed}"
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder the run is written to."""
+        return Path(self.results_dir) / self.run_name
+
+    def to_yaml(self) -> str:
+        """The resolved configuration as YAML; `load_config` reads it back to an equal Config."""
+        return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
+
+
+FIELDS = {setting.name: setting for setting in dataclasses.fields(Config)}
+_TYPES = typing.get_type_hints(Config)
+# Other names of one setting, in flags and in YAML.
+_ALIASES = ("attention_fusion", "use_multiscale", "model_size", "test_random_crop")
+
+
+def parse_resize(text: str) -> int | tuple[int, int] | None:
+    """`none` -> None, `384` -> the shorter side, `512x384` -> (height, width)."""
+    if text.lower() == "none":
+        return None
+    if re.fullmatch(r"[1-9]\d*", text):
+        return int(text)
+    if match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text):
+        return int(match[1]), int(match[2])
+    raise UserError(f"resize: expected none, a number or HEIGHTxWIDTH, got {text!r}")
+
+
+def _plain_type(name: str) -> tuple[type, bool]:
+    """A field's type without None, and whether None is allowed."""
+    annotation = _TYPES[name]
+    if isinstance(annotation, UnionType):
+        return next(a for a in typing.get_args(annotation) if a is not type(None)), True
+    return annotation, False
+
+
+def _check_value(setting: dataclasses.Field, value: Any) -> None:
+    kind, optional = _plain_type(setting.name)
+    if value is None and optional:
+        return
+    origin = typing.get_origin(kind) or kind
+    accepted = (int, float) if origin is float else origin
+    if not isinstance(value, accepted) or (isinstance(value, bool) and origin is not bool):
+        raise UserError(f"{setting.name}: expected {getattr(kind, '__name__', kind)}, got {value!r}")
+    choices, low = setting.metadata["choices"], setting.metadata["low"]
+    if choices and value not in choices:
+        raise UserError(f"{setting.name}: {value!r} is not one of {', '.join(choices)}")
+    if low is not None and not value >= low:
+        raise UserError(f"{setting.name}: expected at least {low:g}, got {value!r}")
+
+
+def resolve(*layers: dict[str, Any]) -> Config:
+    """Join layers of settings, later ones over earlier ones, into a Config.
+
+    Within one layer the names of one setting must agree; a later layer replaces an earlier one's.
+
+    Raises:
+        UserError: unknown key, wrong type, value not allowed, or a contradiction.
+    """
+    settings: dict[str, Any] = {}
+    for layer in layers:
+        layer = {key: str(v) if key == "resize" and v is not None else v for key, v in layer.items()}
+        for key in layer:
+            if key not in FIELDS and key not in _ALIASES:
+                raise UserError(f"unknown setting {key!r}; known: {', '.join(sorted(FIELDS))}")
+        layer = _resolve_fusion(layer, settings.get("fusion", FIELDS["fusion"].default))
+        layer = _resolve_alias(layer, "model_size", "backbone", layer.get("model_size"))
+        if (size := layer.pop("model_size", None)) is not None and size not in MODEL_SIZES:
+            raise UserError(f"model_size: {size!r} is not one of {', '.join(MODEL_SIZES)}")
+        random_crop = "random" if layer.get("test_random_crop") else None
+        layer = _resolve_alias(layer, "test_random_crop", "test_mode", random_crop)
+        layer.pop("test_random_crop", None)
+        settings |= layer
+    settings.setdefault("resize", FIELDS["resize"].default)
+    settings["resize"] = settings["resize"] or "none"
+    return Config(
+        **{name: _as_float(value) if _plain_type(name)[0] is float else value for name, value in settings.items()}
+    )
+
+
+def _as_float(value: Any) -> Any:
+    """A whole number, or what YAML 1.1 takes for text (`5e-4` lacks its dot), as a float; else unchanged."""
+    if isinstance(value, bool) or value is None:
+        return value
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return value
+
+
+def _resolve_alias(layer: dict, alias: str, key: str, meaning: Any) -> dict:
+    """Write an alias's meaning under the real key, unless the layer already says otherwise."""
+    if meaning is None:
+        return layer
+    if layer.get(key, meaning) != meaning:
+        raise UserError(f"{alias} {layer[alias]} and {key} {layer[key]} contradict each other: give one of them")
+    return {**layer, key: meaning}
+
+
+def _resolve_fusion(layer: dict, current: str) -> dict:
+    """`attention_fusion` and `use_multiscale` to the fusion they name."""
+    attention = layer.get("attention_fusion")
+    attention = {True: "channel", False: None}.get(attention, attention)
+    multiscale = layer.get("use_multiscale")
+    if attention is not None and attention not in ATTENTION:
+        raise UserError(f"attention_fusion: {attention!r} is not one of {', '.join(ATTENTION)}")
+    if attention and multiscale is False:
+        raise UserError("attention_fusion needs multi-scale features: leave out no_multiscale, or the attention")
+    layer = _resolve_alias(layer, "attention_fusion", "fusion", attention)
+    named = layer.get("fusion")
+    if multiscale is False:
+        layer = _resolve_alias({**layer}, "use_multiscale", "fusion", named if named in SINGLE_STAGE else "single")
+    elif multiscale and named is None:
+        layer = {**layer, "fusion": "concat" if current in SINGLE_STAGE else current}
+    elif multiscale and named in SINGLE_STAGE:
+        raise UserError(f"use_multiscale and fusion {named} contradict each other: give one of them")
+    return {key: value for key, value in layer.items() if key not in ("attention_fusion", "use_multiscale")}
+
+
+def load_yaml(file: str | Path) -> dict[str, Any]:
+    """The settings a YAML file lists.
+
+    Raises:
+        UserError: no such file, or not a mapping of settings.
+    """
+    try:
+        content = yaml.safe_load(Path(file).read_text())
+    except OSError as error:
+        raise UserError(f"config file {file}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"config file {file} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content or {}, dict):
+        raise UserError(f"config file {file}: expected lines of `key: value`")
+    return content or {}
+
+
+def load_config(file: str | Path) -> Config:
+    """The Config of a YAML file over the defaults."""
+    layer = load_yaml(file)
+    try:
+        return resolve(layer)
+    except UserError as error:
+        raise UserError(f"config file {file}: {error}") from error
+
+
+def add_config_flags(parser: argparse.ArgumentParser) -> None:
+    """Give a parser `--config` and a flag for every setting, absent unless given."""
+    parser.add_argument("--config", metavar="FILE.yaml", help="settings that differ from the defaults")
+    for name, setting in FIELDS.items():
+        kind, _ = _plain_type(name)
+        default = "" if setting.default in (None, dataclasses.MISSING) else f" [{setting.default}]"
+        help = (setting.metadata["help"] + default).replace("%", "%%")
+        if kind is bool:
+            group = parser.add_mutually_exclusive_group()
+            group.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=help)
+            group.add_argument(f"--no_{name}", dest=name, action="store_false", default=argparse.SUPPRESS)
+            continue
+        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help}
+        if typing.get_origin(kind) is list:
+            options |= {"nargs": "*", "type": typing.get_args(kind)[0]}
+        else:
+            options |= {"type": kind, "choices": setting.metadata["choices"]}
+        parser.add_argument(f"--{name}", metavar=None if options.get("choices") else name.upper(), **options)
+    _add_alias_flags(parser)
+
+
+def _add_alias_flags(parser: argparse.ArgumentParser) -> None:
+    absent = {"default": argparse.SUPPRESS}
+    parser.add_argument("--model_size", choices=MODEL_SIZES, help="short for --backbone (Swin)", **absent)
+    parser.add_argument(
+        "--attention_fusion",
+        nargs="?",
+        const="channel",
+        choices=ATTENTION,
+        help="short for --fusion",
+        **absent,
+    )
+    stages = parser.add_mutually_exclusive_group()
+    stages.add_argument("--use_multiscale", action="store_true", help="join all four stages", **absent)
+    stages.add_argument("--no_multiscale", dest="use_multiscale", action="store_false", help="stage 3 only", **absent)
+    parser.add_argument("--test_random_crop", action="store_true", help="short for --test_mode random", **absent)
+
+
+def config_from_flags(flags: argparse.Namespace) -> Config:
+    """The Config of parsed flags and of the `--config` file they name."""
+    given = given_settings(flags)
+    if flags.config is None:
+        return resolve(given)
+    from_file = load_yaml(flags.config)
+    try:
+        resolve(from_file)
+    except UserError as error:
+        raise UserError(f"config file {flags.config}: {error}") from error
+    return resolve(from_file, given)
+
+
+def given_settings(flags: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given as flags."""
+    return {key: value for key, value in vars(flags).items() if key in FIELDS or key in _ALIASES}

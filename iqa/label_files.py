@@ -1,0 +1,165 @@
+"""Label files as databases ship them (CSV, Excel, MATLAB, JSON, plain text) -> rows; for `folders.py`.
+
+Values stay as they stand in the file, so that a bad one can be shown, and every table has a column `row`: the
+line in the file (a workbook's row; a record's position in JSON), for messages.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.io
+
+from iqa.errors import UserError
+
+# How split columns and JSON keys name the parts; "" is an image in no part.
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "validation": "val",
+    "test": "test",
+    "": "",
+}
+
+
+def read_csv_rows(file: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """A CSV as text.
+
+    Args:
+        file: the file, UTF-8, with a header line.
+        columns: names that must be there.
+
+    Returns:
+        all its columns, and `row`.
+
+    Raises:
+        UserError: the file is no CSV, or a column is absent.
+    """
+    options = dict(dtype=str, keep_default_na=False, skipinitialspace=True, index_col=False)
+    try:
+        rows = pd.read_csv(file, skip_blank_lines=False, **options).fillna("")
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file}: cannot be read as CSV ({_first_line(error)})") from error
+    return _numbered(rows[(rows != "").any(axis=1)], file, columns)
+
+
+def read_workbook(file: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
+    """The first sheet of an Excel workbook; arguments, result and errors as `read_csv_rows`."""
+    try:
+        rows = pd.read_excel(file)
+    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file}: cannot be read as an Excel workbook ({_first_line(error)})") from error
+    return _numbered(rows.dropna(how="all"), file, columns)
+
+
+def read_pairs(file: Path, image_position: int) -> pd.DataFrame:
+    """Lines of an image name and a score, split by blanks.
+
+    Args:
+        file: a text file.
+        image_position: 0 if the name stands first, 1 if the score does.
+
+    Returns:
+        columns row, image, score.
+
+    Raises:
+        UserError: a line has not two words, or there is none.
+    """
+    lines = file.read_text(errors="replace").splitlines()
+    words_of = {row: line.split() for row, line in enumerate(lines, 1) if line.strip()}
+    for row, words in words_of.items():
+        if len(words) != 2:
+            raise UserError(f"{file} row {row}: expected an image name and a score, got {' '.join(words)!r}")
+    if not words_of:
+        raise UserError(f"{file}: no labels in it")
+    pairs = [(row, words[image_position], words[1 - image_position]) for row, words in words_of.items()]
+    return pd.DataFrame(pairs, columns=["row", "image", "score"])
+
+
+def read_records(file: Path) -> pd.DataFrame:
+    """JSON records: a list of objects, or an object of such lists under train, val and test.
+
+    Args:
+        file: the file.
+
+    Returns:
+        a column for each key, `row` (position from 1), and `split` where the file has parts.
+
+    Raises:
+        UserError: the file is no JSON, or holds something else.
+    """
+    try:
+        content = json.loads(file.read_text())
+    except (ValueError, OSError) as error:
+        raise UserError(f"{file}: cannot be read as JSON ({_first_line(error)})") from error
+    records = content
+    if isinstance(content, dict):
+        parts = {part: content[part] for part in SPLIT_NAMES if isinstance(content.get(part), list)}
+        records = [_with_split(record, part) for part, of_part in parts.items() for record in of_part]
+    whole = isinstance(records, list) and records and all(isinstance(record, dict) for record in records)
+    if not whole:
+        expected = '[{"image": ..., "score": ...}, ...]'
+        raise UserError(f"{file}: expected a list {expected}, alone or under train, val and test")
+    rows = pd.DataFrame(records).drop(columns="row", errors="ignore")
+    rows = rows.astype(object).where(rows.notna(), "")
+    rows.insert(0, "row", range(1, len(rows) + 1))
+    return rows
+
+
+def read_mat(file: Path, key: str, count: int | None = None) -> np.ndarray:
+    """One variable of a MATLAB file.
+
+    Args:
+        file: a .mat file (version 7 or older; the databases of this field are).
+        key: the variable.
+        count: how many values it must have.
+
+    Returns:
+        the values, flat; cells come as arrays, see `cell_text`.
+
+    Raises:
+        UserError: the file is no MATLAB file, or the variable is absent or of another length.
+    """
+    try:
+        content = scipy.io.loadmat(file)
+    except (ValueError, TypeError, OSError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
+        raise UserError(f"{file}: cannot be read as a MATLAB file ({_first_line(error)})") from error
+    if key not in content:
+        has = ", ".join(name for name in content if not name.startswith("__")) or "none"
+        raise UserError(f"{file}: no variable {key}; it has {has}; is it the file of this database?")
+    values = np.asarray(content[key]).ravel()
+    if count is not None and len(values) != count:
+        raise UserError(f"{file}: {key} has {len(values)} values, expected {count}")
+    return values
+
+
+def cell_text(cell: object) -> str:
+    """The text in a MATLAB cell, which scipy gives wrapped in arrays."""
+    return "".join(str(part) for part in np.asarray(cell).ravel())
+
+
+def _numbered(rows: pd.DataFrame, file: Path, columns: Sequence[str]) -> pd.DataFrame:
+    absent = [name for name in columns if name not in rows]
+    if absent:
+        has = ", ".join(map(str, rows.columns))
+        raise UserError(f"{file}: no column {', '.join(absent)}; it has {has}")
+    if rows.empty:
+        raise UserError(f"{file}: no labels in it")
+    lines = rows.index + 2  # line 1 is the header
+    rows = rows.drop(columns="row", errors="ignore").reset_index(drop=True)
+    rows.insert(0, "row", lines)
+    return rows
+
+
+def _with_split(record: object, part: str) -> object:
+    return record | {"split": part} if isinstance(record, dict) else record
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,0 +1,344 @@
+"""Is one run better than another, and does a metric see what people see: tests on top of `iqa.metrics`.
+
+Takes the predictions of one or two runs and returns plain dictionaries for `iqa.results` and the scripts. Two
+runs on the same images are compared by the paired bootstrap over contents, which decides, and by the tests
+of Williams and Steiger; two on different images by Fisher's z. Krasula's analyses ask of one run whether it
+tells apart the pairs of images that people tell apart. Arrays are (n,), higher = better, as in `iqa.metrics`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy import stats
+
+from iqa.errors import UserError
+from iqa.metrics import (
+    checked_pair,
+    content_index,
+    contents_note,
+    deviations_vector,
+    finite_vector,
+    json_number,
+    percentile_interval,
+    require_length,
+    require_resamples,
+    resample_counts,
+    resampled_ranks,
+    resampled_srcc,
+    srcc,
+    tie_groups,
+    undefined_reason,
+)
+
+FEWEST_FOR_A_TEST = 4  # all three tests divide by n - 3
+MOST_IMAGES_IN_PAIRS = 12_000  # 72 million pairs, about 3 GB
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Two runs on the same images
+# ---------------------------------------------------------------------------------------------------------
+
+
+def compare_dependent(
+    scores_a: ArrayLike,
+    scores_b: ArrayLike,
+    mos: ArrayLike,
+    contents: Iterable[Hashable] | None = None,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> dict:
+    """Compare the SRCC of two runs on the same images.
+
+    The paired bootstrap decides: both runs are scored on the same resampled contents, and a run is better
+    if the 95 % percentile interval of the difference leaves out 0. It assumes no distribution and respects
+    contents. Williams' and Steiger's tests stand beside it because papers report them; they are derived for
+    Pearson's correlation and independent images, so on ranks they are approximate, and where images share
+    contents their p is too small.
+
+    Args:
+        scores_a: predictions of run a.
+        scores_b: predictions of run b, same images, same order.
+        mos: mean opinion scores.
+        contents: content id of every image; None where every image is its own content.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        JSON-safe: `srcc_a`, `srcc_b`, `difference` (a - b), `williams` {t, p}, `steiger` {z, p}, `bootstrap`
+        {difference_ci95 [low, high], p}, `better` ("a", "b" or "neither"), `notes` (the reason of every
+        None). All p are two-sided.
+
+    Raises:
+        UserError: bad input rows, different lengths, or no resamples.
+    """
+    require_resamples(resamples)
+    scores_a, scores_b, mos = _checked_runs(scores_a, scores_b, mos)
+    clusters = content_index(contents, mos.size)
+    contents_doubt = contents_note(len(np.unique(clusters)))
+    notes = _undefined_notes(scores_a, scores_b, mos)
+    differences = np.empty(0)
+    if not notes and clusters.max() > 0:
+        counts = resample_counts(clusters, resamples, seed)
+        differences = _resampled_differences(scores_a, scores_b, mos, counts)
+    low, high = percentile_interval(differences, level=0.95)
+    interval = [json_number(low), json_number(high)]
+    correlations, tests_note = _dependent_tests(scores_a, scores_b, mos)
+    if not notes and tests_note:
+        notes.append(tests_note)
+    return {
+        **correlations,
+        "bootstrap": {"difference_ci95": interval, "p": json_number(_bootstrap_p(differences))},
+        "better": "a" if low > 0 else "b" if high < 0 else "neither",
+        "notes": notes + ([contents_doubt] if contents_doubt else []),
+    }
+
+
+def _dependent_tests(scores_a: np.ndarray, scores_b: np.ndarray, mos: np.ndarray) -> tuple[dict, str | None]:
+    """SRCC of both runs and the two tests between them; the note says why a test is None."""
+    r_a, r_b, r_ab = srcc(scores_a, mos), srcc(scores_b, mos), srcc(scores_a, scores_b)
+    t, p_williams = williams_test(r_a, r_b, r_ab, mos.size)
+    z, p_steiger = steiger_test(r_a, r_b, r_ab, mos.size)
+    note = None
+    if np.isnan(t) or np.isnan(z):
+        note = f"williams, steiger: need {FEWEST_FOR_A_TEST} images and no perfect rank correlation"
+    return {
+        "srcc_a": json_number(r_a),
+        "srcc_b": json_number(r_b),
+        "difference": json_number(r_a - r_b),
+        "williams": {"t": json_number(t), "p": json_number(p_williams)},
+        "steiger": {"z": json_number(z), "p": json_number(p_steiger)},
+    }, note
+
+
+def _checked_runs(
+    scores_a: ArrayLike, scores_b: ArrayLike, mos: ArrayLike
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    scores_a, scores_b = finite_vector(scores_a, "scores_a"), finite_vector(scores_b, "scores_b")
+    mos = finite_vector(mos, "mos")
+    for name, values in (("scores_b", scores_b), ("mos", mos)):
+        require_length(values, name, scores_a.size, "scores_a")
+    return scores_a, scores_b, mos
+
+
+def _undefined_notes(scores_a: np.ndarray, scores_b: np.ndarray, mos: np.ndarray) -> list[str]:
+    reasons = (("a", undefined_reason(scores_a, mos)), ("b", undefined_reason(scores_b, mos)))
+    return [f"run {run}: {reason}" for run, reason in reasons if reason]
+
+
+def _resampled_differences(
+    scores_a: np.ndarray, scores_b: np.ndarray, mos: np.ndarray, chunks: Iterable[np.ndarray]
+) -> np.ndarray:
+    """SRCC of a minus SRCC of b in each resample that defines both."""
+    groups = [tie_groups(values) for values in (scores_a, scores_b, mos)]
+    differences = []
+    for counts in chunks:
+        ranks_a, ranks_b, mos_ranks = (resampled_ranks(group, counts) for group in groups)
+        srcc_a = resampled_srcc(ranks_a, mos_ranks, counts)
+        differences.append(srcc_a - resampled_srcc(ranks_b, mos_ranks, counts))
+    differences = np.concatenate(differences)
+    return differences[~np.isnan(differences)]
+
+
+def _bootstrap_p(differences: np.ndarray) -> float:
+    """Two-sided p: twice the smaller tail, the data counted as one more resample so that p is never 0."""
+    if differences.size == 0:
+        return float("nan")
+    smaller_tail = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
+    return min(1.0, 2 * (smaller_tail + 1) / (differences.size + 1))
+
+
+def williams_test(r_a: float, r_b: float, r_ab: float, n: int) -> tuple[float, float]:
+    """Test whether two correlations with one common variable differ (Williams 1959; Steiger 1980, eq. 7).
+
+    Formula: t = (r_a - r_b) sqrt((n-1)(1 + r_ab) / (2 |R| (n-1)/(n-3) + r^2 (1 - r_ab)^3)), n - 3 degrees of
+    freedom, with r the mean of r_a and r_b and |R| = 1 - r_a^2 - r_b^2 - r_ab^2 + 2 r_a r_b r_ab.
+
+    Args:
+        r_a: correlation of scores a with mos.
+        r_b: correlation of scores b with mos.
+        r_ab: correlation of scores a with scores b.
+        n: number of images.
+
+    Returns:
+        (t, two-sided p); NaN for fewer than 4 images, a NaN correlation, |r_ab| = 1 or variance 0.
+
+    >>> [round(value, 4) for value in williams_test(0.3, 0.4, 0.5, 100)]
+    [-1.0767, 0.2843]
+    """
+    if n < FEWEST_FOR_A_TEST or not abs(r_ab) < 1:
+        return float("nan"), float("nan")
+    # A determinant of correlations is never negative; rounding can make it so.
+    determinant = max(0.0, 1 - r_a**2 - r_b**2 - r_ab**2 + 2 * r_a * r_b * r_ab)
+    mean = (r_a + r_b) / 2
+    variance = 2 * determinant * (n - 1) / (n - 3) + mean**2 * (1 - r_ab) ** 3
+    if variance == 0:
+        return float("nan"), float("nan")
+    t = (r_a - r_b) * np.sqrt((n - 1) * (1 + r_ab) / variance)
+    return float(t), float(2 * stats.t.sf(abs(t), n - 3))
+
+
+def steiger_test(r_a: float, r_b: float, r_ab: float, n: int) -> tuple[float, float]:
+    """Test whether two correlations with one common variable differ, on Fisher's z (Steiger 1980, eq. 14).
+
+    Formula: z = (atanh r_a - atanh r_b) sqrt((n-3) / (2 - 2c)), c = psi / (1 - r^2)^2,
+    psi = r_ab (1 - 2 r^2) - r^2 (1 - 2 r^2 - r_ab^2) / 2, r the mean of r_a and r_b.
+
+    Args:
+        r_a: correlation of scores a with mos.
+        r_b: correlation of scores b with mos.
+        r_ab: correlation of scores a with scores b.
+        n: number of images.
+
+    Returns:
+        (z, two-sided p); NaN for fewer than 4 images, a NaN correlation, or any of the three at +-1.
+
+    >>> [round(value, 4) for value in steiger_test(0.3, 0.4, 0.5, 100)]
+    [-1.0718, 0.2838]
+    """
+    if n < FEWEST_FOR_A_TEST or not max(abs(r_a), abs(r_b), abs(r_ab)) < 1:
+        return float("nan"), float("nan")
+    square = ((r_a + r_b) / 2) ** 2
+    psi = r_ab * (1 - 2 * square) - square * (1 - 2 * square - r_ab**2) / 2
+    z = (np.arctanh(r_a) - np.arctanh(r_b)) * np.sqrt((n - 3) / (2 - 2 * psi / (1 - square) ** 2))
+    return float(z), float(2 * stats.norm.sf(abs(z)))
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Two runs on different images
+# ---------------------------------------------------------------------------------------------------------
+
+
+def fisher_z_independent(r_a: float, n_a: int, r_b: float, n_b: int) -> dict[str, float]:
+    """Test whether the correlations of two independent sets of images differ (ITU-T P.1401; Fisher 1921).
+
+    Formula: z = (atanh r_a - atanh r_b) / sqrt(1/(n_a - 3) + 1/(n_b - 3)), standard normal if they do not.
+    Derived for Pearson's correlation.
+
+    Args:
+        r_a: correlation on the first set.
+        n_a: images in the first set.
+        r_b: correlation on the second set.
+        n_b: images in the second set.
+
+    Returns:
+        `z` and two-sided `p`.
+
+    Raises:
+        UserError: a correlation that is NaN or not strictly between -1 and 1, or fewer than 4 images.
+
+    >>> {name: round(value, 4) for name, value in fisher_z_independent(0.4, 100, 0.5, 100).items()}
+    {'z': -0.8751, 'p': 0.3815}
+    """
+    for name, r, n in (("a", r_a, n_a), ("b", r_b, n_b)):
+        if not abs(r) < 1:
+            raise UserError(f"r_{name}: expected a correlation strictly between -1 and 1, got {r}")
+        if n < FEWEST_FOR_A_TEST:
+            raise UserError(f"n_{name}: Fisher's z needs at least {FEWEST_FOR_A_TEST} images, got {n}")
+    z = (np.arctanh(r_a) - np.arctanh(r_b)) / np.sqrt(1 / (n_a - 3) + 1 / (n_b - 3))
+    return {"z": float(z), "p": float(2 * stats.norm.sf(abs(z)))}
+
+
+# ---------------------------------------------------------------------------------------------------------
+# Krasula's analyses
+# ---------------------------------------------------------------------------------------------------------
+
+
+def krasula(
+    scores: ArrayLike,
+    mos: ArrayLike,
+    mos_std: ArrayLike,
+    ratings_per_image: ArrayLike | None = None,
+) -> dict:
+    """Ask whether score differences separate the pairs of images that people separate.
+
+    From Krasula et al. (2016, QoMEX), "On the accuracy of objective image and video quality models". A pair
+    is *different* if |m_i - m_j| > 1.96 sqrt(std_i^2 / k_i + std_j^2 / k_j), the two-sided 5 % z test of two
+    means of k_i and k_j ratings, else *similar*.
+    Different / similar: the area under the ROC of |s_i - s_j| telling different pairs from similar ones.
+    Better / worse: over different pairs in both orders, the area under the ROC of s_i - s_j telling
+    m_i > m_j from m_i < m_j. Correct classification: the share of different pairs whose scores order them as
+    mos does; equal scores do not. None of the three depends on the unit of the scores.
+
+    All n (n - 1) / 2 pairs are used, nothing is sampled, at about 40 bytes a pair.
+
+    Args:
+        scores: predictions.
+        mos: mean opinion scores.
+        mos_std: standard deviation of each image's ratings, in units of mos.
+        ratings_per_image: how many ratings each mos averages, one number or (n,). None takes `mos_std` for
+            the standard error of mos already, and says so in `notes`: with a deviation among raters, far too
+            few pairs would then count as different.
+
+    Returns:
+        JSON-safe: `auc_different_similar`, `auc_better_worse`, `correct_classification` (each in [0, 1],
+        higher is better), `n_pairs`, `n_different`, `n_similar`, `notes` (the reason of every None).
+
+    Raises:
+        UserError: bad input rows, fewer than one rating, or more than 12,000 images.
+    """
+    scores, mos = checked_pair(scores, mos)
+    if scores.size > MOST_IMAGES_IN_PAIRS:
+        raise UserError(
+            f"krasula compares every pair of images: expected at most {MOST_IMAGES_IN_PAIRS}, "
+            f"got {scores.size}; pass a subset"
+        )
+    error, notes = deviations_vector(mos_std, scores.size), []
+    if ratings_per_image is None:
+        notes.append("ratings_per_image unknown: mos_std taken for the standard error of mos")
+    else:
+        error = error / np.sqrt(_ratings(ratings_per_image, scores.size))
+    gaps, similar = _split_pairs(scores, mos, error)
+    notes += [f"no {kind} pairs" for kind, pairs in (("different", gaps), ("similar", similar)) if not pairs.size]
+    return {
+        "auc_different_similar": json_number(area_under_roc(np.abs(gaps), similar)),
+        "auc_better_worse": json_number(area_under_roc(gaps, -gaps)),
+        "correct_classification": float(np.mean(gaps > 0)) if gaps.size else None,
+        "n_pairs": gaps.size + similar.size,
+        "n_different": gaps.size,
+        "n_similar": similar.size,
+        "notes": notes,
+    }
+
+
+def _ratings(ratings_per_image: ArrayLike, n: int) -> np.ndarray:
+    """Number of ratings of every image, (n,), from one number or n of them."""
+    if np.ndim(ratings_per_image) == 0:
+        ratings_per_image = np.full(n, ratings_per_image)
+    ratings = finite_vector(ratings_per_image, "ratings_per_image")
+    require_length(ratings, "ratings_per_image", n)
+    if (ratings < 1).any():
+        row = int(np.argmax(ratings < 1))
+        raise UserError(f"ratings_per_image[{row}] is {ratings[row]}: a mos averages at least one rating")
+    return ratings
+
+
+def _split_pairs(scores: np.ndarray, mos: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Score gaps of the pairs: better minus worse for the different, absolute for the similar."""
+    critical = stats.norm.ppf(0.975)
+    gaps, similar = [np.empty(0)], [np.empty(0)]
+    for i in range(scores.size - 1):  # one row of the pair matrix at a time keeps the peak at the two results
+        mos_gap, score_gap = mos[i] - mos[i + 1 :], scores[i] - scores[i + 1 :]
+        different = np.abs(mos_gap) > critical * np.hypot(error[i], error[i + 1 :])
+        gaps.append((score_gap * np.sign(mos_gap))[different])
+        similar.append(np.abs(score_gap[~different]))
+    return np.concatenate(gaps), np.concatenate(similar)
+
+
+def area_under_roc(positive: np.ndarray, negative: np.ndarray) -> float:
+    """Probability that a positive value exceeds a negative one, ties half (Hanley and McNeil 1982).
+
+    Returns:
+        A value in [0, 1]; NaN if either is empty.
+
+    >>> area_under_roc(np.array([3.0, 1.0]), np.array([1.0, 0.0]))
+    0.875
+    """
+    if not (positive.size and negative.size):
+        return float("nan")
+    positive, negative = np.sort(positive), np.sort(negative)
+    below = np.searchsorted(negative, positive, "left").sum()
+    not_above = np.searchsorted(negative, positive, "right").sum()
+    return float((below + not_above) / (2 * positive.size * negative.size))

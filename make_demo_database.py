@@ -1,0 +1,424 @@
+"""Build the `demo` database without a network connection.
+
+    python make_demo_database.py --output datasets/demo
+
+Photographs inside the scikit-image and scikit-learn wheels -[cut]-> tiles -[iqa.distortions]-> images with
+labels, which `folders.py` then reads like any other database. The label is a **pseudo-mos**: 100 x HaarPSI
+(Reisenhofer, Bosse, Kutyniok and Wiegand, 2018) of the distorted tile against the undistorted one. No person
+rated anything. The measure, the distortions and the split were fixed before any training.
+
+Two steps: `plan` decides every image, `render` makes the images of one tile. Every image has a generator
+seeded by its own name, so neither order nor number of workers changes a byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import tempfile
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import metadata, resources
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from iqa.distortions import DISTORTIONS, NUM_LEVELS, distort
+from iqa.errors import UserError, exit_on_user_error
+from iqa.torchvision_operators import declare_missing_operators
+
+TILE_SIDE = 288  # room for a random 224-pixel crop
+MAX_OVERLAP = 80  # pixels that neighbouring tiles of a photograph may share
+UNDISTORTED = ("undistorted", 0)
+ALL_CELLS = tuple((kind, level) for kind in DISTORTIONS for level in range(1, NUM_LEVELS + 1))
+SETTINGS_FILE = "made_by_make_demo_database.json"  # a name no other folder has: --force replaces by it
+COLUMNS = ("image", "mos", "content", "distortion", "level", "split", "source")
+MEASURED_WITH = ("numpy", "scipy", "pillow", "torch", "piq", "scikit-image", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Content:
+    """One scene: every image made from it goes to the same part.
+
+    Attributes:
+        name: what the labels call it.
+        split: train, val or test.
+        files: "package/file" of each photograph of the scene; empty for a procedural content.
+        scales: sizes at which the photographs are cut, as fractions of the original.
+        images: distorted images from each file; each pair of kind and level occurs at most once.
+        colour: False for greyscale, where a change of saturation would do nothing.
+    """
+
+    name: str
+    split: str
+    files: tuple[str, ...]
+    scales: tuple[float, ...]
+    images: int
+    colour: bool = True
+
+
+_SKIMAGE, _SKLEARN = "skimage.data", "sklearn.datasets.images"
+_STEREO_PAIR = (f"{_SKIMAGE}/motorcycle_left.png", f"{_SKIMAGE}/motorcycle_right.png")
+
+# The test part has natural colour photographs only, since that is what people score. Textures and scientific
+# pictures teach the distortions on other statistics and stay in the train part. Scales below 1 show more of
+# the scene and sharpen soft originals (moon, retina, the deep field). Left out: clock_motion (blurred on
+# purpose), cell (noisy and soft), page and text (lower than a tile), color, horse, logo, phantom and the
+# chessboards (no photographs).
+PHOTOGRAPHS: tuple[Content, ...] = (
+    Content("astronaut", "test", (f"{_SKIMAGE}/astronaut.png",), (1.0, 0.6), images=75),
+    Content("coffee", "test", (f"{_SKIMAGE}/coffee.png",), (1.0, 0.75), images=75),
+    Content("rocket", "test", (f"{_SKIMAGE}/rocket.jpg",), (1.0, 0.7), images=75),
+    Content("flower", "test", (f"{_SKLEARN}/flower.jpg",), (1.0, 0.7), images=75),
+    Content("chelsea", "val", (f"{_SKIMAGE}/chelsea.png",), (1.0,), images=75),
+    Content("camera", "val", (f"{_SKIMAGE}/camera.png",), (1.0, 0.6), images=70, colour=False),
+    Content("motorcycle", "train", _STEREO_PAIR, (1.0, 0.6), images=75),
+    Content("china", "train", (f"{_SKLEARN}/china.jpg",), (1.0, 0.7), images=75),
+    Content("ihc", "train", (f"{_SKIMAGE}/ihc.png",), (1.0, 0.6), images=45),
+    Content("retina", "train", (f"{_SKIMAGE}/retina.jpg",), (0.42, 0.3), images=45),
+    Content("hubble_deep_field", "train", (f"{_SKIMAGE}/hubble_deep_field.jpg",), (0.5,), images=45),
+    Content("brick", "train", (f"{_SKIMAGE}/brick.png",), (1.0, 0.6), images=45, colour=False),
+    Content("grass", "train", (f"{_SKIMAGE}/grass.png",), (1.0, 0.6), images=45, colour=False),
+    Content("gravel", "train", (f"{_SKIMAGE}/gravel.png",), (1.0, 0.6), images=45, colour=False),
+    Content("coins", "train", (f"{_SKIMAGE}/coins.png",), (1.0,), images=45, colour=False),
+    Content("moon", "train", (f"{_SKIMAGE}/moon.png",), (0.6,), images=45, colour=False),
+)
+DEAD_LEAVES_TILES = 3  # tiles of each procedural content
+PROCEDURAL: tuple[Content, ...] = tuple(
+    Content(f"dead_leaves_{number}", "train", (), (), images=45) for number in range(6)
+)
+CONTENTS = PHOTOGRAPHS + PROCEDURAL
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One undistorted square of `TILE_SIDE` pixels and the images to be made from it.
+
+    Attributes:
+        content: the scene it shows.
+        number: counts the tiles of the content.
+        file: "package/file" of the photograph; empty for a dead leaves tile.
+        scale: size of the photograph when cut, as a fraction of the original.
+        left: column of the tile's first pixel at that scale.
+        top: row of the tile's first pixel at that scale.
+        cells: (distortion, level) of every image, the undistorted one first.
+    """
+
+    content: Content
+    number: int
+    file: str
+    scale: float
+    left: int
+    top: int
+    cells: tuple[tuple[str, int], ...]
+
+    def image(self, kind: str, level: int) -> str:
+        """Path of an image relative to the database's folder."""
+        return f"images/{self.content.name}_{self.number:02d}_{kind}_{level}.png"
+
+
+def plan(seed: int, contents: Sequence[Content] = CONTENTS) -> list[Tile]:
+    """Decide every image of the database; opens the photographs for their size only.
+
+    Args:
+        seed: chooses which distortions fall on which tile.
+        contents: the scenes to use.
+
+    Returns:
+        The tiles in the order of the labels.
+
+    Raises:
+        UserError: a photograph is missing from the installed wheels.
+    """
+    return [tile for content in contents for tile in _plan_content(content, seed)]
+
+
+def _plan_content(content: Content, seed: int) -> list[Tile]:
+    places_by_file = [[(file, *place) for place in _places(file, content.scales)] for file in content.files]
+    if not content.files:
+        places_by_file = [[("", 1.0, 0, 0)] * DEAD_LEAVES_TILES]
+    allowed = [cell for cell in ALL_CELLS if content.colour or cell[0] != "saturation"]
+    rng = _generator(seed, content.name)
+    tiles = []
+    for places in places_by_file:
+        chosen = [allowed[index] for index in rng.permutation(len(allowed))[: content.images]]
+        for offset, (file, scale, left, top) in enumerate(places):
+            cells = (UNDISTORTED, *sorted(chosen[offset :: len(places)]))
+            tiles.append(Tile(content, len(tiles), file, scale, left, top, cells))
+    return tiles
+
+
+def _places(file: str, scales: Sequence[float]) -> list[tuple[float, int, int]]:
+    """(scale, left, top) of each tile that a photograph gives."""
+    with Image.open(_locate(file)) as photograph:
+        width, height = photograph.size
+    return [
+        (scale, left, top)
+        for scale in scales
+        for top in _offsets(round(height * scale))
+        for left in _offsets(round(width * scale))
+    ]
+
+
+def _offsets(length: int) -> list[int]:
+    """Evenly spaced starts of as many tiles as fit with an overlap of at most `MAX_OVERLAP`."""
+    spare = length - TILE_SIDE
+    assert spare >= 0, f"a side of {length} pixels is shorter than a tile"
+    gaps = spare // (TILE_SIDE - MAX_OVERLAP)
+    return [round(spare * index / gaps) for index in range(gaps + 1)] if gaps else [spare // 2]
+
+
+def _locate(file: str) -> Path:
+    package, name = file.split("/")
+    try:
+        path = Path(str(resources.files(package))) / name
+    except ModuleNotFoundError as error:
+        raise UserError(f"package {error.name} is not installed: pip install -r requirements.txt") from error
+    if not path.is_file():
+        raise UserError(f"the installed {package} lacks {name}: pip install -r requirements.txt")
+    return path
+
+
+def _generator(seed: int, name: str) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(name.encode())])
+
+
+def undistorted(tile: Tile, seed: int) -> np.ndarray:
+    """Pixels of a tile, (TILE_SIDE, TILE_SIDE, 3) uint8."""
+    if not tile.file:
+        return dead_leaves(TILE_SIDE, _generator(seed, f"{tile.content.name}/{tile.number}"))
+    with Image.open(_locate(tile.file)) as file:
+        photograph = file.convert("RGB")
+    if tile.scale != 1:
+        size = (round(photograph.width * tile.scale), round(photograph.height * tile.scale))
+        photograph = photograph.resize(size, Image.Resampling.LANCZOS)
+    box = (tile.left, tile.top, tile.left + TILE_SIDE, tile.top + TILE_SIDE)
+    return np.asarray(photograph.crop(box))
+
+
+def dead_leaves(side: int, rng: np.random.Generator, num_leaves: int = 3000) -> np.ndarray:
+    """Dead leaves image: opaque leaves that hide each other (Lee, Mumford and Huang, IJCV 2001).
+
+    Radii follow the density r^-3, which gives the scale invariance of natural images. Leaves are shaded
+    ellipses with a grating as texture, in a palette of a few muted colours.
+
+    Args:
+        side: height and width in pixels.
+        rng: source of all randomness.
+        num_leaves: leaves laid down; the default covers the plane more than ten times.
+
+    Returns:
+        (side, side, 3) uint8.
+    """
+    canvas_side = 2 * side  # painted at twice the size, so that the mean of 2x2 smooths the edges
+    smallest, largest = 10.0, canvas_side / 3
+    spread = rng.random(num_leaves) * (smallest**-2 - largest**-2)
+    radii = (smallest**-2 - spread) ** -0.5  # inverse of the cumulative distribution of r^-3
+    palette = _muted_colours(8, rng)
+    canvas = np.full((canvas_side, canvas_side, 3), palette.mean(axis=0), dtype=np.float32)
+    for radius in radii:
+        _lay_leaf(canvas, radius, palette[rng.integers(len(palette))], rng)
+    pixels = canvas.reshape(side, 2, side, 2, 3).mean(axis=(1, 3))  # (side, side, 3)
+    return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+
+
+def _muted_colours(count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, 3) in 0..1: any lightness, colours near grey more often than vivid ones."""
+    lightness = rng.uniform(0.08, 0.92, size=(count, 1))
+    return np.clip(lightness + rng.normal(0, 0.08, size=(count, 3)), 0, 1)
+
+
+def _lay_leaf(canvas: np.ndarray, radius: float, colour: np.ndarray, rng: np.random.Generator) -> None:
+    """Paint one leaf over what lies there."""
+    side = len(canvas)
+    centre_y, centre_x = rng.uniform(0, side, size=2)
+    angle, phase, frequency = rng.uniform(0, np.pi), rng.uniform(0, 2 * np.pi), rng.uniform(0.02, 0.2)
+    elongation, texture, shading = rng.uniform(1, 2), rng.exponential(0.05), rng.uniform(-0.15, 0.15)
+    top, bottom = max(0, int(centre_y - radius)), min(side, int(centre_y + radius) + 1)
+    left, right = max(0, int(centre_x - radius)), min(side, int(centre_x + radius) + 1)
+    y, x = np.ogrid[top:bottom, left:right]
+    along = (x - centre_x) * np.cos(angle) + (y - centre_y) * np.sin(angle)
+    across = (y - centre_y) * np.cos(angle) - (x - centre_x) * np.sin(angle)
+    inside = along**2 + (elongation * across) ** 2 <= radius**2
+    relief = texture * np.cos(2 * np.pi * frequency * along + phase) + shading * along / radius
+    tint = colour + rng.normal(0, 0.04, size=3)
+    canvas[top:bottom, left:right][inside] = (tint + relief[:, :, None])[inside]
+
+
+def pseudo_mos(reference: np.ndarray, images: Sequence[np.ndarray]) -> list[float]:
+    """100 x HaarPSI of each image against the reference, rounded to two decimals.
+
+    Args:
+        reference: (H, W, 3) uint8.
+        images: (H, W, 3) uint8 each.
+
+    Returns:
+        One value in 0..100 for each image; 100 is equal to the reference.
+    """
+    declare_missing_operators()
+    import piq  # after the declaration, since it imports torchvision
+
+    distorted = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255  # (N, 3, H, W)
+    original = torch.from_numpy(reference.copy()).permute(2, 0, 1).expand_as(distorted) / 255  # (N, 3, H, W)
+    values = 100 * piq.haarpsi(distorted, original, reduction="none").clamp(0, 1)  # (N,)
+    return [round(value, 2) for value in values.double().tolist()]
+
+
+def render(tile: Tile, seed: int, folder: Path) -> list[tuple]:
+    """Make the images of one tile.
+
+    Args:
+        tile: what to make.
+        seed: the database's seed.
+        folder: the database's folder; its `images` must exist.
+
+    Returns:
+        One row of labels, in the order of `COLUMNS`, for each image.
+    """
+    reference = undistorted(tile, seed)
+    images = [
+        reference if cell == UNDISTORTED else distort(reference, *cell, _generator(seed, tile.image(*cell)))
+        for cell in tile.cells
+    ]
+    for cell, image in zip(tile.cells, images, strict=True):
+        Image.fromarray(image).save(folder / tile.image(*cell), compress_level=3)
+    source = "photograph" if tile.file else "procedural"
+    return [
+        (tile.image(*cell), mos, tile.content.name, *cell, tile.content.split, source)
+        for cell, mos in zip(tile.cells, pseudo_mos(reference, images), strict=True)
+    ]
+
+
+def settings(seed: int, contents: Sequence[Content] = CONTENTS) -> dict[str, object]:
+    """All that decides the bytes of the database: measure, seed, recipe, versions of the packages used."""
+    levels = [(row.name, row.levels) for row in DISTORTIONS.values()]
+    recipe = repr((TILE_SIDE, MAX_OVERLAP, DEAD_LEAVES_TILES, levels, tuple(contents)))
+    return {
+        "label": "pseudo-mos = 100 x HaarPSI (piq.haarpsi, RGB, default parameters); not human opinion",
+        "seed": seed,
+        "recipe": hashlib.sha256(recipe.encode()).hexdigest()[:16],
+        "machine": platform.machine(),
+        "versions": {package: metadata.version(package) for package in MEASURED_WITH},
+    }
+
+
+def build(folder: Path, seed: int, workers: int, contents: Sequence[Content] = CONTENTS) -> pd.DataFrame:
+    """Write images, labels.csv, README.txt and the settings into a new folder.
+
+    Args:
+        folder: must not exist; its parent must.
+        seed: decides the bytes, together with `settings`.
+        workers: threads; without influence on the result.
+        contents: the scenes to use.
+
+    Returns:
+        The labels, with `COLUMNS`.
+    """
+    tiles = plan(seed, contents)
+    declare_missing_operators()  # before the workers start: two of them at once would declare them twice
+    (folder / "images").mkdir(parents=True)
+    # One thread of torch in each worker: sums in another order could move a label's last digit.
+    with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        rendered = pool.map(lambda tile: render(tile, seed, folder), tiles)
+        rows = [row for rows in tqdm(rendered, total=len(tiles), desc="tiles", unit="tile") for row in rows]
+    labels = pd.DataFrame(rows, columns=list(COLUMNS))
+    labels.to_csv(folder / "labels.csv", index=False, float_format="%.2f", lineterminator="\n")
+    made_with = settings(seed, contents)
+    (folder / SETTINGS_FILE).write_text(json.dumps(made_with, indent=2) + "\n")
+    (folder / "README.txt").write_text(_readme(labels, made_with))
+    return labels
+
+
+def _readme(labels: pd.DataFrame, made_with: dict[str, object]) -> str:
+    versions = ", ".join(f"{package} {version}" for package, version in made_with["versions"].items())
+    return f"""demo: an image quality database for trying out the code, made by make_demo_database.py
+
+{summary(labels)}
+Label (column mos): {made_with["label"]}.
+100 means equal to the undistorted tile. The measure was fixed before any training. A model that agrees with
+these labels imitates that measure; nothing follows from it about the opinion of people.
+Columns: {", ".join(COLUMNS)}. Level 0 is the undistorted tile; levels 1 to 5 grow stronger.
+A content is in one part only; the two views of the stereo pair "motorcycle" are one content.
+Seed {made_with["seed"]}, recipe {made_with["recipe"]}; {versions}.
+The photographs come from the wheels of scikit-image and scikit-learn and keep the licences stated there
+(skimage/data, sklearn/datasets/images/README.txt). Contents dead_leaves_* are generated.
+"""
+
+
+def summary(labels: pd.DataFrame) -> str:
+    """One line: images, and contents in each part."""
+    parts = labels.groupby("split")["content"].agg(["size", "nunique"])
+    described = [f"{name} {row['size']} of {row['nunique']} contents" for name, row in parts.iterrows()]
+    return f"{len(labels)} images: {', '.join(described)}."
+
+
+def make_database(output: Path, seed: int, workers: int, force: bool, contents: Sequence[Content] = CONTENTS) -> str:
+    """Build the database at `output`, or find it there; nothing half-written is left behind.
+
+    Args:
+        output: the database's folder.
+        seed: 0 or more.
+        workers: threads, 1 or more.
+        force: replace a database of other settings. A folder this script did not make is never replaced.
+        contents: the scenes to use.
+
+    Returns:
+        One line for the user.
+
+    Raises:
+        UserError: bad number, folder in the way, or a parent that cannot be written.
+    """
+    if seed < 0 or workers < 1:
+        raise UserError(f"--seed must be 0 or more and --workers 1 or more, got {seed} and {workers}")
+    if output.exists() and not force and _same_settings(output, settings(seed, contents)):
+        return f"{output} is there already, made with the same settings"
+    if output.exists() and not (output / SETTINGS_FILE).is_file():
+        raise UserError(f"{output} was not made by this script: choose another --output or remove it")
+    if output.exists() and not force:
+        raise UserError(f"{output} was made with other settings: add --force to replace it")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(prefix=f".{output.name}-", dir=output.parent)
+    except OSError as error:
+        raise UserError(f"cannot write into {output.parent}: {error.strerror}; choose another --output") from error
+    with scratch as folder:
+        labels = build(Path(folder) / "new", seed, workers, contents)
+        if output.exists():
+            shutil.move(output, Path(folder) / "old")
+        os.replace(Path(folder) / "new", output)
+    return f"{output}: {summary(labels)}"
+
+
+def _same_settings(output: Path, wanted: dict[str, object]) -> bool:
+    path = output / SETTINGS_FILE
+    return path.is_file() and path.read_text() == json.dumps(wanted, indent=2) + "\n"
+
+
+def default_output() -> Path:
+    """`demo` under $IQA_DATA_ROOT, or under ./datasets where that is not set."""
+    return Path(os.environ.get("IQA_DATA_ROOT", "datasets")) / "demo"
+
+
+def main() -> None:
+    """Read the flags and build."""
+    parser = argparse.ArgumentParser(description="Build the demo database from photographs in installed wheels.")
+    parser.add_argument("--output", type=Path, default=default_output(), help="folder (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="decides every byte (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads (default: %(default)s)")
+    parser.add_argument("--force", action="store_true", help="replace a demo database of other settings")
+    flags = parser.parse_args()
+    print(make_database(flags.output, flags.seed, flags.workers, flags.force))
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

@@ -1,0 +1,427 @@
+"""The network: images -> scores. Torch and timm only; it knows no database and no training.
+
+    images (B, 3, H, W)
+      -> SwinBackbone: four stages, fine to coarse (at 224 px: 56, 28, 14, 7 positions a side)
+           |-> content branch (LDA)                       -> content vector (B, 224)
+           '-> fusion of the stages at 7x7 -> reduce      -> hyper features (B, 112, 7, 7)
+                 -> HyperNet                              -> weights of a five-layer network, per image
+      -> TargetNet(content vector, generated weights)     -> scores (B,)
+
+The HyperNet idea and its sizes are HyperIQA's (Su et al., "Blindly Assess Image Quality in the Wild
+Guided by a Self-Adaptive Hyper Network", CVPR 2020); the backbone is Swin (Liu et al., ICCV 2021) or
+any timm model that yields four stages of features.
+
+    >>> model = SmartIQA(backbone="nano", fusion="channel").eval()
+    >>> model(torch.zeros(2, 3, 224, 224)).shape
+    torch.Size([2])
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from iqa.errors import UserError
+from iqa.torchvision_operators import declare_missing_operators
+
+declare_missing_operators()
+import timm  # noqa: E402  (importing timm imports torchvision, which needs the line above)
+
+GRID = 7  # side of the maps that fusion and HyperNet work on
+HYPER_CHANNELS = 112
+TARGET_SIZES = (224, 112, 56, 28, 14, 1)  # TargetNet: content vector in, score out
+CONTENT_SIZE = TARGET_SIZES[0]
+LDA_CHANNELS = (16, 32, 64)
+LDA_GRIDS = (8, 4, 2)
+LDA_SIZES = (16, 16, 16, 176)
+MID_SCORE = 50.0  # the middle of the mos scale, where an untrained network should start
+MIN_SIDE = 32
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """One row of the backbone table: how timm builds it and what is usual to train it with."""
+
+    timm_name: str
+    build: dict = field(default_factory=dict)
+    drop_path_rate: float = 0.0
+    dropout_rate: float = 0.3
+    reduce_channels: tuple[int, int, int] = (512, 256, HYPER_CHANNELS)
+
+
+BACKBONES = {
+    "nano": BackboneSpec(
+        "swin_tiny_patch4_window7_224",
+        {"embed_dim": 48, "depths": (2, 2, 2, 2), "num_heads": (2, 4, 8, 16)},
+        drop_path_rate=0.1,
+    ),
+    "tiny": BackboneSpec("swin_tiny_patch4_window7_224", drop_path_rate=0.2),
+    "small": BackboneSpec("swin_small_patch4_window7_224", drop_path_rate=0.25, dropout_rate=0.35),
+    "base": BackboneSpec("swin_base_patch4_window7_224", drop_path_rate=0.3, dropout_rate=0.4),
+    "resnet50": BackboneSpec("resnet50", reduce_channels=(1024, 512, HYPER_CHANNELS)),
+}
+_ANY_SIZE = {"timm.models.swin_transformer", "timm.models.swin_transformer_v2"}
+
+
+def backbone_spec(name: str) -> BackboneSpec:
+    """The table's row for a short name, or a plain row for any other timm model.
+
+    Raises:
+        UserError: timm has no such model; the nearest names are offered.
+    """
+    if name in BACKBONES:
+        return BACKBONES[name]
+    by_timm_name = {spec.timm_name: spec for spec in BACKBONES.values() if not spec.build}
+    if name in by_timm_name:
+        return by_timm_name[name]
+    if not timm.is_model(name):
+        known = [*BACKBONES, *timm.list_models()]
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or list(BACKBONES)
+        raise UserError(f"unknown backbone {name!r}; nearest known: {', '.join(near)}")
+    return BackboneSpec(timm_name=name)
+
+
+class SwinBackbone(nn.Module):
+    """A timm feature extractor reduced to its last four stages, in NCHW.
+
+    Args:
+        name: a key of `BACKBONES` or any timm model name.
+        drop_path_rate: stochastic depth; None takes the backbone's usual value.
+
+    Raises:
+        UserError: the model is unknown, or has no features or fewer than four stages.
+    """
+
+    def __init__(self, name: str = "tiny", drop_path_rate: float | None = None):
+        super().__init__()
+        spec = backbone_spec(name)
+        self.timm_name = spec.timm_name
+        drop_path_rate = spec.drop_path_rate if drop_path_rate is None else drop_path_rate
+        self.body = _create_features(spec, drop_path_rate)
+        info = self.body.feature_info
+        if len(info.channels()) < 4:
+            raise UserError(f"backbone {name!r} has {len(info.channels())} stages; four are needed")
+        self.channels: list[int] = info.channels()[-4:]
+        self.strides: list[int] = info.reduction()[-4:]
+        self.channels_last_output = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
+        self.patch = 4  # Swin's patch embedding takes sides divisible by 4; a CNN takes them too
+        self.is_convolutional = any(isinstance(m, nn.BatchNorm2d) for m in self.body.modules())
+        if self.is_convolutional:
+            self.body.to(memory_format=torch.channels_last)  # twice as fast for a CNN; Swin gains nothing
+        pretrained_cfg = self.body.pretrained_cfg
+        self.mean: tuple[float, ...] = tuple(pretrained_cfg["mean"])
+        self.std: tuple[float, ...] = tuple(pretrained_cfg["std"])
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Stages 0..3 of normalised `images` (B, 3, H, W): four maps (B, C_i, H_i, W_i).
+
+        Raises:
+            ValueError: a side is below 32 pixels or the images are not (B, 3, H, W).
+        """
+        if images.ndim != 4 or images.shape[1] != 3 or min(images.shape[-2:]) < MIN_SIDE:
+            raise ValueError(
+                f"expected images (B, 3, H, W) with sides of at least {MIN_SIDE}, got {tuple(images.shape)}"
+            )
+        H, W = images.shape[-2:]
+        images = F.pad(images, (0, -W % self.patch, 0, -H % self.patch), mode="replicate")
+        if self.is_convolutional:
+            images = images.contiguous(memory_format=torch.channels_last)
+        stages = self.body(images)[-4:]
+        return [s.permute(0, 3, 1, 2) for s in stages] if self.channels_last_output else stages
+
+
+def _create_features(spec: BackboneSpec, drop_path_rate: float) -> nn.Module:
+    """timm's `features_only` form of a backbone, randomly initialised."""
+    options = dict(spec.build)
+    if timm.models.model_entrypoint(spec.timm_name).__module__ in _ANY_SIZE:
+        options["strict_img_size"] = False
+    if drop_path_rate:
+        options["drop_path_rate"] = drop_path_rate
+    try:
+        return timm.create_model(spec.timm_name, pretrained=False, features_only=True, **options)
+    except (TypeError, RuntimeError, AttributeError) as error:
+        raise UserError(f"backbone {spec.timm_name!r} cannot be built for features: {error}") from error
+
+
+class Fused(NamedTuple):
+    """What a fusion gives: features for the HyperNet, and its weights where it has any."""
+
+    features: Tensor  # (B, C, 7, 7), or (B, C) for the vector fusions
+    stage_weights: Tensor | None = None  # (B, 4), rows sum to 1
+    attention: Tensor | list[Tensor] | None = None  # gates, maps or matrix, as the fusion defines
+
+
+def to_grid(stage: Tensor) -> Tensor:
+    """Average a map (B, C, H, W) to (B, C, 7, 7); a 7x7 map is returned as it is."""
+    return F.adaptive_avg_pool2d(stage, GRID)
+
+
+def _to_vector(stage: Tensor) -> Tensor:
+    return stage.mean(dim=(2, 3))  # (B, C)
+
+
+class SingleFusion(nn.Module):
+    """Stage 3 alone: the network without multi-scale features (ablation A2)."""
+
+    def __init__(self, channels: list[int]):
+        super().__init__()
+        self.out_channels = channels[-1]
+
+    def forward(self, stages: list[Tensor]) -> Fused:
+        """Stages 4 x (B, C_i, H_i, W_i) -> features (B, C_3, 7, 7)."""
+        return Fused(to_grid(stages[-1]))
+
+
+class ConcatFusion(nn.Module):
+    """All stages at 7x7, concatenated without weights (ablation A1)."""
+
+    def __init__(self, channels: list[int]):
+        super().__init__()
+        self.out_channels = sum(channels)
+
+    def forward(self, stages: list[Tensor]) -> Fused:
+        """Stages 4 x (B, C_i, H_i, W_i) -> features (B, sum C_i, 7, 7)."""
+        return Fused(torch.cat([to_grid(s) for s in stages], dim=1))
+
+
+class AttentionFusion(nn.Module):
+    """A sigmoid gate for every channel of the concatenation (squeeze-and-excitation; ablation E6).
+
+    Source: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, with reduction 4.
+    """
+
+    def __init__(self, channels: list[int]):
+        super().__init__()
+        self.channels = list(channels)
+        self.out_channels = sum(channels)
+        squeezed = self.out_channels // 4
+        self.gate = nn.Sequential(
+            nn.Linear(self.out_channels, squeezed),
+            nn.ReLU(),
+            nn.Linear(squeezed, self.out_channels),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, stages: list[Tensor]) -> Fused:
+        """Stages 4 x (B, C_i, H_i, W_i) -> features (B, C, 7, 7), gates (B, C), their mean per stage."""
+        maps = torch.cat([to_grid(s) for s in stages], dim=1)  # (B, C, 7, 7)
+        gates = self.gate(_to_vector(maps))  # (B, C)
+        stage_gates = torch.stack([g.mean(dim=1) for g in gates.split(self.channels, dim=1)], dim=1)
+        stage_weights = stage_gates / stage_gates.sum(dim=1, keepdim=True)  # (B, 4)
+        return Fused(maps * gates[:, :, None, None], stage_weights, gates)
+
+
+class MultiScaleAttention(nn.Module):
+    """One softmax weight per stage, decided by stage 3 (the published analysis and its E6 number)."""
+
+    def __init__(self, channels: list[int]):
+        super().__init__()
+        self.out_channels = sum(channels)
+        self.weigh = nn.Sequential(
+            nn.Linear(channels[-1], 256), nn.ReLU(), nn.Dropout(0.1), nn.Linear(256, len(channels))
+        )
+
+    def forward(self, stages: list[Tensor]) -> Fused:
+        """Stages 4 x (B, C_i, H_i, W_i) -> features (B, C, 7, 7), stage weights (B, 4)."""
+        stage_weights = self.weigh(_to_vector(stages[-1])).softmax(dim=1)  # (B, 4)
+        weighted = [to_grid(s) * w[:, None, None, None] for s, w in zip(stages, stage_weights.T, strict=True)]
+        return Fused(torch.cat(weighted, dim=1), stage_weights, stage_weights)
+
+
+FUSIONS = {
+    "single": SingleFusion,
+    "concat": ConcatFusion,
+    "channel": AttentionFusion,
+    "scale": MultiScaleAttention,
+}
+ATTENTION_FUSIONS = ("channel", "scale")
+
+
+class LocalDistortionAware(nn.Module):
+    """The content branch: fine stages summed up on small grids, stage 3 globally (HyperIQA's LDA)."""
+
+    def __init__(self, channels: list[int]):
+        super().__init__()
+        self.project = nn.ModuleList(
+            nn.Conv2d(c, out, kernel_size=1, bias=False) for c, out in zip(channels[:-1], LDA_CHANNELS, strict=True)
+        )
+        flat = [out * grid**2 for out, grid in zip(LDA_CHANNELS, LDA_GRIDS, strict=True)]
+        self.summarise = nn.ModuleList(
+            nn.Linear(size, out) for size, out in zip([*flat, channels[-1]], LDA_SIZES, strict=True)
+        )
+
+    def forward(self, stages: list[Tensor]) -> Tensor:
+        """Stages 4 x (B, C_i, H_i, W_i) -> content vector (B, 224)."""
+        # Pooling commutes with the 1x1 convolution, so it comes first, where it costs less.
+        grids = [F.adaptive_avg_pool2d(s, side) for s, side in zip(stages[:-1], LDA_GRIDS, strict=True)]
+        local = [conv(grid).flatten(1) for conv, grid in zip(self.project, grids, strict=True)]
+        pooled = [*local, _to_vector(stages[-1])]
+        return torch.cat([fc(v) for fc, v in zip(self.summarise, pooled, strict=True)], dim=1)
+
+
+class TargetWeights(NamedTuple):
+    """The generated network: per layer a weight (B, out, in) and a bias (B, out)."""
+
+    weights: list[Tensor]
+    biases: list[Tensor]
+
+
+class HyperNet(nn.Module):
+    """Generates, for each image, the weights of a TargetNet from hyper features.
+
+    Layers 1..4 come from 3x3 convolutions whose 7x7 output maps are read as the weight matrix, so
+    out * in of a layer is divisible by 49; biases and layer 5 come from the global average.
+    """
+
+    def __init__(self):
+        super().__init__()
+        shapes = list(zip(TARGET_SIZES[1:], TARGET_SIZES[:-1], strict=True))  # (out, in) of each layer
+        assert all(out * size % GRID**2 == 0 for out, size in shapes[:-1])
+        self.shapes = shapes
+        self.weight_maps = nn.ModuleList(
+            nn.Conv2d(HYPER_CHANNELS, out * size // GRID**2, kernel_size=3, padding=1) for out, size in shapes[:-1]
+        )
+        last_out, last_in = shapes[-1]
+        self.last_weight = nn.Linear(HYPER_CHANNELS, last_out * last_in)
+        self.biases = nn.ModuleList(nn.Linear(HYPER_CHANNELS, out) for out, _ in shapes)
+
+    def forward(self, hyper_features: Tensor) -> TargetWeights:
+        """Hyper features (B, 112, 7, 7) -> weights and biases of five layers."""
+        mean = _to_vector(hyper_features)  # (B, 112)
+        flat = [generate(hyper_features) for generate in self.weight_maps] + [self.last_weight(mean)]
+        weights = [w.reshape(len(mean), out, size) for w, (out, size) in zip(flat, self.shapes, strict=True)]
+        return TargetWeights(weights, [generate(mean) for generate in self.biases])
+
+
+class TargetNet(nn.Module):
+    """A batch of small networks, one per image: sigmoid and dropout between five linear layers."""
+
+    def __init__(self, dropout_rate: float):
+        super().__init__()
+        self.dropout = nn.Dropout(dropout_rate)
+
+    def forward(self, content_vector: Tensor, target: TargetWeights) -> Tensor:
+        """Content vectors (B, 224) and their generated weights -> scores (B,)."""
+        x = content_vector[:, :, None]  # (B, in, 1)
+        last = len(target.weights) - 1
+        for i, (weight, bias) in enumerate(zip(*target, strict=True)):
+            x = torch.baddbmm(bias[:, :, None], weight, x)  # (B, out, 1)
+            x = self.dropout(x.sigmoid()) if i < last else x
+        return x[:, 0, 0]
+
+
+class Inspection(NamedTuple):
+    """Scores and the inner values that led to them."""
+
+    scores: Tensor  # (B,)
+    stage_weights: Tensor | None  # (B, 4), rows sum to 1; None for a fusion without weights
+    attention: Tensor | list[Tensor] | None
+    target_weights: TargetWeights
+    content_vector: Tensor  # (B, 224)
+
+
+class SmartIQA(nn.Module):
+    """Blind image quality assessment: normalised images (B, 3, H, W) -> scores (B,), higher is better.
+
+    Args:
+        backbone: `nano`, `tiny`, `small`, `base` (Swin) or any timm model with four stages.
+        fusion: a key of `FUSIONS`.
+        pretrained: load the backbone's ImageNet weights (see `iqa.weights`); False builds offline.
+        backbone_weights: read the backbone's weights from this file instead.
+        drop_path_rate: stochastic depth of the backbone; None takes the backbone's usual value.
+        dropout_rate: dropout of reduce and TargetNet; None takes the backbone's usual value.
+        freeze_backbone: the backbone neither learns nor drops anything.
+        freeze_batch_norm: the backbone's batch statistics stay as they were loaded.
+
+    Raises:
+        UserError: unknown backbone or fusion, or weights that cannot be had.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "tiny",
+        fusion: str = "concat",
+        pretrained: bool = False,
+        backbone_weights: str | None = None,
+        drop_path_rate: float | None = None,
+        dropout_rate: float | None = None,
+        freeze_backbone: bool = False,
+        freeze_batch_norm: bool = True,
+    ):
+        super().__init__()
+        if fusion not in FUSIONS:
+            raise UserError(f"unknown fusion {fusion!r}; known: {', '.join(FUSIONS)}")
+        spec = backbone_spec(backbone)
+        dropout_rate = spec.dropout_rate if dropout_rate is None else dropout_rate
+        self.backbone = SwinBackbone(backbone, drop_path_rate)
+        self.content = LocalDistortionAware(self.backbone.channels)
+        self.fusion = FUSIONS[fusion](self.backbone.channels)
+        self.reduce = _reduce(self.fusion.out_channels, spec.reduce_channels, dropout_rate)
+        self.hypernet = HyperNet()
+        self.target_net = TargetNet(dropout_rate)
+        initialise(self)
+        self.weights_source = "random initialisation"
+        if pretrained or backbone_weights:
+            from iqa.weights import load_backbone_weights  # imports hub clients: only when asked for
+
+            self.weights_source = load_backbone_weights(self.backbone, backbone_weights)
+        self.freeze_backbone, self.freeze_batch_norm = freeze_backbone, freeze_batch_norm
+        self.backbone.requires_grad_(not freeze_backbone)
+
+    def train(self, mode: bool = True) -> SmartIQA:
+        """Training or evaluation mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in self.backbone.modules():
+            if self.freeze_backbone or (self.freeze_batch_norm and isinstance(module, nn.BatchNorm2d)):
+                module.training = False
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W), sides of at least 32 -> scores (B,)."""
+        return self.inspect(images).scores
+
+    def inspect(self, images: Tensor) -> Inspection:
+        """As `forward`, with stage weights, raw attention, generated weights and content vector."""
+        stages = self.backbone(images)  # 4 x (B, C_i, H_i, W_i)
+        content_vector = self.content(stages)  # (B, 224)
+        fused = self.fusion(stages)  # (B, C, 7, 7)
+        target = self.hypernet(self.reduce(fused.features))  # five layers per image
+        scores = self.target_net(content_vector, target)  # (B,)
+        return Inspection(scores, fused.stage_weights, fused.attention, target, content_vector)
+
+    def parameter_groups(self, lr: float, lr_ratio: float) -> list[dict]:
+        """Optimizer groups: the backbone at `lr`, everything new (LDA included) at `lr * lr_ratio`."""
+        backbone = [p for p in self.backbone.parameters() if p.requires_grad]
+        new = [p for name, p in self.named_parameters() if not name.startswith("backbone.")]
+        groups = [
+            {"name": "backbone", "params": backbone, "lr": lr},
+            {"name": "head", "params": new, "lr": lr * lr_ratio},
+        ]
+        return [group for group in groups if group["params"]]
+
+
+def _reduce(in_channels: int, widths: tuple[int, ...], dropout_rate: float) -> nn.Sequential:
+    """1x1 convolutions with ReLU down to the hyper features, then dropout."""
+    layers: list[nn.Module] = []
+    for size, out in zip((in_channels, *widths), widths, strict=False):
+        layers += [nn.Conv2d(size, out, kernel_size=1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Dropout(dropout_rate))
+
+
+def initialise(model: SmartIQA) -> None:
+    """All initialisation of the new parts: kaiming normal weights, zero biases, scores at mid-scale.
+
+    The backbone keeps timm's own initialisation.
+    """
+    for name, module in model.named_modules():
+        if name.startswith("backbone") or not isinstance(module, nn.Linear | nn.Conv2d):
+            continue
+        nn.init.kaiming_normal_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    nn.init.constant_(model.hypernet.biases[-1].bias, MID_SCORE)

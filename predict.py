@@ -1,0 +1,173 @@
+"""Score pictures with a finished run.
+
+    python predict.py photo.jpg holiday/ --checkpoint results/demo --output scores.csv
+
+From Python:
+
+    from predict import load_model
+    load_model("results/demo").score("photo.jpg")
+
+A run's folder -> `Scorer`, which every script uses that needs scores of images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from accelerate import Accelerator
+
+from data_loader import open_rgb, test_loader, to_images
+from iqa.checkpoint import load_model_state, read_checkpoint
+from iqa.config import Config, load_config
+from iqa.errors import UserError, exit_on_user_error
+from iqa.evaluation import predict
+from iqa.runtime import make_accelerator, start_logging
+from models_swin import SmartIQA
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".ppm", ".pgm")
+
+
+class Scorer:
+    """A model with the preprocessing it was trained with.
+
+    Args:
+        model: the network.
+        config: the run's settings; crops and resizing are read from it.
+        accelerator: devices and processes.
+    """
+
+    def __init__(self, model: SmartIQA, config: Config, accelerator: Accelerator):
+        self.model, self.config, self.accelerator = model.to(accelerator.device).eval(), config, accelerator
+        self.to_images = partial(to_images, mean=model.backbone.mean, std=model.backbone.std)
+
+    def score(self, images: str | Path | Sequence[str | Path]) -> float | np.ndarray:
+        """Quality of a picture, or of several: 0..100, higher is better.
+
+        Args:
+            images: a file, or a list of files.
+
+        Returns:
+            A float for one file, else an array (n,) in the order given. What the network puts outside
+            the scale is set to its end.
+
+        Raises:
+            UserError: a file is missing or no image.
+        """
+        one = isinstance(images, str | Path)
+        paths = [images] if one else list(images)
+        unknown = pd.DataFrame({"image": [Path(p).name for p in paths], "path": [str(p) for p in paths]})
+        scores = self.score_table(unknown.assign(mos=np.nan, mos_std=np.nan)).clip(0, 100)
+        return float(scores[0]) if one else scores
+
+    def score_table(self, table: pd.DataFrame, description: str = "score") -> np.ndarray:
+        """Raw scores (n,) of a table with columns image, path, mos, mos_std; not set to the scale's ends."""
+        loader = self.accelerator.prepare(test_loader(table, self.config))
+        return predict(self.model, loader, self.to_images, self.accelerator, description)
+
+
+def load_model(checkpoint: str | Path, device: str = "auto", **changes) -> Scorer:
+    """The Scorer of a finished run.
+
+    Args:
+        checkpoint: the run's folder, or a checkpoint file in it.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        **changes: settings of the run to replace, for example `test_mode="grid"`.
+
+    Raises:
+        UserError: no such run, or a checkpoint that does not fit.
+    """
+    config = dataclasses.replace(load_run_config(checkpoint), device=device, **changes)
+    file = _checkpoint_file(checkpoint)
+    tensors, records = read_checkpoint(file)
+    model = SmartIQA(**records["made"]["architecture"])
+    load_model_state(model, tensors, file)
+    return Scorer(model, config, make_accelerator(device, config.precision))
+
+
+def _checkpoint_file(checkpoint: str | Path) -> Path:
+    path = Path(checkpoint)
+    if not path.exists():
+        raise UserError(f"no run at {path}: expected the folder of a run, or a .safetensors file in it")
+    return path / "best.safetensors" if path.is_dir() else path
+
+
+def load_run_config(checkpoint: str | Path) -> Config:
+    """The settings of a finished run.
+
+    Raises:
+        UserError: no such run.
+    """
+    return load_config(_checkpoint_file(checkpoint).parent / "config.yaml")
+
+
+def find_images(paths: Sequence[str]) -> list[Path]:
+    """Files as given, and every image file below the folders given, sorted.
+
+    Raises:
+        UserError: a path is not there, or a folder holds no image.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+            if not inside:
+                raise UserError(f"no image in {path}: known endings are {' '.join(IMAGE_SUFFIXES)}")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise UserError(f"no file or folder at {path}")
+    return list(dict.fromkeys(found))
+
+
+def _split_readable(paths: list[Path]) -> tuple[list[Path], list[str]]:
+    """The images that open, and a line for each that does not."""
+    readable, problems = [], []
+    for path in paths:
+        try:
+            open_rgb(path)
+            readable.append(path)
+        except UserError as error:
+            problems.append(str(error))
+    return readable, problems
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Score pictures with a finished run (0..100, higher is better).")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="image files and folders")
+    parser.add_argument("--checkpoint", required=True, metavar="RUN", help="folder of a run, for example results/demo")
+    parser.add_argument("--output", metavar="FILE.csv", help="also write the scores as CSV (image,score)")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Score what the command line names; unreadable files are listed at the end (exit code 2)."""
+    arguments = _parse_arguments()
+    start_logging()
+    output = Path(arguments.output) if arguments.output else None
+    if output is not None and not output.parent.is_dir():
+        raise UserError(f"--output: no folder {output.parent}")
+    scorer = load_model(arguments.checkpoint, arguments.device)
+    readable, problems = _split_readable(find_images(arguments.paths))
+    scores = scorer.score(readable) if readable else []
+    table = pd.DataFrame({"image": [str(path) for path in readable], "score": np.round(scores, 3)})
+    if len(table):
+        print(table.to_string(index=False))
+    if output is not None:
+        table.to_csv(output, index=False)
+    if problems:
+        for problem in problems:
+            print(f"error: {problem}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

@@ -1,0 +1,109 @@
+"""What a run has to beat: ridge regression on the same backbone, frozen and globally pooled.
+
+    python ridge_baseline.py --checkpoint results/demo
+
+Same images, same split, same crops as the run; features are the pretrained backbone's four stages averaged
+over positions, mean over crops; the penalty is chosen on validation. Writes `ridge_baseline.json` beside the
+run's own results, in the same form.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.linear_model import Ridge
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor, nn
+
+from data_loader import test_loader
+from evaluate import metrics_table, read_run_database, summarize_part
+from folders import Database
+from iqa.config import Config
+from iqa.errors import UserError, exit_on_user_error
+from iqa.evaluation import predict
+from iqa.metrics import srcc
+from iqa.results import prediction_rows, write_json
+from iqa.runtime import make_accelerator, provenance, start_logging
+from iqa.splits import read_split
+from models_swin import SmartIQA, SwinBackbone
+from predict import Scorer, load_run_config
+
+PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
+
+
+class PooledFeatures(nn.Module):
+    """Images (B, 3, H, W) -> the backbone's four stages, each averaged over positions: (B, sum C_i)."""
+
+    def __init__(self, backbone: SwinBackbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> (B, sum C_i)."""
+        return torch.cat([stage.mean(dim=(2, 3)) for stage in self.backbone(images)], dim=1)
+
+
+def pooled_features(scorer: Scorer, table: pd.DataFrame) -> np.ndarray:
+    """Features (n, sum C_i) of every image: mean over the crops that a test would use."""
+    model = PooledFeatures(scorer.model.backbone).to(scorer.accelerator.device)
+    loader = scorer.accelerator.prepare(test_loader(table, scorer.config))
+    return predict(model, loader, scorer.to_images, scorer.accelerator, "features")
+
+
+def fit_ridge(features: dict[str, np.ndarray], mos: dict[str, np.ndarray]):
+    """Standardised ridge fitted on train, with the penalty of the best validation SRCC."""
+    models = [make_pipeline(StandardScaler(), Ridge(alpha)).fit(features["train"], mos["train"]) for alpha in PENALTIES]
+    return max(models, key=lambda model: np.nan_to_num(srcc(model.predict(features["val"]), mos["val"]), nan=-1.0))
+
+
+def ridge_results(config: Config, database: Database, split: pd.Series) -> dict:
+    """Results of the baseline on the test part of a run's split."""
+    started = time.perf_counter()
+    model = SmartIQA(config.backbone, config.fusion, config.pretrained, config.backbone_weights)
+    scorer = Scorer(model, config, make_accelerator(config.device, config.precision))
+    parts = {part: database.table[split.to_numpy() == part].reset_index(drop=True) for part in ("train", "val", "test")}
+    features = {part: pooled_features(scorer, table) for part, table in parts.items()}
+    mos = {part: table["mos"].to_numpy() for part, table in parts.items()}
+    ridge = fit_ridge(features, mos)
+    scores = ridge.predict(features["test"])
+    return {
+        "config": dataclasses.asdict(config),
+        "provenance": {**provenance(), "seed": config.seed, "backbone_weights": model.weights_source},
+        "protocol": {
+            "model": "ridge on frozen, globally pooled features",
+            "penalty": ridge[-1].alpha,
+            "selected_on": "val",
+            "n": {part: len(table) for part, table in parts.items()},
+        },
+        "metrics": {"test": summarize_part(database, parts["test"], scores, config.seed)},
+        "predictions": {"test": prediction_rows(parts["test"], scores)},
+        "timings": {"seconds": round(time.perf_counter() - started, 1)},
+    }
+
+
+def main() -> None:
+    """Fit and test the baseline of the run that the command line names."""
+    parser = argparse.ArgumentParser(description="Ridge regression on a run's frozen backbone, on the run's own split.")
+    parser.add_argument("--checkpoint", required=True, metavar="RUN", help="folder of a run, for example results/demo")
+    parser.add_argument("--data_root", help="holds a folder per database (default: as the run)")
+    arguments = parser.parse_args()
+    start_logging()
+    run = Path(arguments.checkpoint)
+    if not run.is_dir():
+        raise UserError(f"no run at {run}")
+    config = load_run_config(run)
+    database = read_run_database(config, arguments.data_root)
+    results = ridge_results(config, database, read_split(run / "split.json", database))
+    write_json(run / "ridge_baseline.json", results)
+    print(metrics_table({"ridge": results["metrics"]["test"]}))
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

@@ -1,0 +1,280 @@
+"""What `iqa.significance` promises: published worked examples, closed forms, error rates, order-free ROCs."""
+
+from __future__ import annotations
+
+import doctest
+import itertools
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+
+from iqa import metrics, significance
+from iqa.errors import UserError
+
+
+def two_runs(n: int, noise_a: float, noise_b: float, seed: int = 0) -> tuple[np.ndarray, ...]:
+    """Make (scores_a, scores_b, mos): two runs whose errors on the same images are independent."""
+    generator = np.random.default_rng(seed)
+    mos = generator.uniform(0, 100, n)
+    return mos + generator.normal(0, noise_a, n), mos + generator.normal(0, noise_b, n), mos
+
+
+def test_the_examples_in_the_docstrings_hold():
+    outcome = doctest.testmod(significance)
+    assert outcome.attempted >= 4
+    assert outcome.failed == 0
+
+
+# Worked examples ------------------------------------------------------------------------------------------
+
+
+def test_williams_t_is_that_of_the_published_program():
+    # Silver, Hittner and May (2006), DEPCOR, Applied Psychological Measurement 30, 152-153
+    t, p = significance.williams_test(0.3, 0.4, 0.5, 100)
+    assert (round(t, 4), round(p, 4)) == (-1.0767, 0.2843)
+
+
+def test_williams_t_is_hotellings_with_a_corrected_variance():
+    # Hotelling (1940): t = (r_a - r_b) sqrt((n - 3)(1 + r_ab) / (2 |R|)); Williams adds a positive term, so
+    # his t is smaller. May and Hittner (1997, Psychological Reports 80) print Hotelling's 2.01 for these.
+    t, _ = significance.williams_test(0.5, 0.2, 0.3, 50)
+    determinant = np.linalg.det([[1, 0.5, 0.2], [0.5, 1, 0.3], [0.2, 0.3, 1]])
+    hotelling = 0.3 * np.sqrt(47 * 1.3 / (2 * determinant))
+    assert round(hotelling, 2) == 2.01
+    assert 0.95 * hotelling < t < hotelling
+
+
+def test_steigers_z_is_that_of_the_published_program():
+    # Silver, Hittner and May (2006), DEPCOR
+    z, p = significance.steiger_test(0.3, 0.4, 0.5, 100)
+    assert (round(z, 4), round(p, 4)) == (-1.0718, 0.2838)
+
+
+def test_steigers_z_is_that_of_his_own_example_up_to_its_rounding():
+    # Steiger (1980), Psychological Bulletin 87, p. 249, case A: -.8913 from intermediates of 2-4 digits
+    z, _ = significance.steiger_test(0.4, 0.5, 0.1, 103)
+    assert z == pytest.approx(-0.8913, abs=0.003)
+
+
+@pytest.mark.parametrize(
+    ("r_a", "n_a", "r_b", "n_b", "z", "p", "digits"),
+    [
+        (0.4, 100, 0.5, 100, -0.8751012342, 0.3815188256, 10),  # DeCoster's spreadsheet, stat-help.com
+        (0.84, 63, 0.75, 42, 1.207, 0.2275, 3),  # Stata's cortesti, help file
+    ],
+)
+def test_fishers_z_of_independent_sets_is_the_published_one(r_a, n_a, r_b, n_b, z, p, digits):
+    result = significance.fisher_z_independent(r_a, n_a, r_b, n_b)
+    assert result == pytest.approx({"z": z, "p": p}, abs=0.5 * 10**-digits)
+
+
+# Two runs on the same images ------------------------------------------------------------------------------
+
+
+def test_exchanging_the_runs_turns_every_sign_and_the_verdict():
+    scores_a, scores_b, mos = two_runs(300, 10, 20)
+    forth = significance.compare_dependent(scores_a, scores_b, mos, resamples=500)
+    back = significance.compare_dependent(scores_b, scores_a, mos, resamples=500)
+    assert (forth["better"], back["better"]) == ("a", "b")
+    assert forth["difference"] == -back["difference"] == forth["srcc_a"] - forth["srcc_b"]
+    assert forth["williams"]["t"] == pytest.approx(-back["williams"]["t"])
+    assert forth["steiger"]["z"] == pytest.approx(-back["steiger"]["z"])
+    low, high = forth["bootstrap"]["difference_ci95"]
+    assert back["bootstrap"]["difference_ci95"] == pytest.approx([-high, -low])
+    assert forth["bootstrap"]["p"] == back["bootstrap"]["p"]
+
+
+def test_the_three_tests_agree_where_their_assumptions_hold():
+    scores_a, scores_b, mos = two_runs(1000, 20, 22, seed=2)
+    result = significance.compare_dependent(scores_a, scores_b, mos, resamples=4000)
+    p = [result["williams"]["p"], result["steiger"]["p"], result["bootstrap"]["p"]]
+    assert 0.001 < min(p) and max(p) < 0.5
+    assert max(p) / min(p) < 2
+
+
+def test_the_bootstrap_compares_both_runs_on_the_same_resamples():
+    scores_a, scores_b, mos = two_runs(40, 10, 20)
+    generator = np.random.default_rng(7)
+    differences = []
+    for _ in range(100):
+        drawn = generator.integers(40, size=40)
+        srcc_a, srcc_b = (stats.spearmanr(s[drawn], mos[drawn]).statistic for s in (scores_a, scores_b))
+        differences.append(srcc_a - srcc_b)
+    result = significance.compare_dependent(scores_a, scores_b, mos, resamples=100, seed=7)
+    expected = np.quantile(differences, [0.025, 0.975])
+    assert result["bootstrap"]["difference_ci95"] == pytest.approx(list(expected), abs=1e-12)
+    tail = min(np.sum(np.array(differences) <= 0), np.sum(np.array(differences) >= 0))
+    assert result["bootstrap"]["p"] == pytest.approx(min(1, 2 * (tail + 1) / 101))
+
+
+def test_equally_good_runs_are_told_apart_about_one_time_in_twenty():
+    verdicts = [
+        significance.compare_dependent(*two_runs(100, 20, 20, seed), resamples=300)["better"] for seed in range(200)
+    ]
+    assert 0.01 <= np.mean([verdict != "neither" for verdict in verdicts]) <= 0.1
+
+
+def test_contents_decide_where_images_alone_would_overstate():
+    # Run b fails on one of 12 contents entirely; as 240 separate images that looks certain.
+    generator = np.random.default_rng(0)
+    mos, contents = generator.uniform(0, 100, 240), np.repeat(np.arange(12), 20)
+    scores_a = mos + generator.normal(0, 10, 240)
+    scores_b = np.where(contents == 0, 50, scores_a)
+    assert significance.compare_dependent(scores_a, scores_b, mos, resamples=1000)["better"] == "a"
+    by_content = significance.compare_dependent(scores_a, scores_b, mos, contents, resamples=1000)
+    assert by_content["better"] == "neither"
+    assert by_content["steiger"]["p"] < 0.05
+
+
+def test_a_run_compared_with_itself_is_neither_better_and_says_why_there_is_no_test():
+    scores, _, mos = two_runs(50, 10, 10)
+    result = significance.compare_dependent(scores, scores, mos, resamples=100)
+    assert result["better"] == "neither"
+    assert result["bootstrap"] == {"difference_ci95": [0.0, 0.0], "p": 1.0}
+    assert result["williams"] == {"t": None, "p": None}
+    assert any("perfect rank correlation" in note for note in result["notes"])
+
+
+@pytest.mark.parametrize(
+    ("scores_a", "mos", "contents", "reason"),
+    [
+        ([5.0] * 12, list(range(12)), None, "run a: scores are all 5"),
+        ([1.0, 2.0], [1.0, 2.0], None, "run a: n = 2"),
+        ([], [], None, "run a: n = 0"),
+        ([float(i * i % 7) for i in range(12)], list(range(12)), ["one"] * 12, "no interval: 1 content"),
+    ],
+)
+def test_an_undecidable_comparison_is_neither_with_the_reason_and_fit_for_json(scores_a, mos, contents, reason):
+    result = significance.compare_dependent(scores_a, list(mos), mos, contents, resamples=20)
+    json.dumps(result, allow_nan=False)
+    assert result["better"] == "neither"
+    assert result["bootstrap"] == {"difference_ci95": [None, None], "p": None}
+    assert any(reason in note for note in result["notes"])
+
+
+def test_collinear_correlations_of_mean_zero_give_no_test_instead_of_a_division_by_zero():
+    assert np.isnan(significance.williams_test(0.5, -0.5, 0.5, 10)).all()
+
+
+# Krasula --------------------------------------------------------------------------------------------------
+
+
+def krasula_by_hand(scores, mos, mos_std, ratings) -> tuple[float, float, float]:
+    """Both areas by scikit-learn and the correct classification, from every ordered pair of images."""
+    different, absolute, better, signed = [], [], [], []
+    for i, j in itertools.permutations(range(len(scores)), 2):
+        error = np.sqrt(mos_std[i] ** 2 / ratings[i] + mos_std[j] ** 2 / ratings[j])
+        different.append(abs(mos[i] - mos[j]) / error > 1.959964)
+        absolute.append(abs(scores[i] - scores[j]))
+        if different[-1]:
+            better.append(mos[i] > mos[j])
+            signed.append(scores[i] - scores[j])
+    correct = np.mean([(gap > 0) == up and gap != 0 for gap, up in zip(signed, better, strict=True)])
+    return roc_auc_score(different, absolute), roc_auc_score(better, signed), correct
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_krasulas_areas_are_scikit_learns_over_all_ordered_pairs(seed):
+    generator = np.random.default_rng(seed)
+    mos = generator.uniform(0, 100, 40)
+    scores = np.round((mos + generator.normal(0, 20, 40)) / 10)  # ties
+    mos_std, ratings = generator.uniform(5, 30, 40), generator.integers(5, 40, 40)
+    result = significance.krasula(scores, mos, mos_std, ratings)
+    found = (result["auc_different_similar"], result["auc_better_worse"], result["correct_classification"])
+    assert found == pytest.approx(krasula_by_hand(scores, mos, mos_std, ratings))
+    assert result["n_pairs"] == result["n_different"] + result["n_similar"] == 40 * 39 / 2
+
+
+def test_a_hand_worked_krasula_example():
+    # Standard error 1 each: different means more than 1.96 sqrt(2) = 2.77 apart. Of the mos 0, 1, 10, 11 the
+    # pairs (0, 1) and (10, 11) are similar with score gaps 3 and 1; the different pairs' gaps, better minus
+    # worse, are 10-0, 9-0, 10-3, 9-3 as scores go 0, 3, 9, 10 for mos 0, 1, 11, 10.
+    result = significance.krasula([0, 3, 10, 9], [0, 1, 10, 11], [5, 5, 5, 5], ratings_per_image=25)
+    assert (result["n_different"], result["n_similar"]) == (4, 2)
+    assert result["auc_different_similar"] == result["auc_better_worse"] == 1
+    assert result["correct_classification"] == 1
+    assert result["notes"] == []
+
+
+def test_scores_that_rank_backwards_keep_different_similar_and_mirror_better_worse():
+    scores, _, mos = two_runs(60, 15, 15)
+    forward = significance.krasula(scores, mos, np.full(60, 20), 20)
+    backward = significance.krasula(-scores, mos, np.full(60, 20), 20)
+    assert backward["auc_different_similar"] == forward["auc_different_similar"]
+    assert backward["auc_better_worse"] == pytest.approx(1 - forward["auc_better_worse"])
+
+
+def test_krasula_does_not_depend_on_the_order_of_images_or_the_unit_of_the_scores():
+    scores, _, mos = two_runs(60, 15, 15)
+    mos_std = np.random.default_rng(3).uniform(10, 30, 60)
+    order = np.random.default_rng(4).permutation(60)
+    straight = significance.krasula(scores, mos, mos_std, 20)
+    assert significance.krasula(scores[order], mos[order], mos_std[order], 20) == straight
+    assert significance.krasula(0.5 * scores, mos, mos_std, 20) == straight
+
+
+def test_constant_scores_see_no_difference_at_all():
+    result = significance.krasula(np.ones(30), np.linspace(0, 100, 30), np.full(30, 10), 20)
+    assert result["auc_different_similar"] == result["auc_better_worse"] == 0.5
+    assert result["correct_classification"] == 0
+
+
+@pytest.mark.parametrize(("mos_std", "missing"), [(1e6, "different"), (0.0, "similar")])
+def test_pairs_all_of_one_kind_leave_an_area_undefined_with_the_reason(mos_std, missing):
+    result = significance.krasula(range(10), range(10), np.full(10, mos_std), 20)
+    json.dumps(result, allow_nan=False)
+    assert result["auc_different_similar"] is None
+    assert f"no {missing} pairs" in result["notes"]
+
+
+def test_an_unknown_number_of_ratings_is_said_and_counts_the_deviation_as_standard_error():
+    scores, _, mos = two_runs(30, 15, 15)
+    unknown = significance.krasula(scores, mos, np.full(30, 4.0))
+    known = significance.krasula(scores, mos, np.full(30, 20.0), 25)
+    assert "ratings_per_image unknown" in unknown.pop("notes")[0]
+    assert unknown == {name: value for name, value in known.items() if name != "notes"}
+
+
+def test_the_area_under_the_roc_is_the_mann_whitney_statistic():
+    positive, negative = np.random.default_rng(0).integers(0, 9, (2, 50)).astype(float)
+    expected = stats.mannwhitneyu(positive, negative).statistic / 2500
+    assert significance.area_under_roc(positive, negative) == pytest.approx(expected)
+
+
+# Bad input ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: significance.compare_dependent([1, np.nan, 3], [1, 2, 3], [1, 2, 3]),
+            r"scores_a\[1\] is nan",
+        ),
+        (
+            lambda: significance.compare_dependent([1, 2, 3], [1, 2], [1, 2, 3]),
+            "scores_b has 2 rows, scores_a",
+        ),
+        (lambda: significance.compare_dependent([1, 2], [1, 2], [1, 2], resamples=0), "at least 1, got 0"),
+        (lambda: significance.fisher_z_independent(1.0, 50, 0.5, 50), "r_a: expected a correlation strictly"),
+        (lambda: significance.fisher_z_independent(0.5, 50, float("nan"), 50), "r_b: .* got nan"),
+        (lambda: significance.fisher_z_independent(0.5, 50, 0.5, 3), "n_b: .* at least 4 images, got 3"),
+        (lambda: significance.krasula([1, 2], [1, 2], [1, -2], 20), r"mos_std\[1\] is -2.0"),
+        (lambda: significance.krasula([1, 2], [1, 2], [1, 2], [20, 0]), r"ratings_per_image\[1\] is 0"),
+        (lambda: significance.krasula([1, 2], [1, 2], [1, 2], [20]), "ratings_per_image has 1 rows"),
+        (lambda: significance.krasula(*np.ones((3, 12_001))), "at most 12000, got 12001"),
+    ],
+)
+def test_bad_input_is_refused_by_name_and_place(call, message):
+    with pytest.raises(UserError, match=message):
+        call()
+
+
+def test_the_srcc_of_a_comparison_is_that_of_the_metrics():
+    scores_a, scores_b, mos = two_runs(50, 10, 20)
+    result = significance.compare_dependent(scores_a, scores_b, mos, resamples=10)
+    assert result["srcc_a"] == metrics.srcc(scores_a, mos)
+    assert result["srcc_b"] == metrics.srcc(scores_b, mos)
