@@ -27,11 +27,11 @@ from iqa.checkpoint import (
     load_optimizer_state,
     read_checkpoint,
     save_checkpoint,
-    write_atomically,
 )
 from iqa.config import Config
 from iqa.errors import UserError
 from iqa.evaluation import predict
+from iqa.files import write_atomically
 from iqa.losses import make_loss
 from iqa.metrics import plcc, srcc
 from iqa.progress import progress
@@ -84,7 +84,6 @@ class HyperIQASolver:
     ):
         self.config, self.run_dir, self.accelerator = config, Path(run_dir), accelerator
         self.to_images, self.architecture = to_images, architecture
-        self.sampler = train_loader.sampler
         self.loss = make_loss(config.loss_type, config.ranking_loss_alpha, config.ranking_loss_margin)
         self.progress = Progress()
         self.history: list[dict] = []
@@ -140,7 +139,7 @@ class HyperIQASolver:
     def train_one_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training crops; `epoch` counts from 1."""
         self.model.train()
-        self.sampler.set_epoch(epoch)
+        self.train_loader.set_epoch(epoch)  # by Accelerate's loader: it sets the sampler's epoch itself when it starts
         started, crops = time.perf_counter(), 0
         loss_sum = torch.zeros((), device=self.accelerator.device)
         for batch in progress(self.train_loader, f"epoch {epoch}", show=self._is_main):

@@ -24,8 +24,8 @@ from evaluate import read_databases, read_run_database, trained_test_table
 from folders import DATABASES
 from iqa.errors import UserError, exit_on_user_error
 from iqa.evaluation import predict
+from iqa.files import write_json
 from iqa.plots import grouped_bars, save_figure
-from iqa.results import write_json
 from iqa.runtime import provenance, start_logging
 from models_swin import SmartIQA
 from predict import Scorer, load_model

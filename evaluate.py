@@ -19,8 +19,9 @@ import pandas as pd
 from data_loader import warn_of_small_images
 from folders import DATABASES, Database, DatabaseNotFound, read_database
 from iqa.errors import UserError, exit_on_user_error
+from iqa.files import write_json
 from iqa.metrics import summarize
-from iqa.results import prediction_rows, write_json
+from iqa.results import prediction_rows
 from iqa.runtime import provenance, start_logging
 from iqa.splits import read_split
 from predict import Scorer, load_model

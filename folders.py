@@ -194,18 +194,13 @@ def _read_tid(source: _Source) -> pd.DataFrame:
 
 def _read_livec(source: _Source) -> pd.DataFrame:
     """LIVE In the Wild Challenge (Ghadiyaram and Bovik 2016); its first 7 trained the raters."""
-    names = [
-        cell_text(cell)
-        for cell in read_mat(source.label_file("Data/AllImages_release.mat"), "AllImages_release")
-    ]
+    names = [cell_text(cell) for cell in read_mat(source.label_file("Data/AllImages_release.mat"), "AllImages_release")]
     count = len(names)
     mos = read_mat(source.label_file("Data/AllMOS_release.mat"), "AllMOS_release", count)
     images = [f"Images/{name}" for name in names]
     table = _labels(range(1, count + 1), images, mos, content=names, distortion="authentic")
     if source.find("Data/AllStdDev_release.mat"):
-        table["stored_std"] = read_mat(
-            source.label_file("Data/AllStdDev_release.mat"), "AllStdDev_release", count
-        )
+        table["stored_std"] = read_mat(source.label_file("Data/AllStdDev_release.mat"), "AllStdDev_release", count)
     return table[7:]
 
 
@@ -287,9 +282,7 @@ def _only_image_folder(source: _Source) -> str:
     if len(folders) == 1:
         return folders[0]
     found = ", ".join(folders) or "none"
-    raise UserError(
-        f"{source.name}: expected AGIQA-3K/ or one other folder of images in {source.root}, found {found}"
-    )
+    raise UserError(f"{source.name}: expected AGIQA-3K/ or one other folder of images in {source.root}, found {found}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -368,7 +361,7 @@ def read_database(
     if not low < high:
         raise UserError(f"--mos_range {low:g} {high:g}: the first must be the lower one")
     labels = _locate_images(layout.read(source).reset_index(drop=True), source.root)
-    reasons = _label_problems(labels, low, high)
+    reasons = _label_problems(labels, low, high, layout.any_table)
     if check_images:
         _check_files(labels, reasons, source.root)
     left_out = _stop_or_record(labels, reasons, source, skip_bad_images)
@@ -436,12 +429,12 @@ def _locate_images(labels: pd.DataFrame, root: Path) -> pd.DataFrame:
 # Checks
 
 
-def _label_problems(labels: pd.DataFrame, low: float, high: float) -> pd.Series:
+def _label_problems(labels: pd.DataFrame, low: float, high: float, any_table: bool) -> pd.Series:
     """The first reason to leave out each label, "" where there is none."""
     score = _numbers(labels.stored)
     split = labels.split.str.strip().str.lower()
     first_row = labels.groupby("path").row.transform("first")
-    outside = f"is outside {low:g}..{high:g}, see --mos_range"
+    outside = f"is outside {low:g}..{high:g}{', see --mos_range' if any_table else ''}"
     checks = [
         (~np.isfinite(score), lambda i: f"score '{labels.stored[i]}' is not a number"),
         ((score < low) | (score > high), lambda i: f"score {score[i]:g} {outside}"),
@@ -472,9 +465,7 @@ def _stop_or_record(labels: pd.DataFrame, reasons: pd.Series, source: _Source, s
         for image, row, reason in zip(labels.image[bad], labels.row[bad], reasons[bad], strict=True)
     ]
     if left_out and not skip:
-        named = ", ".join(
-            f"{entry['image']} (row {entry['row']}: {entry['reason']})" for entry in left_out[:3]
-        )
+        named = ", ".join(f"{entry['image']} (row {entry['row']}: {entry['reason']})" for entry in left_out[:3])
         raise UserError(
             f"{source.name} at {source.file or source.root}: {len(left_out)} of {len(labels)} labels cannot "
             f"be used: {named}{', ...' if len(left_out) > 3 else ''}; --skip_bad_images leaves them out"

@@ -18,9 +18,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from iqa.errors import UserError, exit_on_user_error
+from iqa.files import write_json
 from iqa.metrics import fit_logistic
 from iqa.plots import COLOURS, PAGE_WIDTH, grouped_bars, new_figure, save_figure
-from iqa.results import predictions_table, read_history, read_results, write_json
+from iqa.results import predictions_table, read_history, read_results
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,10 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from iqa.distortions import DISTORTIONS, NUM_LEVELS, distort
 from iqa.errors import UserError, exit_on_user_error
+from iqa.progress import progress
 from iqa.torchvision_operators import declare_missing_operators
 
 TILE_SIDE = 288  # room for a random 224-pixel crop
@@ -55,7 +55,7 @@ class Content:
         split: train, val or test.
         files: "package/file" of each photograph of the scene; empty for a procedural content.
         scales: sizes at which the photographs are cut, as fractions of the original.
-        images: distorted images from each file; each pair of kind and level occurs at most once.
+        images: distorted images from each file; each pair of kind and level occurs at most once on a tile.
         colour: False for greyscale, where a change of saturation would do nothing.
     """
 
@@ -82,20 +82,20 @@ PHOTOGRAPHS: tuple[Content, ...] = (
     Content("flower", "test", (f"{_SKLEARN}/flower.jpg",), (1.0, 0.7), images=75),
     Content("chelsea", "val", (f"{_SKIMAGE}/chelsea.png",), (1.0,), images=75),
     Content("camera", "val", (f"{_SKIMAGE}/camera.png",), (1.0, 0.6), images=70, colour=False),
-    Content("motorcycle", "train", _STEREO_PAIR, (1.0, 0.6), images=75),
-    Content("china", "train", (f"{_SKLEARN}/china.jpg",), (1.0, 0.7), images=75),
-    Content("ihc", "train", (f"{_SKIMAGE}/ihc.png",), (1.0, 0.6), images=45),
-    Content("retina", "train", (f"{_SKIMAGE}/retina.jpg",), (0.42, 0.3), images=45),
-    Content("hubble_deep_field", "train", (f"{_SKIMAGE}/hubble_deep_field.jpg",), (0.5,), images=45),
-    Content("brick", "train", (f"{_SKIMAGE}/brick.png",), (1.0, 0.6), images=45, colour=False),
-    Content("grass", "train", (f"{_SKIMAGE}/grass.png",), (1.0, 0.6), images=45, colour=False),
-    Content("gravel", "train", (f"{_SKIMAGE}/gravel.png",), (1.0, 0.6), images=45, colour=False),
+    Content("motorcycle", "train", _STEREO_PAIR, (1.0, 0.6), images=200),
+    Content("china", "train", (f"{_SKLEARN}/china.jpg",), (1.0, 0.85, 0.7), images=225),
+    Content("ihc", "train", (f"{_SKIMAGE}/ihc.png",), (1.0, 0.6), images=120),
+    Content("retina", "train", (f"{_SKIMAGE}/retina.jpg",), (0.42, 0.3), images=120),
+    Content("hubble_deep_field", "train", (f"{_SKIMAGE}/hubble_deep_field.jpg",), (0.5,), images=90),
+    Content("brick", "train", (f"{_SKIMAGE}/brick.png",), (1.0, 0.6), images=60, colour=False),
+    Content("grass", "train", (f"{_SKIMAGE}/grass.png",), (1.0, 0.6), images=60, colour=False),
+    Content("gravel", "train", (f"{_SKIMAGE}/gravel.png",), (1.0, 0.6), images=60, colour=False),
     Content("coins", "train", (f"{_SKIMAGE}/coins.png",), (1.0,), images=45, colour=False),
     Content("moon", "train", (f"{_SKIMAGE}/moon.png",), (0.6,), images=45, colour=False),
 )
-DEAD_LEAVES_TILES = 3  # tiles of each procedural content
+# One tile each: many palettes and arrangements are worth more to training than many views of few.
 PROCEDURAL: tuple[Content, ...] = tuple(
-    Content(f"dead_leaves_{number}", "train", (), (), images=45) for number in range(6)
+    Content(f"dead_leaves_{number:02d}", "train", (), (), images=40) for number in range(24)
 )
 CONTENTS = PHOTOGRAPHS + PROCEDURAL
 
@@ -146,15 +146,19 @@ def plan(seed: int, contents: Sequence[Content] = CONTENTS) -> list[Tile]:
 def _plan_content(content: Content, seed: int) -> list[Tile]:
     places_by_file = [[(file, *place) for place in _places(file, content.scales)] for file in content.files]
     if not content.files:
-        places_by_file = [[("", 1.0, 0, 0)] * DEAD_LEAVES_TILES]
+        places_by_file = [[("", 1.0, 0, 0)]]
     allowed = [cell for cell in ALL_CELLS if content.colour or cell[0] != "saturation"]
     rng = _generator(seed, content.name)
     tiles = []
     for places in places_by_file:
-        chosen = [allowed[index] for index in rng.permutation(len(allowed))[: content.images]]
-        for offset, (file, scale, left, top) in enumerate(places):
-            cells = (UNDISTORTED, *sorted(chosen[offset :: len(places)]))
-            tiles.append(Tile(content, len(tiles), file, scale, left, top, cells))
+        order = [allowed[index] for index in rng.permutation(len(allowed))]
+        by_place: list[list[tuple[str, int]]] = [[] for _ in places]
+        for image in range(min(content.images, len(order) * len(places))):
+            turn, position = divmod(image, len(order))
+            # Each turn moves on by one tile, so a pair comes back on another tile.
+            by_place[(position + turn) % len(places)].append(order[position])
+        for (file, scale, left, top), cells in zip(places, by_place, strict=True):
+            tiles.append(Tile(content, len(tiles), file, scale, left, top, (UNDISTORTED, *sorted(cells))))
     return tiles
 
 
@@ -224,7 +228,7 @@ def dead_leaves(side: int, rng: np.random.Generator, num_leaves: int = 3000) -> 
     smallest, largest = 10.0, canvas_side / 3
     spread = rng.random(num_leaves) * (smallest**-2 - largest**-2)
     radii = (smallest**-2 - spread) ** -0.5  # inverse of the cumulative distribution of r^-3
-    palette = _muted_colours(8, rng)
+    palette = _palette(8, rng)
     canvas = np.full((canvas_side, canvas_side, 3), palette.mean(axis=0), dtype=np.float32)
     for radius in radii:
         _lay_leaf(canvas, radius, palette[rng.integers(len(palette))], rng)
@@ -232,10 +236,10 @@ def dead_leaves(side: int, rng: np.random.Generator, num_leaves: int = 3000) -> 
     return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
 
 
-def _muted_colours(count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count, 3) in 0..1: any lightness, colours near grey more often than vivid ones."""
+def _palette(count: int, rng: np.random.Generator) -> np.ndarray:
+    """(count, 3) in 0..1: any lightness, and colours from almost grey to vivid, as scenes differ in it."""
     lightness = rng.uniform(0.08, 0.92, size=(count, 1))
-    return np.clip(lightness + rng.normal(0, 0.08, size=(count, 3)), 0, 1)
+    return np.clip(lightness + rng.uniform(0.03, 0.2) * rng.standard_normal((count, 3)), 0, 1)
 
 
 def _lay_leaf(canvas: np.ndarray, radius: float, colour: np.ndarray, rng: np.random.Generator) -> None:
@@ -302,7 +306,7 @@ def render(tile: Tile, seed: int, folder: Path) -> list[tuple]:
 def settings(seed: int, contents: Sequence[Content] = CONTENTS) -> dict[str, object]:
     """All that decides the bytes of the database: measure, seed, recipe, versions of the packages used."""
     levels = [(row.name, row.levels) for row in DISTORTIONS.values()]
-    recipe = repr((TILE_SIDE, MAX_OVERLAP, DEAD_LEAVES_TILES, levels, tuple(contents)))
+    recipe = repr((TILE_SIDE, MAX_OVERLAP, levels, tuple(contents)))
     return {
         "label": "pseudo-mos = 100 x HaarPSI (piq.haarpsi, RGB, default parameters); not human opinion",
         "seed": seed,
@@ -330,7 +334,7 @@ def build(folder: Path, seed: int, workers: int, contents: Sequence[Content] = C
     # One thread of torch in each worker: sums in another order could move a label's last digit.
     with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         rendered = pool.map(lambda tile: render(tile, seed, folder), tiles)
-        rows = [row for rows in tqdm(rendered, total=len(tiles), desc="tiles", unit="tile") for row in rows]
+        rows = [row for rows in progress(rendered, "render tiles", total=len(tiles)) for row in rows]
     labels = pd.DataFrame(rows, columns=list(COLUMNS))
     labels.to_csv(folder / "labels.csv", index=False, float_format="%.2f", lineterminator="\n")
     made_with = settings(seed, contents)

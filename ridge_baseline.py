@@ -28,8 +28,9 @@ from folders import Database
 from iqa.config import Config
 from iqa.errors import UserError, exit_on_user_error
 from iqa.evaluation import predict
+from iqa.files import write_json
 from iqa.metrics import srcc
-from iqa.results import prediction_rows, write_json
+from iqa.results import prediction_rows, read_results
 from iqa.runtime import make_accelerator, provenance, start_logging
 from iqa.splits import read_split
 from models_swin import SmartIQA, SwinBackbone
@@ -102,7 +103,8 @@ def main() -> None:
     database = read_run_database(config, arguments.data_root)
     results = ridge_results(config, database, read_split(run / "split.json", database))
     write_json(run / "ridge_baseline.json", results)
-    print(metrics_table({"ridge": results["metrics"]["test"]}))
+    run_metrics = read_results(run)["metrics"]["test"]
+    print(metrics_table({run.name: run_metrics, f"{run.name}: ridge": results["metrics"]["test"]}))
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ from folders import DATABASES, Database
 from HyperIQASolver_swin import HyperIQASolver
 from iqa.config import Config, add_config_flags, config_from_flags, given_settings, load_config
 from iqa.errors import UserError, exit_on_user_error
+from iqa.files import write_json
 from iqa.metrics import across_splits
-from iqa.results import write_json
 from iqa.runtime import make_accelerator, provenance, seed_everything, start_logging
 from iqa.splits import check_leakage, split_database, write_split
 from models_swin import SmartIQA

@@ -7,8 +7,6 @@ A file holds tensors by name and, as JSON in its header, how it was made. `best.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from iqa.errors import UserError
+from iqa.files import write_atomically
 
 _MODEL, _OPTIMIZER = "model.", "optimizer."
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file, push it to disk and only then put it in `path`'s place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_checkpoint(

@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import struct
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -20,7 +19,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
-from tqdm import tqdm
+
+from iqa.files import write_json
+from iqa.progress import progress
 
 _log = logging.getLogger(__name__)
 # What Pillow's decoders raise on damaged files; anything else is a mistake of ours and must surface.
@@ -75,8 +76,7 @@ def check_images(paths: Sequence[Path], cache_key: str) -> list[ImageFile]:
     unknown = [path for path, key in zip(paths, keys, strict=True) if key not in cached]
     checked = dict(zip(unknown, _check_in_threads(unknown), strict=True))
     files = [
-        checked[path] if path in checked else ImageFile(cached[key], "")
-        for path, key in zip(paths, keys, strict=True)
+        checked[path] if path in checked else ImageFile(cached[key], "") for path, key in zip(paths, keys, strict=True)
     ]
     if unknown:
         found = {key: file.file_hash for key, file in zip(keys, files, strict=True) if not file.problem}
@@ -88,7 +88,7 @@ def _check_in_threads(paths: Sequence[Path]) -> list[ImageFile]:
     workers = min(8, max(2, os.cpu_count() or 2))
     with ThreadPoolExecutor(workers) as pool:
         results = pool.map(check_image, paths)
-        return list(tqdm(results, total=len(paths), desc="checking images", unit="image", delay=2))
+        return list(progress(results, "check images", total=len(paths)))
 
 
 def _digest(content: bytes) -> str:
@@ -121,8 +121,6 @@ def _read_cache(path: Path) -> dict[str, str]:
 def _write_cache(path: Path, cached: dict[str, str]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as file:
-            json.dump(cached, file)
-        os.replace(file.name, path)
+        write_json(path, cached)
     except OSError as error:
         _log.warning("image check not cached, the next start checks again: %s", error)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -42,25 +41,6 @@ def predictions_table(results: dict, part: str) -> pd.DataFrame:
     if part not in results["predictions"]:
         raise UserError(f"results hold no part {part!r}; they hold {', '.join(results['predictions'])}")
     return pd.DataFrame(results["predictions"][part])
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON whole or not at all; NaN becomes null, since JSON has none."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(_json_ready(content), indent=1, allow_nan=False) + "\n")
-    os.replace(temporary, path)
-
-
-def _json_ready(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(k): _json_ready(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_json_ready(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def check_results(results: Any, source: str | Path) -> dict:

@@ -12,8 +12,6 @@ import hashlib
 import json
 import logging
 import math
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -23,6 +21,7 @@ import pandas as pd
 
 from iqa.database import Database
 from iqa.errors import UserError
+from iqa.files import write_json
 
 PARTS = ("train", "val", "test")
 Part = TypeVar("Part", bound=Hashable)
@@ -71,9 +70,7 @@ def splits_many(
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
 ) -> list[pd.Series]:
     """Several made splits, with seeds `seed`, `seed + 1`, ...; never the official one, which is only one."""
-    return [
-        split_database(database, seed=seed + i, fractions=fractions, official=False) for i in range(rounds)
-    ]
+    return [split_database(database, seed=seed + i, fractions=fractions, official=False) for i in range(rounds)]
 
 
 def kfold(database: Database, folds: int, seed: int = 0) -> list[pd.Series]:
@@ -140,9 +137,7 @@ def write_split(path: str | Path, database: Database, split: pd.Series, seed: in
     head["partial"] = bool((split == "").any())
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".json", delete=False) as file:
-        json.dump(head | names, file, indent=1)
-    os.replace(file.name, path)
+    write_json(path, head | names)
 
 
 def read_split(path: str | Path, database: Database) -> pd.Series:
@@ -239,10 +234,7 @@ def _deal(groups: Sequence[list[str]], shares: Mapping[Part, float], name: str) 
     for empty in [groups_of for groups_of in dealt if not groups_of]:  # a large joined group took its room
         empty.append(max(dealt, key=len).pop())
     return {
-        content: part
-        for part, groups_of in zip(wanted, dealt, strict=True)
-        for group in groups_of
-        for content in group
+        content: part for part, groups_of in zip(wanted, dealt, strict=True) for group in groups_of for content in group
     }
 
 

@@ -384,6 +384,12 @@ def test_a_bad_row_stops_with_its_row_and_can_be_left_out_by_flag(reason: str, t
     assert reason in database.left_out[0]["reason"]
 
 
+def test_a_score_outside_the_published_range_stops_and_is_not_clipped(tmp_path: Path) -> None:
+    rows = [*TID, (9.5, "I02_01_1.bmp", "I02_01_1.bmp")]
+    with pytest.raises(UserError, match=r"I02_01_1.bmp \(row 4: score 9.5 is outside 0..9\)"):
+        read_tree("tid2013", tmp_path, rows)
+
+
 def test_of_many_bad_rows_all_are_counted_and_three_are_named(tmp_path: Path) -> None:
     file = trees.table(tmp_path / "labels.csv", ROWS)
     shutil.rmtree(tmp_path / "photos")

@@ -1,0 +1,337 @@
+"""The network keeps its contract: sizes, shapes, gradients, independence of images, freezing, initialisation."""
+
+from __future__ import annotations
+
+import functools
+import re
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from iqa.config import FUSION_KINDS
+from iqa.errors import UserError
+from models_swin import (
+    FUSIONS,
+    TARGET_SIZES,
+    AttentionFusion,
+    HyperNet,
+    LocalDistortionAware,
+    MultiScaleAttention,
+    SmartIQA,
+    SwinBackbone,
+    TargetNet,
+    TargetWeights,
+)
+
+BACKBONES = ("nano", "tf_efficientnet_lite0")  # channels last with LayerNorm, channels first with BatchNorm
+EACH_NETWORK = pytest.mark.parametrize(
+    ("backbone", "fusion"), [(backbone, fusion) for backbone in BACKBONES for fusion in FUSIONS]
+)
+
+
+@functools.cache
+def network(backbone: str = "nano", fusion: str = "channel") -> SmartIQA:
+    """A network in evaluation mode, shared by the tests that only look at it."""
+    torch.manual_seed(0)
+    return SmartIQA(backbone, fusion).eval()
+
+
+def parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def maps(channels: list[int], side: int = 56, batch: int = 2) -> list[Tensor]:
+    """Made-up stages 0..3, each half the side of the one before."""
+    return [torch.randn(batch, c, side >> i, side >> i) for i, c in enumerate(channels)]
+
+
+# Sizes.
+
+
+@pytest.mark.parametrize(
+    ("backbone", "fusion", "count"),
+    [
+        # Counted on the published SMART-IQA code with its attention, and on HyperIQA.
+        ("tiny", "scale", 29_521_479),
+        ("small", "scale", 50_839_383),
+        ("base", "scale", 89_111_941),
+        ("resnet50", "single", 27_375_369),
+    ],
+)
+def test_parameter_counts_are_those_of_the_published_code(backbone: str, fusion: str, count: int) -> None:
+    with torch.device("meta"):
+        assert parameters(SmartIQA(backbone, fusion)) == count
+
+
+def test_channel_attention_of_base_squeezes_1920_channels_to_480() -> None:
+    gate = AttentionFusion([128, 256, 512, 1024])
+    assert parameters(gate) == (1920 * 480 + 480) + (480 * 1920 + 1920)  # 1,845,600
+
+
+def test_scale_attention_of_tiny_has_the_published_197632_weights() -> None:
+    attention = MultiScaleAttention([96, 192, 384, 768])
+    assert sum(p.numel() for p in attention.parameters() if p.ndim == 2) == 197_632
+
+
+def test_the_settings_offer_exactly_the_fusions_of_the_network() -> None:
+    assert set(FUSION_KINDS) == set(FUSIONS)
+
+
+def test_stages_have_the_channels_and_strides_that_the_backbone_announces() -> None:
+    for name in BACKBONES:
+        backbone = network(name).backbone
+        with torch.no_grad():
+            stages = backbone(torch.randn(1, 3, 224, 224))
+        assert [s.shape[1] for s in stages] == backbone.channels
+        assert [224 // s.shape[2] for s in stages] == backbone.strides == [4, 8, 16, 32]
+
+
+# The contract: images (B, 3, H, W) -> scores (B,).
+
+
+@EACH_NETWORK
+def test_every_parameter_gets_a_gradient(backbone: str, fusion: str) -> None:
+    model = SmartIQA(backbone, fusion, drop_path_rate=0.0, dropout_rate=0.0).train()
+    model(torch.randn(2, 3, 64, 64)).square().sum().backward()
+    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@EACH_NETWORK
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (100, 37), (300, 400)])
+def test_one_image_of_any_size_gives_one_finite_score(backbone: str, fusion: str, size: tuple[int, int]) -> None:
+    with torch.no_grad():
+        scores = network(backbone, fusion)(torch.randn(1, 3, *size))
+    assert scores.shape == (1,)
+    assert scores.isfinite().all()
+
+
+@EACH_NETWORK
+def test_a_score_does_not_depend_on_the_other_images_of_the_batch(backbone: str, fusion: str) -> None:
+    model, images = network(backbone, fusion), torch.randn(3, 3, 64, 96)
+    other = torch.cat([images[:1], 5 * torch.randn(2, 3, 64, 96)])
+    with torch.no_grad():
+        expected = model(images)[0]
+        torch.testing.assert_close(model(other)[0], expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(model(images[:1])[0], expected, rtol=1e-5, atol=1e-4)
+
+
+@EACH_NETWORK
+def test_inspection_gives_the_scores_of_forward_and_stage_weights_that_sum_to_1(backbone: str, fusion: str) -> None:
+    model, images = network(backbone, fusion), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        scores, seen = model(images), model.inspect(images)
+    assert torch.equal(scores, seen.scores)
+    assert seen.content_vector.shape == (2, 224)
+    if seen.stage_weights is not None:
+        assert seen.stage_weights.shape == (2, 4)
+        assert (seen.stage_weights > 0).all()
+        torch.testing.assert_close(seen.stage_weights.sum(dim=1), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("fusion", "weighted"), [("single", False), ("concat", False), ("channel", True), ("scale", True)]
+)
+def test_only_attention_has_stage_weights(fusion: str, weighted: bool) -> None:
+    with torch.no_grad():
+        seen = network("nano", fusion).inspect(torch.randn(1, 3, 64, 64))
+    assert (seen.stage_weights is not None) == weighted
+
+
+@pytest.mark.parametrize(
+    "shape", [(3, 64, 64), (1, 1, 64, 64), (1, 64, 64, 3), (1, 3, 31, 64), (1, 3, 64, 31), (2, 1, 3, 64, 64)]
+)
+def test_images_of_another_shape_are_refused_with_the_shape(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"expected images \(B, 3, H, W\).*got " + re.escape(str(shape))):
+        network()(torch.zeros(shape))
+
+
+def test_untrained_scores_are_near_the_middle_of_the_scale() -> None:
+    with torch.no_grad():
+        for fusion in FUSIONS:
+            assert (network("nano", fusion)(torch.randn(4, 3, 64, 64)) - 50).abs().max() < 10
+
+
+# Fusion.
+
+
+def test_concatenation_leaves_7x7_stages_as_they_are_in_order_from_fine_to_coarse() -> None:
+    stages = [torch.randn(2, c, 7, 7) for c in (1, 2, 3, 4)]
+    fused = FUSIONS["concat"]([1, 2, 3, 4])(stages)
+    assert torch.equal(fused.features, torch.cat(stages, dim=1))
+
+
+def test_single_ignores_all_stages_but_the_last() -> None:
+    stages = [torch.full((1, c, 7, 7), torch.nan) for c in (1, 2, 3)] + [torch.ones(1, 4, 7, 7)]
+    assert torch.equal(FUSIONS["single"]([1, 2, 3, 4])(stages).features, stages[-1])
+
+
+def test_channel_attention_multiplies_each_channel_by_its_gate() -> None:
+    channels = [4, 8, 16, 32]
+    stages = maps(channels)
+    plain = FUSIONS["concat"](channels)(stages).features
+    fused = AttentionFusion(channels)(stages)
+    assert ((fused.attention > 0) & (fused.attention < 1)).all()
+    torch.testing.assert_close(fused.features, plain * fused.attention[:, :, None, None])
+    first, last = fused.attention[:, :4].mean(1), fused.attention[:, 28:].mean(1)
+    torch.testing.assert_close(fused.stage_weights[:, 0] / fused.stage_weights[:, 3], first / last)
+
+
+def test_scale_attention_multiplies_each_stage_by_one_weight_decided_by_stage_3() -> None:
+    channels = [4, 8, 16, 32]
+    stages = maps(channels)
+    attention = MultiScaleAttention(channels).eval()
+    fused = attention(stages)
+    expected = torch.cat(
+        [F.adaptive_avg_pool2d(s, 7) * fused.stage_weights[:, i, None, None, None] for i, s in enumerate(stages)], 1
+    )
+    torch.testing.assert_close(fused.features, expected)
+    others = [torch.randn_like(s) for s in stages[:3]] + stages[3:]
+    assert torch.equal(attention(others).stage_weights, fused.stage_weights)
+
+
+# Content branch, HyperNet and TargetNet.
+
+
+def test_the_content_branch_equals_the_published_order_of_convolution_and_7x7_pooling_at_224_px() -> None:
+    channels = [24, 48, 96, 192]
+    branch, stages = LocalDistortionAware(channels), maps(channels)
+    local = [F.avg_pool2d(conv(s), 7, stride=7).flatten(1) for conv, s in zip(branch.project, stages[:3], strict=True)]
+    pooled = [*local, F.avg_pool2d(stages[3], 7).flatten(1)]
+    expected = torch.cat([fc(v) for fc, v in zip(branch.summarise, pooled, strict=True)], dim=1)
+    torch.testing.assert_close(branch(stages), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_hypernet_generates_five_layers_from_224_to_1_for_each_image() -> None:
+    target = HyperNet()(torch.randn(3, 112, 7, 7))
+    assert [tuple(w.shape) for w in target.weights] == [
+        (3, 112, 224),
+        (3, 56, 112),
+        (3, 28, 56),
+        (3, 14, 28),
+        (3, 1, 14),
+    ]
+    assert [tuple(b.shape) for b in target.biases] == [(3, 112), (3, 56), (3, 28), (3, 14), (3, 1)]
+
+
+def test_the_target_net_equals_a_loop_of_plain_linear_layers_over_the_images() -> None:
+    shapes = list(zip(TARGET_SIZES[1:], TARGET_SIZES[:-1], strict=True))
+    target = TargetWeights([torch.randn(3, o, i) / i**0.5 for o, i in shapes], [torch.randn(3, o) for o, _ in shapes])
+    content = torch.randn(3, 224)
+    expected = []
+    for image in range(3):
+        x = content[image]
+        for layer in range(4):
+            x = F.linear(x, target.weights[layer][image], target.biases[layer][image]).sigmoid()
+        expected.append(F.linear(x, target.weights[4][image], target.biases[4][image]))
+    torch.testing.assert_close(TargetNet(0.3).eval()(content, target), torch.cat(expected), rtol=1e-5, atol=1e-5)
+
+
+# Optimizer groups, freezing, modes.
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+@EACH_NETWORK
+def test_every_trainable_parameter_is_in_exactly_one_group_and_only_the_backbone_is_slow(
+    backbone: str, fusion: str, freeze: bool
+) -> None:
+    with torch.device("meta"):
+        model = SmartIQA(backbone, fusion, freeze_backbone=freeze)
+    groups = {group["name"]: group for group in model.parameter_groups(lr=1e-5, lr_ratio=10)}
+    grouped = [id(p) for group in groups.values() for p in group["params"]]
+    assert sorted(grouped) == sorted(id(p) for p in model.parameters() if p.requires_grad)
+    assert set(groups) == ({"head"} if freeze else {"backbone", "head"})
+    assert groups["head"]["lr"] == pytest.approx(1e-4)
+    assert {id(p) for p in model.content.parameters()} <= {id(p) for p in groups["head"]["params"]}
+    if not freeze:
+        assert groups["backbone"]["lr"] == 1e-5
+        assert {id(p) for p in groups["backbone"]["params"]} == {id(p) for p in model.backbone.parameters()}
+
+
+def statistics(model: SmartIQA) -> list[Tensor]:
+    return [b.clone() for n, b in model.backbone.named_buffers() if "running" in n or n.endswith("num_batches_tracked")]
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_batch_statistics_move_in_training_only_when_they_are_not_frozen(freeze: bool) -> None:
+    model = SmartIQA("tf_efficientnet_lite0", "concat", freeze_batch_norm=freeze).train()
+    before = statistics(model)
+    model(3 + torch.randn(2, 3, 64, 64))
+    assert before
+    assert all(torch.equal(*pair) for pair in zip(before, statistics(model), strict=True)) == freeze
+
+
+def test_a_frozen_backbone_gets_no_gradient_and_gives_the_same_features_in_training() -> None:
+    model = SmartIQA("nano", "concat", drop_path_rate=0.5, freeze_backbone=True).train()
+    images = torch.randn(2, 3, 64, 64)
+    assert all(torch.equal(*pair) for pair in zip(model.backbone(images), model.backbone(images), strict=True))
+    model(images).sum().backward()
+    assert all(p.grad is None for p in model.backbone.parameters())
+    assert all(p.grad is not None for n, p in model.named_parameters() if not n.startswith("backbone."))
+
+
+def test_training_is_random_by_dropout_and_evaluation_is_not() -> None:
+    model, images = SmartIQA("nano", "concat", drop_path_rate=0.0, dropout_rate=0.5), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        assert not torch.equal(model.train()(images), model(images))
+        assert torch.equal(model.eval()(images), model(images))
+
+
+def test_stochastic_depth_and_dropout_take_the_backbones_usual_rates_unless_given() -> None:
+    with torch.device("meta"):
+        usual, given = SmartIQA("base", "concat"), SmartIQA("base", "concat", drop_path_rate=0.1, dropout_rate=0.2)
+    assert (last_drop_path(usual), usual.target_net.dropout.p) == (pytest.approx(0.3), 0.4)
+    assert (last_drop_path(given), given.target_net.dropout.p) == (pytest.approx(0.1), 0.2)
+
+
+def last_drop_path(model: SmartIQA) -> float:
+    """Stochastic depth grows with depth; the rate that is set is the last block's."""
+    return [m.drop_prob for m in model.backbone.modules() if type(m).__name__ == "DropPath"][-1]
+
+
+# Initialisation.
+
+
+def test_new_parts_start_with_kaiming_weights_and_zero_biases_but_the_score_bias_at_50() -> None:
+    model = network("nano", "concat")
+    for name, p in model.named_parameters():
+        if name.startswith("backbone."):
+            continue
+        if name == "hypernet.biases.4.bias":
+            assert p.item() == 50
+        elif p.ndim == 1:
+            assert not p.any()
+        elif p.numel() > 10_000:  # enough draws to estimate their deviation
+            fan_in = p[0].numel()
+            assert p.std().item() == pytest.approx((2 / fan_in) ** 0.5, rel=0.05), name
+
+
+# What cannot be built.
+
+
+def test_an_unknown_backbone_is_refused_with_the_nearest_names() -> None:
+    with pytest.raises(UserError, match=r"unknown backbone 'resnet5O'.*\bresnet50\b"):
+        SwinBackbone("resnet5O")
+
+
+def test_an_unknown_fusion_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"unknown fusion 'sum'; known: single, concat"):
+        SmartIQA("nano", "sum")
+
+
+def test_a_backbone_with_fewer_than_four_stages_is_refused() -> None:
+    # timm gives three feature maps of a plain vision transformer, all at one resolution.
+    with torch.device("meta"), pytest.raises(UserError, match="'vit_tiny_patch16_224' has 3 stages; four are needed"):
+        SwinBackbone("vit_tiny_patch16_224")
+
+
+def test_a_drop_path_rate_for_a_backbone_without_stochastic_depth_is_refused() -> None:
+    with torch.device("meta"), pytest.raises(UserError, match="'vgg11' cannot be built.*drop_path_rate"):
+        SwinBackbone("vgg11", drop_path_rate=0.1)
+
+
+def test_a_backbone_with_five_stages_gives_its_last_four() -> None:
+    backbone = network("tf_efficientnet_lite0").backbone
+    assert len(backbone.body.feature_info.channels()) == 5
+    assert backbone.strides == [4, 8, 16, 32]

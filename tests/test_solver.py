@@ -1,0 +1,207 @@
+"""The loop, on a linear model and random crops, so that a test takes a second."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from data_loader import test_loader as make_test_loader
+from data_loader import to_images, train_loader
+from HyperIQASolver_swin import HyperIQASolver, make_optimizer, make_scheduler
+from iqa.config import Config, resolve
+from iqa.errors import UserError
+from iqa.metrics import srcc
+from iqa.results import read_history
+from iqa.runtime import make_accelerator, seed_everything
+
+
+class TinyModel(nn.Module):
+    """Mean colour on a 4x4 grid -> score, with dropout so that random states matter."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = nn.Linear(48, 16)
+        self.head = nn.Linear(16, 1)
+
+    def forward(self, images):
+        pooled = nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)
+        hidden = nn.functional.dropout(self.backbone(pooled).relu(), 0.1, self.training)
+        return 50 + self.head(hidden)[:, 0]
+
+    def parameter_groups(self, lr, lr_ratio):
+        return [
+            {"name": "backbone", "params": list(self.backbone.parameters()), "lr": lr},
+            {"name": "head", "params": list(self.head.parameters()), "lr": lr * lr_ratio},
+        ]
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """Sixteen grey pictures whose brightness is their mos."""
+    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    rows = []
+    for i in range(16):
+        pixels = rng.integers(0, 30, (40, 40, 3)) + 14 * i
+        path = folder / f"{i:02d}.png"
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+        rows.append({"image": path.name, "path": str(path), "mos": 6.0 * i, "mos_std": np.nan})
+    return pd.DataFrame(rows)
+
+
+CONFIG = resolve(
+    {
+        "patch_size": 32,
+        "resize": "none",
+        "epochs": 4,
+        "batch_size": 4,
+        "train_patch_num": 1,
+        "test_patch_num": 2,
+        "num_workers": 0,
+        "lr": 0.01,
+        "lr_ratio": 2.0,
+        "device": "cpu",
+    }
+)
+
+
+def make_solver(table, run_dir, config: Config = CONFIG) -> HyperIQASolver:
+    run_dir.mkdir(exist_ok=True)
+    seed_everything(config.seed)
+    return HyperIQASolver(
+        model=TinyModel(),
+        config=config,
+        train_loader=train_loader(table, config),
+        val_loader=make_test_loader(table, config),
+        to_images=partial(to_images, mean=(0.5,) * 3, std=(0.5,) * 3),
+        run_dir=run_dir,
+        accelerator=make_accelerator("cpu"),
+        architecture={},
+    )
+
+
+def state(solver: HyperIQASolver) -> dict:
+    return {name: tensor.clone() for name, tensor in solver.model.state_dict().items()}
+
+
+def assert_equal_states(one: dict, other: dict) -> None:
+    assert one.keys() == other.keys()
+    for name in one:
+        assert torch.equal(one[name], other[name]), name
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+def test_two_epochs_and_two_resumed_ones_equal_four_to_the_bit(table, tmp_path, optimizer):
+    config = dataclasses.replace(CONFIG, optimizer=optimizer, lr=1e-4 if optimizer == "sgd" else 0.01)
+    whole = make_solver(table, tmp_path / "whole", config)
+    whole.fit()
+    make_solver(table, tmp_path / "stopped", config).fit(last_epoch=2)
+    torch.manual_seed(999)  # a new process starts from other random states
+    resumed = make_solver(table, tmp_path / "stopped", config)
+    assert resumed.resume().epochs_done == 2
+    resumed.fit()
+    assert_equal_states(state(whole), state(resumed))
+    keys = ("epoch", "train_loss", "val_srcc", "val_plcc", "lr", "lr_head")
+    histories = [read_history(tmp_path / name / "history.jsonl") for name in ("whole", "stopped")]
+    assert [[line[k] for k in keys] for line in histories[0]] == [[line[k] for k in keys] for line in histories[1]]
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(table, tmp_path):
+    runs = {}
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        solver = make_solver(table, tmp_path / name, dataclasses.replace(CONFIG, seed=seed, epochs=1))
+        solver.fit()
+        runs[name] = state(solver)
+    assert_equal_states(runs["a"], runs["b"])
+    assert not torch.equal(runs["a"]["head.weight"], runs["c"]["head.weight"])
+
+
+def test_the_best_checkpoint_is_the_epoch_with_the_best_validation_srcc(table, tmp_path):
+    solver = make_solver(table, tmp_path / "run")
+    solver.fit()
+    srccs = [line["val_srcc"] for line in solver.history]
+    assert solver.progress.best_epoch == int(np.argmax(srccs)) + 1
+    solver.load_best()
+    assert solver.evaluate(solver.val_loader)["srcc"] == pytest.approx(max(srccs), abs=1e-12)
+
+
+def test_a_run_stops_after_patience_epochs_without_gain_and_only_if_asked_to(table, tmp_path):
+    still = dataclasses.replace(CONFIG, lr=0.0, epochs=9, patience=2)
+    progress = make_solver(table, tmp_path / "stops", still).fit()
+    assert (progress.epochs_done, progress.best_epoch, progress.stopped_early) == (3, 1, True)
+    goes_on = dataclasses.replace(still, early_stopping=False, epochs=5)
+    assert make_solver(table, tmp_path / "goes_on", goes_on).fit().epochs_done == 5
+
+
+def test_a_small_model_learns_what_is_easy(table, tmp_path):
+    config = dataclasses.replace(CONFIG, epochs=30, early_stopping=False)
+    solver = make_solver(table, tmp_path / "run", config)
+    solver.fit()
+    assert solver.history[-1]["val_srcc"] > 0.95
+    assert solver.history[-1]["train_loss"] < solver.history[0]["train_loss"] / 2
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_one_line(table, tmp_path):
+    solver = make_solver(table, tmp_path / "run")
+    with torch.no_grad():
+        solver.accelerator.unwrap_model(solver.model).head.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match="not finite in epoch 1"):
+        solver.fit()
+
+
+def test_resuming_without_a_checkpoint_names_the_file(table, tmp_path):
+    with pytest.raises(UserError, match=r"no checkpoint at .*last\.safetensors"):
+        make_solver(table, tmp_path / "run").resume()
+
+
+@pytest.mark.parametrize(
+    "scheduler, factors",
+    [
+        ("cosine", {0: 1.0, 60: 0.505, 120: 0.01}),  # 0.01 + 0.99 * (1 + cos(pi t)) / 2
+        ("step", {0: 1.0, 59: 1.0, 60: 0.1, 119: 0.1}),  # ten steps an epoch, /10 every six epochs
+        ("none", {0: 1.0, 119: 1.0}),
+    ],
+)
+def test_each_group_decays_from_its_own_start(scheduler, factors):
+    config = dataclasses.replace(CONFIG, lr_scheduler=scheduler, epochs=12, lr=5e-7, lr_ratio=10.0)
+    optimizer = make_optimizer(TinyModel().parameter_groups(config.lr, config.lr_ratio), config)
+    schedule = make_scheduler(optimizer, config, steps_per_epoch=10)
+    for step in range(max(factors) + 1):
+        if step in factors:
+            expected = [5e-7 * factors[step], 5e-6 * factors[step]]
+            assert schedule.get_last_lr() == pytest.approx(expected, rel=1e-6)
+        optimizer.step()
+        schedule.step()
+
+
+def test_validation_scores_do_not_depend_on_the_batch(table, tmp_path):
+    one = make_solver(table, tmp_path / "one", dataclasses.replace(CONFIG, batch_size=2))
+    many = make_solver(table, tmp_path / "many", dataclasses.replace(CONFIG, batch_size=32))
+    assert one.evaluate(one.val_loader) == pytest.approx(many.evaluate(many.val_loader), abs=1e-6)
+
+
+def test_gradient_clipping_bounds_the_step(table, tmp_path):
+    free = dataclasses.replace(CONFIG, optimizer="sgd", lr=1e-3, epochs=1, weight_decay=0.0)
+    tight = dataclasses.replace(free, grad_clip=1e-6)
+    moved = {}
+    for name, config in (("free", free), ("tight", tight)):
+        solver = make_solver(table, tmp_path / name, config)
+        before = state(solver)
+        solver.fit()
+        after = state(solver)
+        moved[name] = max((after[key] - before[key]).abs().max().item() for key in before)
+    assert moved["tight"] < 1e-6 < moved["free"]
+
+
+def test_constant_predictions_count_as_the_worst_and_do_not_crash(table, tmp_path):
+    solver = make_solver(table, tmp_path / "run", dataclasses.replace(CONFIG, lr=0.0, epochs=1))
+    with torch.no_grad():
+        solver.accelerator.unwrap_model(solver.model).head.weight.zero_()
+    assert solver.fit().best_srcc == -1.0
+    assert np.isnan(srcc(np.zeros(16), table["mos"]))
