@@ -63,7 +63,7 @@ def open_rgb(path: str | Path) -> Image.Image:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises for broken files
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:  # as Pillow raises
         raise UserError(f"image {path} cannot be read: {error}") from error
 
 

@@ -24,6 +24,7 @@ import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import metadata, resources
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from PIL import Image
 
 from iqa.distortions import DISTORTIONS, NUM_LEVELS, distort
 from iqa.errors import UserError, exit_on_user_error
+from iqa.procedural import dead_leaves
 from iqa.progress import progress
 from iqa.torchvision_operators import declare_missing_operators
 
@@ -95,7 +97,7 @@ PHOTOGRAPHS: tuple[Content, ...] = (
 )
 # One tile each: many palettes and arrangements are worth more to training than many views of few.
 PROCEDURAL: tuple[Content, ...] = tuple(
-    Content(f"dead_leaves_{number:02d}", "train", (), (), images=40) for number in range(24)
+    Content(f"dead_leaves_{number:02d}", "train", (), (), images=24) for number in range(40)
 )
 CONTENTS = PHOTOGRAPHS + PROCEDURAL
 
@@ -200,63 +202,25 @@ def _generator(seed: int, name: str) -> np.random.Generator:
 def undistorted(tile: Tile, seed: int) -> np.ndarray:
     """Pixels of a tile, (TILE_SIDE, TILE_SIDE, 3) uint8."""
     if not tile.file:
-        return dead_leaves(TILE_SIDE, _generator(seed, f"{tile.content.name}/{tile.number}"))
-    with Image.open(_locate(tile.file)) as file:
-        photograph = file.convert("RGB")
-    if tile.scale != 1:
-        size = (round(photograph.width * tile.scale), round(photograph.height * tile.scale))
+        return dead_leaves(TILE_SIDE, _generator(seed, f"{tile.content.name}/{tile.number}"), _textures())
+    return _photograph(tile.file, tile.scale)[tile.top : tile.top + TILE_SIDE, tile.left : tile.left + TILE_SIDE]
+
+
+@lru_cache(maxsize=32)
+def _photograph(file: str, scale: float) -> np.ndarray:
+    """A photograph (H, W, 3) uint8 at a fraction of its size."""
+    with Image.open(_locate(file)) as opened:
+        photograph = opened.convert("RGB")
+    if scale != 1:
+        size = (round(photograph.width * scale), round(photograph.height * scale))
         photograph = photograph.resize(size, Image.Resampling.LANCZOS)
-    box = (tile.left, tile.top, tile.left + TILE_SIDE, tile.top + TILE_SIDE)
-    return np.asarray(photograph.crop(box))
+    return np.asarray(photograph)
 
 
-def dead_leaves(side: int, rng: np.random.Generator, num_leaves: int = 3000) -> np.ndarray:
-    """Dead leaves image: opaque leaves that hide each other (Lee, Mumford and Huang, IJCV 2001).
-
-    Radii follow the density r^-3, which gives the scale invariance of natural images. Leaves are shaded
-    ellipses with a grating as texture, in a palette of a few muted colours.
-
-    Args:
-        side: height and width in pixels.
-        rng: source of all randomness.
-        num_leaves: leaves laid down; the default covers the plane more than ten times.
-
-    Returns:
-        (side, side, 3) uint8.
-    """
-    canvas_side = 2 * side  # painted at twice the size, so that the mean of 2x2 smooths the edges
-    smallest, largest = 10.0, canvas_side / 3
-    spread = rng.random(num_leaves) * (smallest**-2 - largest**-2)
-    radii = (smallest**-2 - spread) ** -0.5  # inverse of the cumulative distribution of r^-3
-    palette = _palette(8, rng)
-    canvas = np.full((canvas_side, canvas_side, 3), palette.mean(axis=0), dtype=np.float32)
-    for radius in radii:
-        _lay_leaf(canvas, radius, palette[rng.integers(len(palette))], rng)
-    pixels = canvas.reshape(side, 2, side, 2, 3).mean(axis=(1, 3))  # (side, side, 3)
-    return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
-
-
-def _palette(count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count, 3) in 0..1: any lightness, and colours from almost grey to vivid, as scenes differ in it."""
-    lightness = rng.uniform(0.08, 0.92, size=(count, 1))
-    return np.clip(lightness + rng.uniform(0.03, 0.2) * rng.standard_normal((count, 3)), 0, 1)
-
-
-def _lay_leaf(canvas: np.ndarray, radius: float, colour: np.ndarray, rng: np.random.Generator) -> None:
-    """Paint one leaf over what lies there."""
-    side = len(canvas)
-    centre_y, centre_x = rng.uniform(0, side, size=2)
-    angle, phase, frequency = rng.uniform(0, np.pi), rng.uniform(0, 2 * np.pi), rng.uniform(0.02, 0.2)
-    elongation, texture, shading = rng.uniform(1, 2), rng.exponential(0.05), rng.uniform(-0.15, 0.15)
-    top, bottom = max(0, int(centre_y - radius)), min(side, int(centre_y + radius) + 1)
-    left, right = max(0, int(centre_x - radius)), min(side, int(centre_x + radius) + 1)
-    y, x = np.ogrid[top:bottom, left:right]
-    along = (x - centre_x) * np.cos(angle) + (y - centre_y) * np.sin(angle)
-    across = (y - centre_y) * np.cos(angle) - (x - centre_x) * np.sin(angle)
-    inside = along**2 + (elongation * across) ** 2 <= radius**2
-    relief = texture * np.cos(2 * np.pi * frequency * along + phase) + shading * along / radius
-    tint = colour + rng.normal(0, 0.04, size=3)
-    canvas[top:bottom, left:right][inside] = (tint + relief[:, :, None])[inside]
+def _textures() -> list[np.ndarray]:
+    """The photographs of the train part, whose pieces the dead leaves show."""
+    used = [content for content in PHOTOGRAPHS if content.split == "train"]
+    return [_photograph(file, content.scales[0]) for content in used for file in content.files]
 
 
 def pseudo_mos(reference: np.ndarray, images: Sequence[np.ndarray]) -> list[float]:

@@ -233,13 +233,92 @@ class MultiScaleAttention(nn.Module):
         return Fused(torch.cat(weighted, dim=1), stage_weights, stage_weights)
 
 
+class SpatialFusion(nn.Module):
+    """A map of weights for every stage, at the stage's own resolution, before pooling (plan B)."""
+
+    def __init__(self, channels: list[int]):
+        super().__init__()
+        self.out_channels = sum(channels)
+        self.score_maps = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(c, c // 4, 1), nn.ReLU(), nn.Conv2d(c // 4, 1, 1), nn.Sigmoid()) for c in channels
+        )
+
+    def forward(self, stages: list[Tensor]) -> Fused:
+        """Stages 4 x (B, C_i, H_i, W_i) -> features (B, C, 7, 7), maps 4 x (B, 1, H_i, W_i), their means."""
+        maps = [score(stage) for score, stage in zip(self.score_maps, stages, strict=True)]
+        means = torch.stack([m.mean(dim=(1, 2, 3)) for m in maps], dim=1)  # (B, 4)
+        features = torch.cat([to_grid(s * m) for s, m in zip(stages, maps, strict=True)], dim=1)
+        return Fused(features, means / means.sum(dim=1, keepdim=True), maps)
+
+
+class CrossScaleFusion(nn.Module):
+    """Attention among the 4 x 49 positions of all stages, so that scales inform each other (plan C).
+
+    Source: multi-head attention of Vaswani et al., "Attention Is All You Need", NeurIPS 2017; residual, then norm.
+    """
+
+    WIDTH, HEADS = 256, 8
+
+    def __init__(self, channels: list[int]):
+        super().__init__()
+        self.stages = len(channels)
+        self.out_channels = self.stages * self.WIDTH
+        self.project = nn.ModuleList(nn.Conv2d(c, self.WIDTH, kernel_size=1) for c in channels)
+        self.stage_embedding = nn.Parameter(torch.empty(self.stages, 1, self.WIDTH))
+        self.position_embedding = nn.Parameter(torch.empty(1, GRID**2, self.WIDTH))
+        self.attend = nn.MultiheadAttention(self.WIDTH, self.HEADS, batch_first=True)
+        self.norm = nn.LayerNorm(self.WIDTH)
+
+    def forward(self, stages: list[Tensor]) -> Fused:
+        """Stages 4 x (B, C_i, H_i, W_i) -> features (B, 1024, 7, 7), attention (B, 8, 196, 196).
+
+        The weight of a stage is the share of all attention that its positions receive.
+        """
+        maps = [conv(to_grid(s)).flatten(2).mT for conv, s in zip(self.project, stages, strict=True)]
+        tokens = torch.stack(maps, dim=1) + self.stage_embedding + self.position_embedding  # (B, 4, 49, 256)
+        tokens = tokens.flatten(1, 2)  # (B, 196, 256)
+        gathered, attention = self.attend(tokens, tokens, tokens, average_attn_weights=False)
+        tokens = self.norm(tokens + gathered)
+        features = tokens.unflatten(1, (self.stages, GRID, GRID)).permute(0, 1, 4, 2, 3)  # (B, 4, 256, 7, 7)
+        received = attention.mean(dim=(1, 2)).unflatten(1, (self.stages, -1)).sum(dim=2)  # (B, 4)
+        return Fused(features.flatten(1, 2), received, attention)
+
+
+class VectorFusion(nn.Module):
+    """The global average of every stage, as one vector that alone feeds the HyperNet."""
+
+    def __init__(self, channels: list[int]):
+        super().__init__()
+        self.out_channels = sum(channels)
+
+    def forward(self, stages: list[Tensor]) -> Fused:
+        """Stages 4 x (B, C_i, H_i, W_i) -> features (B, sum C_i)."""
+        return Fused(torch.cat([_to_vector(s) for s in stages], dim=1))
+
+
+class SingleVectorFusion(nn.Module):
+    """The global average of stage 3, as the baseline of `VectorFusion`."""
+
+    def __init__(self, channels: list[int]):
+        super().__init__()
+        self.out_channels = channels[-1]
+
+    def forward(self, stages: list[Tensor]) -> Fused:
+        """Stages 4 x (B, C_i, H_i, W_i) -> features (B, C_3)."""
+        return Fused(_to_vector(stages[-1]))
+
+
 FUSIONS = {
     "single": SingleFusion,
     "concat": ConcatFusion,
     "channel": AttentionFusion,
     "scale": MultiScaleAttention,
+    "spatial": SpatialFusion,
+    "cross_scale": CrossScaleFusion,
+    "vector": VectorFusion,
+    "single_vector": SingleVectorFusion,
 }
-ATTENTION_FUSIONS = ("channel", "scale")
+VECTOR_FUSIONS = ("vector", "single_vector")  # no 7x7 map reaches the HyperNet
 
 
 class LocalDistortionAware(nn.Module):
@@ -264,6 +343,21 @@ class LocalDistortionAware(nn.Module):
         return torch.cat([fc(v) for fc, v in zip(self.summarise, pooled, strict=True)], dim=1)
 
 
+class PooledContent(nn.Module):
+    """The content branch without grids: the global average of every stage, through one linear layer."""
+
+    def __init__(self, channels: list[int]):
+        super().__init__()
+        self.summarise = nn.Linear(sum(channels), CONTENT_SIZE)
+
+    def forward(self, stages: list[Tensor]) -> Tensor:
+        """Stages 4 x (B, C_i, H_i, W_i) -> content vector (B, 224)."""
+        return self.summarise(torch.cat([_to_vector(s) for s in stages], dim=1))
+
+
+CONTENT_BRANCHES = {"lda": LocalDistortionAware, "pooled": PooledContent}
+
+
 class TargetWeights(NamedTuple):
     """The generated network: per layer a weight (B, out, in) and a bias (B, out)."""
 
@@ -275,24 +369,28 @@ class HyperNet(nn.Module):
     """Generates, for each image, the weights of a TargetNet from hyper features.
 
     Layers 1..4 come from 3x3 convolutions whose 7x7 output maps are read as the weight matrix, so
-    out * in of a layer is divisible by 49; biases and layer 5 come from the global average.
+    out * in of a layer is divisible by 49; biases and layer 5 come from the global average. A hyper
+    vector has no map, and every layer comes from it by a linear one.
     """
 
-    def __init__(self):
+    def __init__(self, from_vector: bool = False):
         super().__init__()
-        shapes = list(zip(TARGET_SIZES[1:], TARGET_SIZES[:-1], strict=True))  # (out, in) of each layer
-        assert all(out * size % GRID**2 == 0 for out, size in shapes[:-1])
-        self.shapes = shapes
+        self.shapes = list(zip(TARGET_SIZES[1:], TARGET_SIZES[:-1], strict=True))  # (out, in) of each layer
+        sizes = [out * size for out, size in self.shapes]
+        assert all(size % GRID**2 == 0 for size in sizes[:-1])
+        self.from_vector = from_vector
         self.weight_maps = nn.ModuleList(
-            nn.Conv2d(HYPER_CHANNELS, out * size // GRID**2, kernel_size=3, padding=1) for out, size in shapes[:-1]
+            nn.Linear(HYPER_CHANNELS, size)
+            if from_vector
+            else nn.Conv2d(HYPER_CHANNELS, size // GRID**2, kernel_size=3, padding=1)
+            for size in sizes[:-1]
         )
-        last_out, last_in = shapes[-1]
-        self.last_weight = nn.Linear(HYPER_CHANNELS, last_out * last_in)
-        self.biases = nn.ModuleList(nn.Linear(HYPER_CHANNELS, out) for out, _ in shapes)
+        self.last_weight = nn.Linear(HYPER_CHANNELS, sizes[-1])
+        self.biases = nn.ModuleList(nn.Linear(HYPER_CHANNELS, out) for out, _ in self.shapes)
 
     def forward(self, hyper_features: Tensor) -> TargetWeights:
-        """Hyper features (B, 112, 7, 7) -> weights and biases of five layers."""
-        mean = _to_vector(hyper_features)  # (B, 112)
+        """Hyper features (B, 112, 7, 7), or a hyper vector (B, 112) -> weights and biases of five layers."""
+        mean = hyper_features if self.from_vector else _to_vector(hyper_features)  # (B, 112)
         flat = [generate(hyper_features) for generate in self.weight_maps] + [self.last_weight(mean)]
         weights = [w.reshape(len(mean), out, size) for w, (out, size) in zip(flat, self.shapes, strict=True)]
         return TargetWeights(weights, [generate(mean) for generate in self.biases])
@@ -331,6 +429,7 @@ class SmartIQA(nn.Module):
     Args:
         backbone: `nano`, `tiny`, `small`, `base` (Swin) or any timm model with four stages.
         fusion: a key of `FUSIONS`.
+        content_vector: a key of `CONTENT_BRANCHES`.
         pretrained: load the backbone's ImageNet weights (see `iqa.weights`); False builds offline.
         backbone_weights: read the backbone's weights from this file instead.
         drop_path_rate: stochastic depth of the backbone; None takes the backbone's usual value.
@@ -352,17 +451,20 @@ class SmartIQA(nn.Module):
         dropout_rate: float | None = None,
         freeze_backbone: bool = False,
         freeze_batch_norm: bool = True,
+        content_vector: str = "lda",
     ):
         super().__init__()
-        if fusion not in FUSIONS:
-            raise UserError(f"unknown fusion {fusion!r}; known: {', '.join(FUSIONS)}")
+        for kind, name, table in (("fusion", fusion, FUSIONS), ("content_vector", content_vector, CONTENT_BRANCHES)):
+            if name not in table:
+                raise UserError(f"unknown {kind} {name!r}; known: {', '.join(table)}")
         spec = backbone_spec(backbone)
         dropout_rate = spec.dropout_rate if dropout_rate is None else dropout_rate
         self.backbone = SwinBackbone(backbone, drop_path_rate)
-        self.content = LocalDistortionAware(self.backbone.channels)
+        self.content = CONTENT_BRANCHES[content_vector](self.backbone.channels)
         self.fusion = FUSIONS[fusion](self.backbone.channels)
-        self.reduce = _reduce(self.fusion.out_channels, spec.reduce_channels, dropout_rate)
-        self.hypernet = HyperNet()
+        from_vector = fusion in VECTOR_FUSIONS
+        self.reduce = _reduce(self.fusion.out_channels, spec.reduce_channels, dropout_rate, from_vector)
+        self.hypernet = HyperNet(from_vector)
         self.target_net = TargetNet(dropout_rate)
         initialise(self)
         self.weights_source = "random initialisation"
@@ -389,7 +491,7 @@ class SmartIQA(nn.Module):
         """As `forward`, with stage weights, raw attention, generated weights and content vector."""
         stages = self.backbone(images)  # 4 x (B, C_i, H_i, W_i)
         content_vector = self.content(stages)  # (B, 224)
-        fused = self.fusion(stages)  # (B, C, 7, 7)
+        fused = self.fusion(stages)  # (B, C, 7, 7), or (B, C)
         target = self.hypernet(self.reduce(fused.features))  # five layers per image
         scores = self.target_net(content_vector, target)  # (B,)
         return Inspection(scores, fused.stage_weights, fused.attention, target, content_vector)
@@ -405,21 +507,24 @@ class SmartIQA(nn.Module):
         return [group for group in groups if group["params"]]
 
 
-def _reduce(in_channels: int, widths: tuple[int, ...], dropout_rate: float) -> nn.Sequential:
-    """1x1 convolutions with ReLU down to the hyper features, then dropout."""
+def _reduce(in_channels: int, widths: tuple[int, ...], dropout_rate: float, from_vector: bool) -> nn.Sequential:
+    """1x1 convolutions (linear layers for a vector) with ReLU down to the hyper features, then dropout."""
     layers: list[nn.Module] = []
     for size, out in zip((in_channels, *widths), widths, strict=False):
-        layers += [nn.Conv2d(size, out, kernel_size=1), nn.ReLU()]
+        layers += [nn.Linear(size, out) if from_vector else nn.Conv2d(size, out, kernel_size=1), nn.ReLU()]
     return nn.Sequential(*layers, nn.Dropout(dropout_rate))
 
 
 def initialise(model: SmartIQA) -> None:
     """All initialisation of the new parts: kaiming normal weights, zero biases, scores at mid-scale.
 
-    The backbone keeps timm's own initialisation.
+    The backbone keeps timm's own initialisation, multi-head attention torch's.
     """
+    for name, parameter in model.named_parameters():
+        if name.endswith("_embedding"):
+            nn.init.trunc_normal_(parameter, std=0.02)
     for name, module in model.named_modules():
-        if name.startswith("backbone") or not isinstance(module, nn.Linear | nn.Conv2d):
+        if name.startswith(("backbone", "fusion.attend")) or not isinstance(module, nn.Linear | nn.Conv2d):
             continue
         nn.init.kaiming_normal_(module.weight)
         if module.bias is not None:

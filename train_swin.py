@@ -38,7 +38,8 @@ CHANGEABLE = ("device", "num_workers", "data_root", "data_path", "results_dir", 
 
 def architecture_of(config: Config) -> dict:
     """The arguments that rebuild a run's network without any weights."""
-    keys = ("backbone", "fusion", "drop_path_rate", "dropout_rate", "freeze_backbone", "freeze_batch_norm")
+    keys = ("backbone", "fusion", "content_vector", "drop_path_rate", "dropout_rate")
+    keys += ("freeze_backbone", "freeze_batch_norm")
     return {key: getattr(config, key) for key in keys}
 
 

@@ -19,9 +19,9 @@ import yaml
 
 from iqa.errors import UserError
 
-SINGLE_STAGE = ("single",)
-ATTENTION = ("channel", "scale")
-FUSION_KINDS = (*SINGLE_STAGE, "concat", *ATTENTION)
+SINGLE_STAGE = ("single", "single_vector")
+ATTENTION = ("channel", "scale", "spatial", "cross_scale")
+FUSION_KINDS = (*SINGLE_STAGE, "concat", "vector", *ATTENTION)
 MODEL_SIZES = ("nano", "tiny", "small", "base")
 
 
@@ -70,6 +70,9 @@ class Config:
     # Network.
     backbone: str = _setting("tiny", f"{', '.join(MODEL_SIZES)} (Swin) or any timm model with four stages")
     fusion: str = _setting("concat", "how the four stages are joined", FUSION_KINDS)
+    content_vector: str = _setting(
+        "lda", "TargetNet's input: small grids of each stage, or averages", ("lda", "pooled")
+    )
     pretrained: bool = _setting(True, "start from ImageNet weights: training from scratch needs far more images")
     backbone_weights: str | None = _setting(None, "file with backbone weights (.pth, .safetensors)")
     drop_path_rate: float | None = _setting(None, "stochastic depth (default: by backbone)", low=0)
@@ -108,7 +111,7 @@ class Config:
         for setting in dataclasses.fields(self):
             _check_value(setting, getattr(self, setting.name))
         parse_resize(self.resize)
-        if self.mos_range is not None and (len(self.mos_range) != 2 or self.mos_range[0] >= self.mos_range[1]):
+        if self.mos_range is not None and (len(self.mos_range) != 2 or not self.mos_range[0] < self.mos_range[1]):
             raise UserError(f"mos_range: expected LOW HIGH with LOW < HIGH, got {self.mos_range}")
         if self.backbone_weights and not self.pretrained:
             raise UserError("backbone_weights and no_pretrained contradict each other: give one of them")
@@ -153,14 +156,22 @@ def _plain_type(name: str) -> tuple[type, bool]:
     return annotation, False
 
 
+def _has_type(value: Any, kind: Any) -> bool:
+    """Whether a value is of a field's type: a whole number is a float too, a truth value is no number."""
+    if typing.get_origin(kind) is list:
+        return isinstance(value, list) and all(_has_type(item, typing.get_args(kind)[0]) for item in value)
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
 def _check_value(setting: dataclasses.Field, value: Any) -> None:
     kind, optional = _plain_type(setting.name)
     if value is None and optional:
         return
-    origin = typing.get_origin(kind) or kind
-    accepted = (int, float) if origin is float else origin
-    if not isinstance(value, accepted) or (isinstance(value, bool) and origin is not bool):
-        raise UserError(f"{setting.name}: expected {getattr(kind, '__name__', kind)}, got {value!r}")
+    if not _has_type(value, kind):
+        expected = kind if typing.get_origin(kind) else kind.__name__
+        raise UserError(f"{setting.name}: expected {expected}, got {value!r}")
     choices, low = setting.metadata["choices"], setting.metadata["low"]
     if choices and value not in choices:
         raise UserError(f"{setting.name}: {value!r} is not one of {', '.join(choices)}")
@@ -182,6 +193,9 @@ def resolve(*layers: dict[str, Any]) -> Config:
         for key in layer:
             if key not in FIELDS and key not in _ALIASES:
                 raise UserError(f"unknown setting {key!r}; known: {', '.join(sorted(FIELDS))}")
+        for switch in ("use_multiscale", "test_random_crop"):
+            if not isinstance(layer.get(switch), bool | None):
+                raise UserError(f"{switch}: expected bool, got {layer[switch]!r}")
         layer = _resolve_fusion(layer, settings.get("fusion", FIELDS["fusion"].default))
         layer = _resolve_alias(layer, "model_size", "backbone", layer.get("model_size"))
         if (size := layer.pop("model_size", None)) is not None and size not in MODEL_SIZES:
@@ -219,7 +233,8 @@ def _resolve_alias(layer: dict, alias: str, key: str, meaning: Any) -> dict:
 def _resolve_fusion(layer: dict, current: str) -> dict:
     """`attention_fusion` and `use_multiscale` to the fusion they name."""
     attention = layer.get("attention_fusion")
-    attention = {True: "channel", False: None}.get(attention, attention)
+    if isinstance(attention, bool):
+        attention = "channel" if attention else None
     multiscale = layer.get("use_multiscale")
     if attention is not None and attention not in ATTENTION:
         raise UserError(f"attention_fusion: {attention!r} is not one of {', '.join(ATTENTION)}")
@@ -243,10 +258,10 @@ def load_yaml(file: str | Path) -> dict[str, Any]:
         UserError: no such file, or not a mapping of settings.
     """
     try:
-        content = yaml.safe_load(Path(file).read_text())
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"config file {file}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"config file {file} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content or {}, dict):
         raise UserError(f"config file {file}: expected lines of `key: value`")

@@ -44,10 +44,10 @@ def plcc_loss(scores: Tensor, mos: Tensor) -> Tensor:
     0.0
     """
     q, y = scores - scores.mean(), mos - mos.mean()
-    q_norm, y_norm = q.norm(), y.norm()
-    if q_norm.detach() == 0 or y_norm == 0:
+    # Not "norm is 0": the mean of equal floats can differ from them by a rounding.
+    if (scores == scores[0]).all() or (mos == mos[0]).all():
         return (q * 0.0).sum()
-    return 1 - (q * y).sum() / (q_norm * y_norm)
+    return 1 - (q * y).sum() / (q.norm() * y.norm())
 
 
 def ranking_loss(scores: Tensor, mos: Tensor, margin: float) -> Tensor:
