@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from data_loader import test_loader
 from evaluate import read_databases, read_run_database, trained_test_table
 from folders import DATABASES
-from iqa.errors import UserError, exit_on_user_error
+from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.evaluation import predict
 from iqa.files import write_json
 from iqa.plots import grouped_bars, save_figure
@@ -120,7 +120,7 @@ def markdown_table(levels: dict[str, dict]) -> str:
 
 
 def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Analyse the stage weights of a run by quality level.")
+    parser = Parser(description="Analyse the stage weights of a run by quality level.")
     parser.add_argument("--checkpoint", required=True, metavar="RUN", help="folder of a run")
     parser.add_argument("--dataset", required=True, choices=DATABASES, metavar="NAME", help=", ".join(DATABASES))
     parser.add_argument("--data_root", help="holds a folder per database (default: $IQA_DATA_ROOT, ./datasets)")

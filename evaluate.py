@@ -18,7 +18,7 @@ import pandas as pd
 
 from data_loader import warn_of_small_images
 from folders import DATABASES, Database, DatabaseNotFound, read_database
-from iqa.errors import UserError, exit_on_user_error
+from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.files import write_json
 from iqa.metrics import summarize
 from iqa.results import prediction_rows
@@ -151,7 +151,7 @@ def trained_test_table(run: Path, database: Database) -> pd.DataFrame:
 
 
 def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Test a finished run on databases.")
+    parser = Parser(description="Test a finished run on databases.")
     parser.add_argument("--checkpoint", required=True, metavar="RUN", help="folder of a run")
     parser.add_argument("--datasets", nargs="+", required=True, metavar="NAME", help=", ".join(DATABASES))
     parser.add_argument("--data_root", help="holds a folder per database (default: $IQA_DATA_ROOT, ./datasets)")

@@ -10,7 +10,6 @@ in silence.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from iqa.database import Database
-from iqa.errors import UserError, exit_on_user_error
+from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.image_check import check_images as check_image_files
 from iqa.label_files import (
     SPLIT_NAMES,
@@ -542,7 +541,7 @@ def summary(database: Database) -> dict:
 
 def main() -> None:
     """Check one database and print its summary as JSON."""
-    parser = argparse.ArgumentParser(description="Check a database and print what it holds as JSON.")
+    parser = Parser(description="Check a database and print what it holds as JSON.")
     parser.add_argument("name", metavar="NAME", help=", ".join(DATABASES))
     parser.add_argument("--data_root", help="folder of the databases; default $IQA_DATA_ROOT or ./datasets")
     parser.add_argument("--data_path", help="this database's own folder; for csv and json the file")

@@ -8,7 +8,6 @@ which files and values each one shows. A figure whose results are missing is lis
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from iqa.errors import UserError, exit_on_user_error
+from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.files import write_json
 from iqa.metrics import fit_logistic
 from iqa.plots import COLOURS, PAGE_WIDTH, grouped_bars, new_figure, save_figure
@@ -213,7 +212,7 @@ def draw_all(runs: list[Run], output: Path) -> dict:
 
 def main() -> None:
     """Draw what the command line names."""
-    parser = argparse.ArgumentParser(description="Redraw the figures from recorded results.")
+    parser = Parser(description="Redraw the figures from recorded results.")
     parser.add_argument("results", nargs="+", metavar="RESULTS", help="run folders or results.json files")
     parser.add_argument("--output", default="paper_figures", metavar="FOLDER", help="[paper_figures]")
     arguments = parser.parse_args()

@@ -13,7 +13,6 @@ seeded by its own name, so neither order nor number of workers changes a byte.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
@@ -34,7 +33,7 @@ import torch
 from PIL import Image
 
 from iqa.distortions import DISTORTIONS, NUM_LEVELS, distort
-from iqa.errors import UserError, exit_on_user_error
+from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.procedural import dead_leaves
 from iqa.progress import progress
 from iqa.torchvision_operators import declare_missing_operators
@@ -379,7 +378,7 @@ def default_output() -> Path:
 
 def main() -> None:
     """Read the flags and build."""
-    parser = argparse.ArgumentParser(description="Build the demo database from photographs in installed wheels.")
+    parser = Parser(description="Build the demo database from photographs in installed wheels.")
     parser.add_argument("--output", type=Path, default=default_output(), help="folder (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="decides every byte (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads (default: %(default)s)")

@@ -521,7 +521,7 @@ def initialise(model: SmartIQA) -> None:
     The backbone keeps timm's own initialisation, multi-head attention torch's.
     """
     for name, parameter in model.named_parameters():
-        if name.endswith("_embedding"):
+        if name.startswith("fusion.") and name.endswith("_embedding"):
             nn.init.trunc_normal_(parameter, std=0.02)
     for name, module in model.named_modules():
         if name.startswith(("backbone", "fusion.attend")) or not isinstance(module, nn.Linear | nn.Conv2d):

@@ -26,7 +26,7 @@ from accelerate import Accelerator
 from data_loader import open_rgb, test_loader, to_images
 from iqa.checkpoint import load_model_state, read_checkpoint
 from iqa.config import Config, load_config
-from iqa.errors import UserError, exit_on_user_error
+from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.evaluation import predict
 from iqa.runtime import make_accelerator, start_logging
 from models_swin import SmartIQA
@@ -140,7 +140,7 @@ def _split_readable(paths: list[Path]) -> tuple[list[Path], list[str]]:
 
 
 def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Score pictures with a finished run (0..100, higher is better).")
+    parser = Parser(description="Score pictures with a finished run (0..100, higher is better).")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image files and folders")
     parser.add_argument("--checkpoint", required=True, metavar="RUN", help="folder of a run, for example results/demo")
     parser.add_argument("--output", metavar="FILE.csv", help="also write the scores as CSV (image,score)")

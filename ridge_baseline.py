@@ -9,7 +9,6 @@ run's own results, in the same form.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import time
 from pathlib import Path
@@ -26,7 +25,7 @@ from data_loader import test_loader
 from evaluate import metrics_table, read_run_database, summarize_part
 from folders import Database
 from iqa.config import Config
-from iqa.errors import UserError, exit_on_user_error
+from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.evaluation import predict
 from iqa.files import write_json
 from iqa.metrics import srcc
@@ -91,7 +90,7 @@ def ridge_results(config: Config, database: Database, split: pd.Series) -> dict:
 
 def main() -> None:
     """Fit and test the baseline of the run that the command line names."""
-    parser = argparse.ArgumentParser(description="Ridge regression on a run's frozen backbone, on the run's own split.")
+    parser = Parser(description="Ridge regression on a run's frozen backbone, on the run's own split.")
     parser.add_argument("--checkpoint", required=True, metavar="RUN", help="folder of a run, for example results/demo")
     parser.add_argument("--data_root", help="holds a folder per database (default: as the run)")
     arguments = parser.parse_args()

@@ -22,7 +22,7 @@ from evaluate import describe, metrics_table, read_databases, read_run_database,
 from folders import DATABASES, Database
 from HyperIQASolver_swin import HyperIQASolver
 from iqa.config import Config, add_config_flags, config_from_flags, given_settings, load_config
-from iqa.errors import UserError, exit_on_user_error
+from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.files import write_json
 from iqa.metrics import across_splits
 from iqa.runtime import make_accelerator, provenance, seed_everything, start_logging
@@ -197,7 +197,7 @@ def _run_splits(
 
 
 def _parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         description="Train, validate and test a network for blind image quality assessment.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

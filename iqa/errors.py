@@ -1,13 +1,25 @@
-"""The one exception for mistakes of the user, and how a script ends on it."""
+"""Mistakes of the user: their one exception, the parser that raises it, and how a script ends on it."""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 
 
 class UserError(ValueError):
     """Bad input from outside: its text is one line that says what, where and what to do."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, and which takes no abbreviated flags."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str) -> None:
+        """Raise argparse's message instead of printing the usage before it."""
+        raise UserError(f"{message} (see --help)")
 
 
 def exit_on_user_error(main: Callable[[], None]) -> None:

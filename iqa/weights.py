@@ -13,12 +13,15 @@ import socket
 from pathlib import Path
 from urllib.parse import urlparse
 
-import timm
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from iqa.errors import UserError
+from iqa.torchvision_operators import declare_missing_operators
+
+declare_missing_operators()
+import timm  # noqa: E402  (importing timm imports torchvision, which needs the line above)
 
 _ALTERNATIVES = "give --backbone_weights FILE (.pth or .safetensors), or start from random with --no_pretrained"
 _LITE = re.compile(r"tf_efficientnet_lite([0-2])")

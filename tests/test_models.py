@@ -10,16 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from iqa.config import FUSION_KINDS
+from iqa.config import ATTENTION, FUSION_KINDS
 from iqa.errors import UserError
 from models_swin import (
+    CONTENT_BRANCHES,
     FUSIONS,
     TARGET_SIZES,
     AttentionFusion,
+    CrossScaleFusion,
     HyperNet,
     LocalDistortionAware,
     MultiScaleAttention,
+    PooledContent,
     SmartIQA,
+    SpatialFusion,
     SwinBackbone,
     TargetNet,
     TargetWeights,
@@ -88,14 +92,31 @@ def test_stages_have_the_channels_and_strides_that_the_backbone_announces() -> N
         assert [224 // s.shape[2] for s in stages] == backbone.strides == [4, 8, 16, 32]
 
 
+def test_sides_are_brought_to_a_multiple_of_4_by_repeating_the_edge() -> None:
+    backbone, images = network().backbone, torch.randn(1, 3, 62, 67)
+    repeated = torch.cat([images, images[:, :, -1:], images[:, :, -1:]], dim=2)
+    repeated = torch.cat([repeated, repeated[:, :, :, -1:]], dim=3)
+    with torch.no_grad():
+        assert all(torch.equal(*pair) for pair in zip(backbone(images), backbone(repeated), strict=True))
+
+
 # The contract: images (B, 3, H, W) -> scores (B,).
 
 
 @EACH_NETWORK
 def test_every_parameter_gets_a_gradient(backbone: str, fusion: str) -> None:
-    model = SmartIQA(backbone, fusion, drop_path_rate=0.0, dropout_rate=0.0).train()
-    model(torch.randn(2, 3, 64, 64)).square().sum().backward()
-    assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+    assert without_gradient(SmartIQA(backbone, fusion, drop_path_rate=0.0, dropout_rate=0.0)) == []
+
+
+@pytest.mark.parametrize("content_vector", CONTENT_BRANCHES)
+def test_every_parameter_gets_a_gradient_with_each_content_branch(content_vector: str) -> None:
+    model = SmartIQA("nano", "single", drop_path_rate=0.0, dropout_rate=0.0, content_vector=content_vector)
+    assert without_gradient(model) == []
+
+
+def without_gradient(model: SmartIQA) -> list[str]:
+    model.train()(torch.randn(2, 3, 64, 64)).square().sum().backward()
+    return [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
 
 
 @EACH_NETWORK
@@ -130,13 +151,11 @@ def test_inspection_gives_the_scores_of_forward_and_stage_weights_that_sum_to_1(
         torch.testing.assert_close(seen.stage_weights.sum(dim=1), torch.ones(2))
 
 
-@pytest.mark.parametrize(
-    ("fusion", "weighted"), [("single", False), ("concat", False), ("channel", True), ("scale", True)]
-)
-def test_only_attention_has_stage_weights(fusion: str, weighted: bool) -> None:
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_only_attention_has_stage_weights(fusion: str) -> None:
     with torch.no_grad():
         seen = network("nano", fusion).inspect(torch.randn(1, 3, 64, 64))
-    assert (seen.stage_weights is not None) == weighted
+    assert (seen.stage_weights is not None) == (fusion in ATTENTION)
 
 
 @pytest.mark.parametrize(
@@ -191,7 +210,55 @@ def test_scale_attention_multiplies_each_stage_by_one_weight_decided_by_stage_3(
     assert torch.equal(attention(others).stage_weights, fused.stage_weights)
 
 
+def test_spatial_attention_weighs_each_position_before_pooling() -> None:
+    channels = [4, 8, 16, 32]
+    stages = maps(channels)
+    fused = SpatialFusion(channels)(stages)
+    assert [tuple(m.shape) for m in fused.attention] == [(2, 1, side, side) for side in (56, 28, 14, 7)]
+    weighted = [F.adaptive_avg_pool2d(s * m, 7) for s, m in zip(stages, fused.attention, strict=True)]
+    torch.testing.assert_close(fused.features, torch.cat(weighted, dim=1))
+    ratio = fused.attention[1].flatten(1).mean(1) / fused.attention[2].flatten(1).mean(1)
+    torch.testing.assert_close(fused.stage_weights[:, 1] / fused.stage_weights[:, 2], ratio)
+
+
+def test_cross_scale_attention_lets_a_fine_stage_inform_the_coarse_one() -> None:
+    model, stages = network("nano", "cross_scale"), maps([48, 96, 192, 384])
+    assert isinstance(model.fusion, CrossScaleFusion)
+    with torch.no_grad():
+        fused = model.fusion(stages)
+        changed = model.fusion([stages[0].roll(1, dims=0), *stages[1:]])
+    assert fused.features.shape == (2, 1024, 7, 7)
+    assert not torch.allclose(fused.features[:, 768:], changed.features[:, 768:], atol=1e-3)
+
+
+def test_cross_scale_weights_are_the_shares_of_the_attention_that_stages_receive() -> None:
+    with torch.no_grad():
+        fused = network("nano", "cross_scale").fusion(maps([48, 96, 192, 384]))
+    assert fused.attention.shape == (2, 8, 196, 196)  # heads, queries, keys
+    torch.testing.assert_close(fused.attention.sum(dim=-1), torch.ones(2, 8, 196))
+    coarse = fused.attention[..., 147:].sum(dim=-1).mean(dim=(1, 2))
+    torch.testing.assert_close(fused.stage_weights[:, 3], coarse)
+
+
+@pytest.mark.parametrize(("fusion", "first"), [("vector", 0), ("single_vector", 3)])
+def test_a_semantic_vector_holds_the_average_of_each_channel_and_no_place(fusion: str, first: int) -> None:
+    channels = [96, 192, 384, 768]
+    stages = maps(channels)
+    fuse = FUSIONS[fusion](channels)
+    expected = torch.cat([s.flatten(2).mean(dim=2) for s in stages[first:]], dim=1)
+    assert expected.shape[1] == fuse.out_channels == {"vector": 1440, "single_vector": 768}[fusion]
+    torch.testing.assert_close(fuse(stages).features, expected, rtol=1e-5, atol=1e-6)
+
+
 # Content branch, HyperNet and TargetNet.
+
+
+def test_the_pooled_content_vector_is_one_linear_layer_on_the_averages_of_all_stages() -> None:
+    channels = [24, 48, 96, 192]
+    branch, stages = PooledContent(channels), maps(channels)
+    averages = torch.cat([s.flatten(2).mean(dim=2) for s in stages], dim=1)
+    expected = F.linear(averages, branch.summarise.weight, branch.summarise.bias)
+    torch.testing.assert_close(branch(stages), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_content_branch_equals_the_published_order_of_convolution_and_7x7_pooling_at_224_px() -> None:
@@ -203,8 +270,9 @@ def test_the_content_branch_equals_the_published_order_of_convolution_and_7x7_po
     torch.testing.assert_close(branch(stages), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_the_hypernet_generates_five_layers_from_224_to_1_for_each_image() -> None:
-    target = HyperNet()(torch.randn(3, 112, 7, 7))
+@pytest.mark.parametrize("shape", [(3, 112, 7, 7), (3, 112)], ids=["map", "vector"])
+def test_the_hypernet_generates_five_layers_from_224_to_1_for_each_image(shape: tuple[int, ...]) -> None:
+    target = HyperNet(from_vector=len(shape) == 2)(torch.randn(shape))
     assert [tuple(w.shape) for w in target.weights] == [
         (3, 112, 224),
         (3, 56, 112),
@@ -315,9 +383,11 @@ def test_an_unknown_backbone_is_refused_with_the_nearest_names() -> None:
         SwinBackbone("resnet5O")
 
 
-def test_an_unknown_fusion_is_refused_with_the_known_ones() -> None:
+def test_an_unknown_fusion_or_content_vector_is_refused_with_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"unknown fusion 'sum'; known: single, concat"):
         SmartIQA("nano", "sum")
+    with pytest.raises(UserError, match=r"unknown content_vector 'sum'; known: lda, pooled"):
+        SmartIQA("nano", content_vector="sum")
 
 
 def test_a_backbone_with_fewer_than_four_stages_is_refused() -> None:

@@ -1,0 +1,208 @@
+"""What a network costs: parameters, MACs and FLOPs, latency, memory, for any list of variants.
+
+    python complexity.py tiny:channel nano:concat resnet50:single --output results/complexity
+
+A variant is BACKBONE:FUSION. Writes `complexity.json`, `.csv`, `.md` and `.tex`. A MAC is one multiplication with
+its addition, and counts as two FLOPs; both are named as such. Latency is the median over repeated passes in one
+process, after warm-up, with its spread; it describes the machine that is named beside it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from iqa.errors import Parser, UserError, exit_on_user_error
+from iqa.files import write_atomically, write_json
+from iqa.runtime import make_accelerator, provenance, start_logging
+from models_swin import FUSIONS, SmartIQA
+
+SIDE = 224
+WARM_UP = 3
+# The figures that publications on this family give for Swin-T, S and B, and what they call them.
+PUBLISHED = {
+    "tiny": {"parameters_millions": 28, "GFLOPs": 5, "latency_ms": 25},
+    "small": {"parameters_millions": 50, "GFLOPs": 11, "latency_ms": 35},
+    "base": {"parameters_millions": 88, "GFLOPs": 18.2, "latency_ms": 45},
+}
+PUBLISHED_TOLERANCE = 0.03
+
+
+def parse_variant(text: str) -> tuple[str, str]:
+    """`tiny:channel` -> (`tiny`, `channel`).
+
+    Raises:
+        UserError: not of that form, or no such fusion.
+    """
+    backbone, separator, fusion = text.partition(":")
+    if not separator or fusion not in FUSIONS:
+        raise UserError(f"variant {text!r}: expected BACKBONE:FUSION with a fusion of {', '.join(FUSIONS)}")
+    return backbone, fusion
+
+
+def count_parameters(model: SmartIQA) -> dict[str, int]:
+    """Parameters of each part: the backbone, the content branch, fusion, reduce and HyperNet; and `total`."""
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
+    parts = {name: count for name, count in parts.items() if count}
+    return {**parts, "total": sum(parts.values())}
+
+
+def backbone_stages(model: SmartIQA) -> dict[str, int]:
+    """Parameters of the backbone's top-level parts, as timm names them."""
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.backbone.body.named_children()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def count_macs(model: nn.Module, side: int = SIDE) -> int:
+    """Multiply-accumulates of one image, by torch's counter.
+
+    The counter does not see fused attention on a CPU, so attention runs unfused while counting.
+    """
+    model.eval()
+    for module in model.modules():
+        if getattr(module, "fused_attn", False):
+            module.fused_attn = False
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), counter:
+        model(torch.zeros(1, 3, side, side, device=next(model.parameters()).device))
+    return counter.get_total_flops() // 2
+
+
+def measure_latency(
+    model: nn.Module, batch: int, passes: int, device: torch.device, side: int = SIDE
+) -> dict[str, float]:
+    """Milliseconds per image over `passes` passes: median, and the quartiles as its spread."""
+    model.eval().to(device)
+    images = torch.randn(batch, 3, side, side, device=device)
+    milliseconds = []
+    with torch.inference_mode():
+        for index in range(WARM_UP + passes):
+            started = time.perf_counter()
+            model(images)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            if index >= WARM_UP:
+                milliseconds.append(1000 * (time.perf_counter() - started) / batch)
+    low, _, high = statistics.quantiles(milliseconds, n=4)
+    return {"median": statistics.median(milliseconds), "quartiles": [low, high], "passes": passes, "batch": batch}
+
+
+def measure(variant: str, passes: int, batches: Sequence[int], device_name: str) -> dict:
+    """All costs of one variant; run in a process of its own, so that peak memory is its own."""
+    torch.manual_seed(0)
+    backbone, fusion = parse_variant(variant)
+    device = make_accelerator(device_name).device
+    model = SmartIQA(backbone, fusion)
+    macs = count_macs(SmartIQA(backbone, fusion))
+    latency = {str(batch): measure_latency(model, batch, passes, device) for batch in batches}
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _peak_resident_bytes()
+    return {
+        "variant": variant,
+        "timm_name": model.backbone.timm_name,
+        "side": SIDE,
+        "parameters": count_parameters(model),
+        "backbone_parameters": backbone_stages(model),
+        "macs": macs,
+        "flops": 2 * macs,
+        "latency_ms_per_image": latency,
+        "peak_memory_bytes": peak,
+    }
+
+
+def _peak_resident_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def measure_all(variants: Sequence[str], passes: int, batches: Sequence[int], device: str) -> list[dict]:
+    """Measure variants one after the other, each in a fresh process."""
+    for variant in variants:
+        parse_variant(variant)
+    rows = []
+    for variant in variants:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            rows.append(pool.apply(measure, (variant, passes, batches, device)))
+        print(f"measured {variant}", flush=True)
+    return rows
+
+
+def to_table(rows: Sequence[dict]) -> pd.DataFrame:
+    """A row a variant: millions of parameters by part, GMACs, GFLOPs, latency, peak memory."""
+    table = []
+    for row in rows:
+        cells = {"variant": row["variant"], "parameters": row["parameters"]["total"]}
+        cells |= {f"{part} (M)": n / 1e6 for part, n in row["parameters"].items() if part != "total"}
+        cells |= {"GMACs": row["macs"] / 1e9, "GFLOPs": row["flops"] / 1e9}
+        for batch, latency in row["latency_ms_per_image"].items():
+            cells[f"ms/image, batch {batch}"] = latency["median"]
+        cells["peak memory (MB)"] = row["peak_memory_bytes"] / 1e6
+        table.append(cells)
+    return pd.DataFrame(table)
+
+
+def check_published(rows: Sequence[dict]) -> list[str]:
+    """A line for each published figure of a measured size: whether it holds, as what."""
+    lines = []
+    for row in rows:
+        published = PUBLISHED.get(row["variant"].partition(":")[0])
+        if published is None:
+            continue
+        millions, gmacs = row["parameters"]["total"] / 1e6, row["macs"] / 1e9
+        lines.append(_compare(row["variant"], "parameters (M)", published["parameters_millions"], millions))
+        lines.append(_compare(row["variant"], "GFLOPs", published["GFLOPs"], 2 * gmacs))
+        lines.append(_compare(row["variant"], "GFLOPs, if MACs are meant", published["GFLOPs"], gmacs))
+        lines.append(
+            f"{row['variant']}: published latency {published['latency_ms']} ms names no machine: not comparable"
+        )
+    return lines
+
+
+def _compare(variant: str, quantity: str, published: float, measured: float) -> str:
+    holds = abs(measured / published - 1) <= PUBLISHED_TOLERANCE
+    verdict = "holds" if holds else "does not hold"
+    return f"{variant}: published {quantity} {published:g}, measured {measured:.2f}: {verdict} (within 3 %)"
+
+
+def write_tables(rows: Sequence[dict], output: Path) -> None:
+    """Write JSON, CSV, Markdown and LaTeX."""
+    output.mkdir(parents=True, exist_ok=True)
+    table, lines = to_table(rows), check_published(rows)
+    write_json(output / "complexity.json", {"provenance": provenance(), "variants": list(rows), "published": lines})
+    texts = {"csv": table.to_csv(index=False), "tex": table.to_latex(index=False, float_format="%.2f", escape=True)}
+    head, *body = [list(table.columns), *table.itertuples(index=False)]
+    cells = [[f"{v:.2f}" if isinstance(v, float) else str(v) for v in row] for row in body]
+    markdown = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *cells]]
+    texts["md"] = "\n".join([*markdown, "", *(f"- {line}" for line in lines)]) + "\n"
+    for ending, text in texts.items():
+        write_atomically(output / f"complexity.{ending}", lambda file, text=text: file.write_text(text))
+    print(table.to_string(index=False, float_format="%.2f"))
+    print("\n".join(lines))
+
+
+def main() -> None:
+    """Measure what the command line names."""
+    parser = Parser(description="Parameters, MACs and FLOPs, latency and memory of variants.")
+    parser.add_argument("variants", nargs="+", metavar="BACKBONE:FUSION", help="for example tiny:channel")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 32], help="for the latency [1 32]")
+    parser.add_argument("--passes", type=int, default=10, help="timed passes, after warm-up [10]")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument("--output", default="results/complexity", metavar="FOLDER", help="[results/complexity]")
+    arguments = parser.parse_args()
+    start_logging()
+    if arguments.passes < 2 or min(arguments.batch_sizes) < 1:
+        raise UserError("--passes must be at least 2 and --batch_sizes at least 1")
+    rows = measure_all(arguments.variants, arguments.passes, arguments.batch_sizes, arguments.device)
+    write_tables(rows, Path(arguments.output))
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

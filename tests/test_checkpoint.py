@@ -1,0 +1,165 @@
+"""Checkpoints are whole or absent, bring everything back, and are read strictly."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from iqa.checkpoint import load_model_state, load_optimizer_state, read_checkpoint, save_checkpoint
+from iqa.errors import UserError
+from iqa.files import write_atomically, write_json
+
+
+def small_network() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1))
+
+
+def make_optimizer(name: str, model: nn.Module) -> torch.optim.Optimizer:
+    groups = [{"params": model[0].parameters(), "lr": 1e-3}, {"params": model[1:].parameters(), "lr": 1e-2}]
+    options = {"adamw": {"weight_decay": 0.1}, "adam": {}, "sgd": {"momentum": 0.9}}[name]
+    return {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}[name](groups, **options)
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, seed: int) -> None:
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(seed))
+    optimizer.zero_grad()
+    model(x).square().mean().backward()
+    optimizer.step()
+
+
+# Atomic writing.
+
+
+def test_a_writer_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "best").write_text("old")
+
+    def fail_halfway(temporary: Path) -> None:
+        temporary.write_text("ne")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_atomically(tmp_path / "best", fail_halfway)
+    assert (tmp_path / "best").read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["best"]
+
+
+def test_the_old_file_stays_in_place_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "best").write_text("old")
+
+    def look_then_write(temporary: Path) -> None:
+        temporary.write_text("new")
+        assert (tmp_path / "best").read_text() == "old"
+
+    write_atomically(tmp_path / "best", look_then_write)
+    assert (tmp_path / "best").read_text() == "new"
+    assert [file.name for file in tmp_path.iterdir()] == ["best"]
+
+
+def test_who_reads_the_old_file_meanwhile_reads_it_whole(tmp_path: Path) -> None:
+    (tmp_path / "best").write_text("old")
+    with open(tmp_path / "best") as reader:
+        write_atomically(tmp_path / "best", lambda temporary: temporary.write_text("new"))
+        assert reader.read() == "old"
+
+
+def test_json_has_null_for_what_is_no_number(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"nan": float("nan"), "inside": [float("inf"), 1.5, (2,)]})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"nan": None, "inside": [None, 1.5, [2]]}
+
+
+# Round trip.
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_training_goes_on_from_a_checkpoint_bit_for_bit(tmp_path: Path, name: str) -> None:
+    model = small_network()
+    optimizer = make_optimizer(name, model)
+    step(model, optimizer, seed=1)
+    save_checkpoint(tmp_path / "last.safetensors", model, {"epoch": 1}, optimizer)
+    step(model, optimizer, seed=2)
+
+    again = small_network()
+    tensors, records = read_checkpoint(tmp_path / "last.safetensors")
+    load_model_state(again, tensors, "last")
+    optimizer_again = make_optimizer(name, again)
+    load_optimizer_state(optimizer_again, tensors, records["param_groups"])
+    step(again, optimizer_again, seed=2)
+
+    for expected, found in zip(model.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(found, expected)
+    assert [group["lr"] for group in optimizer_again.param_groups] == [1e-3, 1e-2]
+
+
+def test_a_checkpoint_remembers_how_it_was_made_and_further_tensors(tmp_path: Path) -> None:
+    made = {"architecture": {"backbone": "nano", "fusion": "scale"}, "epoch": 3, "score": 0.91}
+    state = torch.get_rng_state()
+    save_checkpoint(tmp_path / "best.safetensors", small_network(), made, extra={"random": state})
+    tensors, records = read_checkpoint(tmp_path / "best.safetensors")
+    assert records["made"] == made
+    assert torch.equal(tensors["random"], state)
+
+
+def test_strided_and_shared_tensors_are_stored_by_value(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last), nn.Linear(4, 4), nn.Linear(4, 4))
+    model[2].weight = model[1].weight
+    save_checkpoint(tmp_path / "best.safetensors", model, {})
+    tensors, _ = read_checkpoint(tmp_path / "best.safetensors")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensors[f"model.{name}"], tensor)
+
+
+# What does not fit.
+
+
+@pytest.fixture
+def tensors(tmp_path: Path) -> dict[str, torch.Tensor]:
+    save_checkpoint(tmp_path / "best.safetensors", small_network(), {})
+    return read_checkpoint(tmp_path / "best.safetensors")[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 1), nn.Linear(1, 1)), "has no '3.weight'"),
+        (nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8)), "unexpected '2.bias'"),
+        (nn.Sequential(nn.Linear(5, 8)), r"'0.weight' is \(8, 4\), expected \(8, 5\)"),
+    ],
+    ids=["missing", "unexpected", "shape"],
+)
+def test_another_architecture_is_refused_by_its_first_difference(tensors: dict, model: nn.Module, message: str) -> None:
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(UserError, match=f"best is of another architecture: .*{message}"):
+        load_model_state(model, tensors, "best")
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no checkpoint at .*last\.safetensors"):
+        read_checkpoint(tmp_path / "last.safetensors")
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x08" + b"\0" * 7 + b"{}      "])
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.safetensors is no checkpoint of this project"):
+        read_checkpoint(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"author": '"someone"'}])
+def test_tensors_of_another_program_are_no_checkpoint(tmp_path: Path, metadata: dict | None) -> None:
+    save_file({"weight": torch.zeros(2)}, tmp_path / "a.safetensors", metadata=metadata)
+    with pytest.raises(UserError, match=r"a\.safetensors is no checkpoint of this project"):
+        read_checkpoint(tmp_path / "a.safetensors")
+
+
+def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "best.safetensors", small_network(), {})
+    content = (tmp_path / "best.safetensors").read_bytes()
+    (tmp_path / "best.safetensors").write_bytes(content[:-10])
+    with pytest.raises(UserError, match=r"best\.safetensors is no checkpoint of this project"):
+        read_checkpoint(tmp_path / "best.safetensors")
