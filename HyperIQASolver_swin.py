@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 
 COSINE_FLOOR = 0.01  # each group ends at this fraction of its own start
 STEP_EVERY, STEP_FACTOR = 6, 0.1
+_AVERAGE = "average."  # prefix of the averaged weights in a checkpoint
 
 
 @dataclass
@@ -61,7 +63,7 @@ class HyperIQASolver:
     """Trains a model and keeps its best state by validation SRCC.
 
     Args:
-        model: images (B, 3, H, W) -> scores (B,); has `parameter_groups(lr, lr_ratio)`.
+        model: images (B, 3, H, W) -> scores (B,); has `parameter_groups(lr, lr_ratio, layer_decay)`.
         config: the run's settings.
         train_loader: training batches; its sampler has `set_epoch`.
         val_loader: images of the split that chooses the checkpoint.
@@ -87,8 +89,11 @@ class HyperIQASolver:
         self.loss = make_loss(config.loss_type, config.ranking_loss_alpha, config.ranking_loss_margin)
         self.progress = Progress()
         self.history: list[dict] = []
-        optimizer = make_optimizer(model.parameter_groups(config.lr, config.lr_ratio), config)
-        self.scheduler = make_scheduler(optimizer, config, steps_per_epoch=len(train_loader))
+        groups = model.parameter_groups(config.lr, config.lr_ratio, config.layer_decay)
+        optimizer = make_optimizer(groups, config)
+        steps_per_epoch = math.ceil(len(train_loader) / config.accumulate)
+        self.scheduler = make_scheduler(optimizer, config, steps_per_epoch)
+        self.average = make_average(model, config, accelerator.device)
         self.model, self.optimizer, self.train_loader, self.val_loader = accelerator.prepare(
             model, optimizer, train_loader, val_loader
         )
@@ -155,22 +160,31 @@ class HyperIQASolver:
         }
 
     def _step(self, batch: Any) -> torch.Tensor:
-        """One optimizer step; returns the batch's loss, still on its device."""
+        """Forward and backward of one batch, and a step when enough are accumulated; returns the batch's loss."""
         images = self.to_images(batch.crops, batch.augment, jitter=self.config.color_jitter)
-        with self.accelerator.autocast():
-            scores = self.model(images)  # (B,)
-        loss = self.loss(scores.float(), batch.mos, batch.mos_std)
-        self.accelerator.backward(loss)
-        if self.config.grad_clip is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        self.optimizer.step()
-        self.scheduler.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        with self.accelerator.accumulate(self.model):
+            with self.accelerator.autocast():
+                scores = self.model(images)  # (B,)
+            loss = self.loss(scores.float(), batch.mos, batch.mos_std)
+            self.accelerator.backward(loss)
+            if self.accelerator.sync_gradients and self.config.grad_clip is not None:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+        if self.accelerator.sync_gradients:
+            self.scheduler.step()
+            if self.average is not None:
+                self.average.update_parameters(self.accelerator.unwrap_model(self.model))
         return loss.detach()
+
+    @property
+    def kept_model(self) -> nn.Module:
+        """The model that is validated and kept: the weights' average where there is one."""
+        return self.accelerator.unwrap_model(self.model) if self.average is None else self.average.module
 
     def evaluate(self, loader: DataLoader) -> dict[str, float]:
         """SRCC and PLCC on a prepared test loader."""
-        scores = predict(self.model, loader, self.to_images, self.accelerator, "validate")
+        scores = predict(self.kept_model, loader, self.to_images, self.accelerator, "validate")
         mos = loader.dataset.mos.numpy()
         return {"srcc": srcc(scores, mos), "plcc": plcc(scores, mos)}
 
@@ -200,9 +214,12 @@ class HyperIQASolver:
         model = self.accelerator.unwrap_model(self.model)
         made = {"architecture": self.architecture, "epoch": record["epoch"], "val_srcc": record["val_srcc"]}
         if is_best:
-            save_checkpoint(self.best_path, model, made)
+            save_checkpoint(self.best_path, self.kept_model, made)
         made |= {"progress": dataclasses.asdict(self.progress), "scheduler_steps": self.scheduler.last_epoch}
-        save_checkpoint(self.last_path, model, made, self.optimizer.optimizer, _random_states())
+        extra = _random_states()
+        if self.average is not None:
+            extra |= {_AVERAGE + name: tensor for name, tensor in self.average.state_dict().items()}
+        save_checkpoint(self.last_path, model, made, self.optimizer.optimizer, extra)
 
     def resume(self) -> Progress:
         """Continue from `last.safetensors`: bit-equal on one device to a run that was never stopped.
@@ -217,6 +234,9 @@ class HyperIQASolver:
         self.scheduler.last_epoch = records["made"]["scheduler_steps"]
         self.scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
         self.history = read_history(self.run_dir / "history.jsonl")[: self.progress.epochs_done]
+        if self.average is not None:
+            averaged = {name.removeprefix(_AVERAGE): t for name, t in tensors.items() if name.startswith(_AVERAGE)}
+            self.average.load_state_dict(averaged)
         _restore_random_states(tensors)
         return self.progress
 
@@ -252,8 +272,19 @@ def make_scheduler(
     def staircase(step: int) -> float:
         return STEP_FACTOR ** (step // steps_per_epoch // STEP_EVERY)
 
-    factor = {"cosine": cosine, "step": staircase, "none": lambda step: 1.0}[config.lr_scheduler]
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    decay = {"cosine": cosine, "step": staircase, "none": lambda step: 1.0}[config.lr_scheduler]
+    warmup_steps = config.warmup_epochs * steps_per_epoch
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: decay(step) * min(1.0, (step + 1) / (warmup_steps + 1))
+    )
+
+
+def make_average(model: nn.Module, config: Config, device: torch.device) -> AveragedModel | None:
+    """An exponential average of the weights, if the settings ask for one."""
+    if config.ema_decay is None:
+        return None
+    averaging = get_ema_multi_avg_fn(config.ema_decay)
+    return AveragedModel(model, device=device, multi_avg_fn=averaging, use_buffers=True)
 
 
 def _random_states() -> dict[str, torch.Tensor]:

@@ -34,7 +34,7 @@ from PIL import Image
 
 from iqa.distortions import DISTORTIONS, NUM_LEVELS, distort
 from iqa.errors import Parser, UserError, exit_on_user_error
-from iqa.procedural import dead_leaves
+from iqa.procedural import dead_leaves, two_tone
 from iqa.progress import progress
 from iqa.torchvision_operators import declare_missing_operators
 
@@ -57,7 +57,6 @@ class Content:
         files: "package/file" of each photograph of the scene; empty for a procedural content.
         scales: sizes at which the photographs are cut, as fractions of the original.
         images: distorted images from each file; each pair of kind and level occurs at most once on a tile.
-        colour: False for greyscale, where a change of saturation would do nothing.
     """
 
     name: str
@@ -65,7 +64,6 @@ class Content:
     files: tuple[str, ...]
     scales: tuple[float, ...]
     images: int
-    colour: bool = True
 
 
 _SKIMAGE, _SKLEARN = "skimage.data", "sklearn.datasets.images"
@@ -82,21 +80,21 @@ PHOTOGRAPHS: tuple[Content, ...] = (
     Content("rocket", "test", (f"{_SKIMAGE}/rocket.jpg",), (1.0, 0.7), images=75),
     Content("flower", "test", (f"{_SKLEARN}/flower.jpg",), (1.0, 0.7), images=75),
     Content("chelsea", "val", (f"{_SKIMAGE}/chelsea.png",), (1.0,), images=75),
-    Content("camera", "val", (f"{_SKIMAGE}/camera.png",), (1.0, 0.6), images=70, colour=False),
+    Content("camera", "val", (f"{_SKIMAGE}/camera.png",), (1.0, 0.6), images=75),
     Content("motorcycle", "train", _STEREO_PAIR, (1.0, 0.6), images=200),
     Content("china", "train", (f"{_SKLEARN}/china.jpg",), (1.0, 0.85, 0.7), images=225),
     Content("ihc", "train", (f"{_SKIMAGE}/ihc.png",), (1.0, 0.6), images=120),
     Content("retina", "train", (f"{_SKIMAGE}/retina.jpg",), (0.42, 0.3), images=120),
     Content("hubble_deep_field", "train", (f"{_SKIMAGE}/hubble_deep_field.jpg",), (0.5,), images=90),
-    Content("brick", "train", (f"{_SKIMAGE}/brick.png",), (1.0, 0.6), images=60, colour=False),
-    Content("grass", "train", (f"{_SKIMAGE}/grass.png",), (1.0, 0.6), images=60, colour=False),
-    Content("gravel", "train", (f"{_SKIMAGE}/gravel.png",), (1.0, 0.6), images=60, colour=False),
-    Content("coins", "train", (f"{_SKIMAGE}/coins.png",), (1.0,), images=45, colour=False),
-    Content("moon", "train", (f"{_SKIMAGE}/moon.png",), (0.6,), images=45, colour=False),
+    Content("brick", "train", (f"{_SKIMAGE}/brick.png",), (1.0, 0.6), images=60),
+    Content("grass", "train", (f"{_SKIMAGE}/grass.png",), (1.0, 0.6), images=60),
+    Content("gravel", "train", (f"{_SKIMAGE}/gravel.png",), (1.0, 0.6), images=60),
+    Content("coins", "train", (f"{_SKIMAGE}/coins.png",), (1.0,), images=45),
+    Content("moon", "train", (f"{_SKIMAGE}/moon.png",), (0.6,), images=45),
 )
 # One tile each: many palettes and arrangements are worth more to training than many views of few.
 PROCEDURAL: tuple[Content, ...] = tuple(
-    Content(f"dead_leaves_{number:02d}", "train", (), (), images=24) for number in range(40)
+    Content(f"dead_leaves_{number:03d}", "train", (), (), images=12) for number in range(80)
 )
 CONTENTS = PHOTOGRAPHS + PROCEDURAL
 
@@ -148,11 +146,10 @@ def _plan_content(content: Content, seed: int) -> list[Tile]:
     places_by_file = [[(file, *place) for place in _places(file, content.scales)] for file in content.files]
     if not content.files:
         places_by_file = [[("", 1.0, 0, 0)]]
-    allowed = [cell for cell in ALL_CELLS if content.colour or cell[0] != "saturation"]
     rng = _generator(seed, content.name)
     tiles = []
     for places in places_by_file:
-        order = [allowed[index] for index in rng.permutation(len(allowed))]
+        order = [ALL_CELLS[index] for index in rng.permutation(len(ALL_CELLS))]
         by_place: list[list[tuple[str, int]]] = [[] for _ in places]
         for image in range(min(content.images, len(order) * len(places))):
             turn, position = divmod(image, len(order))
@@ -207,9 +204,14 @@ def undistorted(tile: Tile, seed: int) -> np.ndarray:
 
 @lru_cache(maxsize=32)
 def _photograph(file: str, scale: float) -> np.ndarray:
-    """A photograph (H, W, 3) uint8 at a fraction of its size."""
+    """A photograph (H, W, 3) uint8 at a fraction of its size; a greyscale one is coloured.
+
+    Grey is what the strongest loss of saturation leaves: undistorted grey photographs would contradict its labels.
+    """
     with Image.open(_locate(file)) as opened:
-        photograph = opened.convert("RGB")
+        photograph = opened.convert("L" if opened.mode in ("L", "LA") else "RGB")
+    if photograph.mode == "L":
+        photograph = Image.fromarray(two_tone(np.asarray(photograph), _generator(0, file)))
     if scale != 1:
         size = (round(photograph.width * scale), round(photograph.height * scale))
         photograph = photograph.resize(size, Image.Resampling.LANCZOS)

@@ -117,6 +117,14 @@ class SwinBackbone(nn.Module):
         self.mean: tuple[float, ...] = tuple(pretrained_cfg["mean"])
         self.std: tuple[float, ...] = tuple(pretrained_cfg["std"])
 
+    def layer_parameters(self) -> list[list[nn.Parameter]]:
+        """The body's parameters by layer, from input to output; members of a plain sequence are layers too."""
+        layers = [list(self.body.parameters(recurse=False))]
+        for child in self.body.children():
+            members = child.children() if isinstance(child, nn.Sequential | nn.ModuleList) else [child]
+            layers += [list(member.parameters()) for member in members]
+        return [layer for layer in layers if layer]
+
     def forward(self, images: Tensor) -> list[Tensor]:
         """Stages 0..3 of normalised `images` (B, 3, H, W): four maps (B, C_i, H_i, W_i).
 
@@ -496,14 +504,26 @@ class SmartIQA(nn.Module):
         scores = self.target_net(content_vector, target)  # (B,)
         return Inspection(scores, fused.stage_weights, fused.attention, target, content_vector)
 
-    def parameter_groups(self, lr: float, lr_ratio: float) -> list[dict]:
-        """Optimizer groups: the backbone at `lr`, everything new (LDA included) at `lr * lr_ratio`."""
-        backbone = [p for p in self.backbone.parameters() if p.requires_grad]
-        new = [p for name, p in self.named_parameters() if not name.startswith("backbone.")]
+    def parameter_groups(self, lr: float, lr_ratio: float, layer_decay: float | None = None) -> list[dict]:
+        """Optimizer groups: the backbone at `lr`, everything new (LDA included) at `lr * lr_ratio`.
+
+        Args:
+            lr: rate of the backbone's last layer.
+            lr_ratio: how much faster the new parts learn.
+            layer_decay: each layer of the backbone learns at this times the rate of the next one; None gives
+                the whole backbone one group.
+        """
+        layers = [list(self.backbone.parameters())] if layer_decay is None else self.backbone.layer_parameters()
         groups = [
-            {"name": "backbone", "params": backbone, "lr": lr},
-            {"name": "head", "params": new, "lr": lr * lr_ratio},
+            {
+                "name": "backbone" if layer_decay is None else f"backbone_{depth}",
+                "params": [p for p in layer if p.requires_grad],
+                "lr": lr * (layer_decay or 1.0) ** (len(layers) - 1 - depth),
+            }
+            for depth, layer in enumerate(layers)
         ]
+        new = [p for name, p in self.named_parameters() if not name.startswith("backbone.")]
+        groups.append({"name": "head", "params": new, "lr": lr * lr_ratio})
         return [group for group in groups if group["params"]]
 
 

@@ -156,7 +156,7 @@ def run(config: Config, resume: bool = False) -> dict:
         raise UserError(f"dataset: unknown database {config.dataset!r}; known: {', '.join(DATABASES)}")
     if config.run_dir.exists() and not resume:
         raise UserError(f"{config.run_dir} exists: continue it with --resume, or give a new --name")
-    accelerator = make_accelerator(config.device, config.precision)
+    accelerator = make_accelerator(config.device, config.precision, config.accumulate)
     database = read_run_database(config)
     for note in database.notes:
         log.info("%s: %s", database.name, note)

@@ -90,6 +90,14 @@ class Config:
     lr_ratio: float = _setting(10.0, "the new parts learn at lr * lr_ratio, as HyperIQA", low=0)
     weight_decay: float = _setting(0.01, "AdamW's own default", low=0)
     lr_scheduler: str = _setting("cosine", "cosine per step, /10 every 6 epochs, or none", ("cosine", "step", "none"))
+    warmup_epochs: float = _setting(0.0, "epochs over which every rate rises from 0 (default: none)", low=0)
+    layer_decay: float | None = _setting(
+        None, "each layer of the backbone learns at this times the rate of the next (default: all alike)", low=0
+    )
+    ema_decay: float | None = _setting(
+        None, "validate and keep an exponential average of the weights with this decay (default: the weights)", low=0
+    )
+    accumulate: int = _setting(1, "batches whose gradients make one step", low=1)
     grad_clip: float | None = _setting(None, "largest norm of the gradient (default: not clipped)", low=0)
     loss_type: str = _setting("l1", "primary loss, on mos 0..100", ("l1", "l2", "plcc", "rank", "fidelity"))
     ranking_loss_alpha: float = _setting(0.0, "weight of the ranking loss added to the primary one", low=0)

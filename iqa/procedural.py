@@ -2,8 +2,8 @@
 
 Photographs in the installed wheels are few; a network that sees few scenes takes a smooth sky for blur. Dead
 leaves images have the edges, occlusions and scale invariance of photographs (Lee, Mumford and Huang, IJCV
-2001); here their leaves also carry pieces of the training photographs, and some lie before a background
-that is out of focus, as in many photographs.
+2001); here leaves and background may also show pieces of the training photographs in other colours, and what
+lies behind may be out of focus, as in many photographs.
 """
 
 from __future__ import annotations
@@ -28,15 +28,34 @@ def dead_leaves(side: int, rng: np.random.Generator, textures: Sequence[np.ndarr
         (side, side, 3) uint8.
     """
     canvas_side = _OVERSAMPLING * side
-    canvas = _gradient(canvas_side, rng)
+    on_photograph = bool(textures) and rng.random() < 0.3
+    canvas = (
+        _photograph_piece(canvas_side, canvas_side, textures, rng) if on_photograph else _gradient(canvas_side, rng)
+    )
     palette = _palette(8, rng)
-    _lay_leaves(canvas, int(np.exp(rng.uniform(np.log(10), np.log(1500)))), palette, textures, rng)
-    if rng.random() < 0.6:  # what lies so far is out of focus, and sharp leaves cover part of it
+    _lay_leaves(canvas, int(np.exp(rng.uniform(np.log(5), np.log(1000)))), palette, textures, rng)
+    if rng.random() < 0.5:  # what lies so far is out of focus, and sharp leaves cover part of it
         canvas = gaussian_filter(canvas, (blur := rng.uniform(3, 25), blur, 0))
         _lay_leaves(canvas, int(np.exp(rng.uniform(np.log(5), np.log(300)))), palette, textures, rng)
     pixels = canvas.reshape(side, _OVERSAMPLING, side, _OVERSAMPLING, 3).mean(axis=(1, 3))  # (side, side, 3)
-    exposed = np.clip(pixels, 0, 1) ** np.exp(rng.uniform(-0.5, 0.7))  # bright and dark scenes
-    return np.rint(exposed * 255).astype(np.uint8)
+    return np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8)
+
+
+def two_tone(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Colour a greyscale photograph: shadows and middle tones get a hue each, black and white stay.
+
+    Args:
+        grey: (H, W) uint8.
+        rng: chooses the hues.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    shadows, middle = (rng.uniform(-0.22, 0.22, size=3) for _ in range(2))
+    level = np.linspace(0, 1, 256)[:, None]
+    hues = np.sin(np.pi * level) * (shadows * (1 - level) + middle * level)
+    table = np.rint(np.clip(level + hues, 0, 1) * 255).astype(np.uint8)  # (256, 3)
+    return table[grey]
 
 
 def _gradient(side: int, rng: np.random.Generator) -> np.ndarray:
@@ -49,9 +68,9 @@ def _gradient(side: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _palette(count: int, rng: np.random.Generator) -> np.ndarray:
-    """(count, 3) in 0..1: any lightness, and colours from almost grey to vivid, as scenes differ in it."""
+    """(count, 3) in 0..1: any lightness, and colours from muted to vivid, as scenes differ in it."""
     lightness = rng.uniform(0.05, 0.95, size=(count, 1))
-    return np.clip(lightness + rng.uniform(0.02, 0.16) * rng.standard_normal((count, 3)), 0, 1)
+    return np.clip(lightness + rng.uniform(0.07, 0.18) * rng.standard_normal((count, 3)), 0, 1)
 
 
 def _lay_leaves(

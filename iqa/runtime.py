@@ -17,12 +17,13 @@ from iqa.errors import UserError
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "pandas", "accelerate")
 
 
-def make_accelerator(device: str = "auto", precision: str = "fp32") -> Accelerator:
+def make_accelerator(device: str = "auto", precision: str = "fp32", accumulate: int = 1) -> Accelerator:
     """Accelerate's handle on devices and processes.
 
     Args:
         device: `auto` (the best there is), `cpu`, `cuda` or `mps`.
         precision: `fp32`, `bf16` or `fp16` (autocast).
+        accumulate: batches whose gradients make one optimizer step.
 
     Raises:
         UserError: the device is not there, or cannot compute in that precision.
@@ -33,7 +34,7 @@ def make_accelerator(device: str = "auto", precision: str = "fp32") -> Accelerat
     if precision == "fp16" and (device == "cpu" or not any(available.values())):
         raise UserError("precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
     mixed = {"fp32": "no"}.get(precision, precision)
-    return Accelerator(cpu=device == "cpu", mixed_precision=mixed)
+    return Accelerator(cpu=device == "cpu", mixed_precision=mixed, gradient_accumulation_steps=accumulate)
 
 
 def seed_everything(seed: int) -> None:

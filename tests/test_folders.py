@@ -86,10 +86,7 @@ def read_tree(name: str, parent: Path, rows: list | None = None, **options: obje
 
 def column(database: folders.Database, name: str) -> dict:
     """Column of the table by bare file name."""
-    return {
-        Path(image).name: value
-        for image, value in zip(database.table.image, database.table[name], strict=True)
-    }
+    return {Path(image).name: value for image, value in zip(database.table.image, database.table[name], strict=True)}
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
@@ -215,9 +212,7 @@ def test_csv_range_and_direction_are_said_by_flags(tmp_path: Path) -> None:
 
 def test_csv_split_deviation_and_other_columns_are_used_when_present(tmp_path: Path) -> None:
     parts = ["training", "validation", "Test"]
-    rows = [
-        row | {"split": part, "mos_std": 2, "camera": "a"} for row, part in zip(ROWS, parts, strict=False)
-    ]
+    rows = [row | {"split": part, "mos_std": 2, "camera": "a"} for row, part in zip(ROWS, parts, strict=False)]
     table = read_database("csv", data_path=trees.table(tmp_path / "labels.csv", rows)).table
     assert table.split.tolist() == ["train", "val", "test"]
     assert table.mos_std.tolist() == [2, 2, 2] and table.camera.tolist() == ["a"] * 3
@@ -348,9 +343,7 @@ def test_a_folder_without_its_label_file_names_the_file(name: str, tmp_path: Pat
 
 def test_a_column_that_is_absent_is_answered_with_those_there_are(tmp_path: Path) -> None:
     file = trees.table(tmp_path / "labels.csv", [{"image": "a.png", "rating": 3}])
-    with pytest.raises(
-        UserError, match="no column mos or score; it has image, rating; name it with --mos_column"
-    ):
+    with pytest.raises(UserError, match="no column mos or score; it has image, rating; name it with --mos_column"):
         read_database("csv", data_path=file)
 
 
@@ -405,9 +398,7 @@ def test_a_mat_file_of_the_wrong_kind_is_named(tmp_path: Path) -> None:
     scipy.io.savemat(root / "dmos_realigned.mat", {"dmos": np.zeros((1, 982))})
     with pytest.raises(UserError, match="no variable dmos_new; it has dmos"):
         read_database("live", data_root=tmp_path)
-    scipy.io.savemat(
-        root / "dmos_realigned.mat", {"dmos_new": np.zeros((1, 779)), "orgs": np.zeros((1, 779))}
-    )
+    scipy.io.savemat(root / "dmos_realigned.mat", {"dmos_new": np.zeros((1, 779)), "orgs": np.zeros((1, 779))})
     with pytest.raises(UserError, match="dmos_new has 779 values, expected 982"):
         read_database("live", data_root=tmp_path)
     (root / "dmos_realigned.mat").write_text("this is not a MATLAB file" * 20)
@@ -474,9 +465,7 @@ def true_labels() -> Path:
 
 
 def true_rows(labels: Path, file: str, step: int) -> pd.DataFrame:
-    return (
-        pd.read_csv(labels / file).iloc[::step].assign(name=lambda t: t.dis_img_path.str.split("/").str[-1])
-    )
+    return pd.read_csv(labels / file).iloc[::step].assign(name=lambda t: t.dis_img_path.str.split("/").str[-1])
 
 
 def test_koniq_official_split_has_its_published_sizes(true_labels: Path, tmp_path: Path) -> None:
@@ -499,9 +488,9 @@ def test_live_is_whole_with_its_779_distorted_images(true_labels: Path, tmp_path
     database = read_tree("live", tmp_path, list(zip(names, references, true.score, strict=True)))
     assert len(database.table) == 779 and database.notes == [] and database.table.content.nunique() == 29
     assert database.table.mos.between(0, 100).all()
-    assert dict(
-        zip(database.table.image, 111.7747 - 1.144148 * database.table.mos, strict=True)
-    ) == pytest.approx(dict(zip(names, true.score, strict=True)))
+    assert dict(zip(database.table.image, 111.7747 - 1.144148 * database.table.mos, strict=True)) == pytest.approx(
+        dict(zip(names, true.score, strict=True))
+    )
 
 
 def test_csiq_is_whole_with_its_866_images_and_30_contents(true_labels: Path, tmp_path: Path) -> None:
@@ -511,9 +500,7 @@ def test_csiq_is_whole_with_its_866_images_and_30_contents(true_labels: Path, tm
     assert column(database, "mos") == pytest.approx({name: 100 * (1 - float(score)) for name, score in pairs})
 
 
-def test_kadid_and_tid_name_the_distortions_that_the_true_labels_name(
-    true_labels: Path, tmp_path: Path
-) -> None:
+def test_kadid_and_tid_name_the_distortions_that_the_true_labels_name(true_labels: Path, tmp_path: Path) -> None:
     true = true_rows(true_labels, "KADID-10k.txt", 83)
     references = true.ref_img_path.str.split("/").str[-1]
     kadid = read_tree(
@@ -539,12 +526,8 @@ def test_kadid_and_tid_name_the_distortions_that_the_true_labels_name(
             assert found[name.upper()] != ""
 
 
-@pytest.mark.parametrize(
-    ("name", "file", "step"), [("spaq", "SPAQ.txt", 150), ("livec", "LIVE_Challenge.txt", 15)]
-)
-def test_photographs_keep_their_true_mos(
-    name: str, file: str, step: int, true_labels: Path, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("name", "file", "step"), [("spaq", "SPAQ.txt", 150), ("livec", "LIVE_Challenge.txt", 15)])
+def test_photographs_keep_their_true_mos(name: str, file: str, step: int, true_labels: Path, tmp_path: Path) -> None:
     true = true_rows(true_labels, file, step)
     database = read_tree(name, tmp_path, list(zip(true.name, true.score, strict=True)))
     assert column(database, "mos") == pytest.approx(dict(zip(true.name, true.score, strict=True)))

@@ -141,3 +141,9 @@ def test_no_file_names_the_workplace_it_was_written_at() -> None:
         if workplace in file.read_text(encoding="utf-8", errors="replace")
     ]
     assert named == []
+
+
+def test_the_page_about_the_network_is_what_the_model_says():
+    from describe_network import page
+
+    assert (ROOT / "docs" / "network.md").read_text() == page(), "run: python describe_network.py"

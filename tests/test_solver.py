@@ -35,7 +35,7 @@ class TinyModel(nn.Module):
         hidden = nn.functional.dropout(self.backbone(pooled).relu(), 0.1, self.training)
         return 50 + self.head(hidden)[:, 0]
 
-    def parameter_groups(self, lr, lr_ratio):
+    def parameter_groups(self, lr, lr_ratio, layer_decay=None):
         return [
             {"name": "backbone", "params": list(self.backbone.parameters()), "lr": lr},
             {"name": "head", "params": list(self.head.parameters()), "lr": lr * lr_ratio},
@@ -81,7 +81,7 @@ def make_solver(table, run_dir, config: Config = CONFIG) -> HyperIQASolver:
         val_loader=make_test_loader(table, config),
         to_images=partial(to_images, mean=(0.5,) * 3, std=(0.5,) * 3),
         run_dir=run_dir,
-        accelerator=make_accelerator("cpu"),
+        accelerator=make_accelerator("cpu", accumulate=config.accumulate),
         architecture={},
     )
 
@@ -96,9 +96,18 @@ def assert_equal_states(one: dict, other: dict) -> None:
         assert torch.equal(one[name], other[name]), name
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
-def test_two_epochs_and_two_resumed_ones_equal_four_to_the_bit(table, tmp_path, optimizer):
-    config = dataclasses.replace(CONFIG, optimizer=optimizer, lr=1e-4 if optimizer == "sgd" else 0.01)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"optimizer": "adam"},
+        {"optimizer": "sgd", "lr": 1e-4},
+        {"ema_decay": 0.9, "accumulate": 2, "warmup_epochs": 1.0},
+    ],
+    ids=str,
+)
+def test_two_epochs_and_two_resumed_ones_equal_four_to_the_bit(table, tmp_path, settings):
+    config = dataclasses.replace(CONFIG, **settings)
     whole = make_solver(table, tmp_path / "whole", config)
     whole.fit()
     make_solver(table, tmp_path / "stopped", config).fit(last_epoch=2)
@@ -205,3 +214,37 @@ def test_constant_predictions_count_as_the_worst_and_do_not_crash(table, tmp_pat
         solver.accelerator.unwrap_model(solver.model).head.weight.zero_()
     assert solver.fit().best_srcc == -1.0
     assert np.isnan(srcc(np.zeros(16), table["mos"]))
+
+
+def test_warm_up_rises_in_equal_steps_to_the_rate_it_would_have_without(table):
+    config = dataclasses.replace(CONFIG, lr_scheduler="none", warmup_epochs=1.0, lr=1.0, lr_ratio=1.0)
+    optimizer = make_optimizer(TinyModel().parameter_groups(1.0, 1.0), config)
+    schedule = make_scheduler(optimizer, config, steps_per_epoch=3)
+    rates = []
+    for _ in range(5):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
+
+
+def test_two_accumulated_batches_step_like_one_of_twice_the_size(table, tmp_path):
+    whole = dataclasses.replace(CONFIG, batch_size=8, epochs=1, dropout_rate=0.0)
+    halves = dataclasses.replace(whole, batch_size=4, accumulate=2)
+    states = {}
+    for name, config in (("whole", whole), ("halves", halves)):
+        solver = make_solver(table, tmp_path / name, config)
+        solver.model.eval()
+        solver.model.train = lambda mode=True, model=solver.model: model  # dropout would differ between the two
+        solver.fit()
+        states[name] = state(solver)
+    for name in states["whole"]:
+        assert torch.allclose(states["whole"][name], states["halves"][name], atol=1e-5), name
+
+
+def test_the_average_of_the_weights_is_what_is_kept(table, tmp_path):
+    solver = make_solver(table, tmp_path / "run", dataclasses.replace(CONFIG, ema_decay=0.5, epochs=1))
+    solver.fit()
+    averaged, last = solver.kept_model.state_dict(), state(solver)
+    assert not torch.equal(averaged["head.weight"], last["head.weight"])
+    assert_equal_states({k: v.clone() for k, v in averaged.items()}, dict(solver.load_best().state_dict()))

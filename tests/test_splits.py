@@ -25,9 +25,7 @@ from iqa.splits import (
 )
 
 
-def database(
-    contents: list[str], duplicates: list[list[int]] = (), official: list[str] | None = None
-) -> Database:
+def database(contents: list[str], duplicates: list[list[int]] = (), official: list[str] | None = None) -> Database:
     """A database without files: image i has the i-th content; `duplicates` are groups of image numbers."""
     images = [f"photos/{i:04d}.png" for i in range(len(contents))]
     table = pd.DataFrame({"image": images, "path": images, "mos": 50.0, "content": contents})
@@ -202,9 +200,7 @@ def test_a_split_file_that_is_not_there_is_named(tmp_path: Path) -> None:
         read_split(tmp_path / "none.json", database(["a"]))
 
 
-def test_a_split_of_other_labels_is_read_with_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_split_of_other_labels_is_read_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     of = database(by_tens(5))
     split = split_database(of)
     write_split(tmp_path / "a.json", of, split, seed=0)

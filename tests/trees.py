@@ -29,9 +29,7 @@ def pictures(folder: Path, names: Sequence[str], size: tuple[int, int] = (16, 12
         picture(folder / name, size)
 
 
-def koniq(
-    folder: Path, rows: Sequence[tuple], images: str = "512x384", size: tuple[int, int] = (16, 12)
-) -> Path:
+def koniq(folder: Path, rows: Sequence[tuple], images: str = "512x384", size: tuple[int, int] = (16, 12)) -> Path:
     """Rows (image_name, MOS on 0..100, SD, set), in `koniq10k_distributions_sets.csv`."""
     pictures(folder / images, [row[0] for row in rows], size)
     table = pd.DataFrame(rows, columns=["image_name", "MOS", "SD", "set"])

@@ -1,0 +1,160 @@
+"""Write `docs/network.md` and its drawing from the model itself.
+
+    python describe_network.py --output docs
+
+Shapes are recorded while one picture passes through the network; none is typed. Run it again after a change of
+`models_swin.py`; a test compares the page with the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from iqa.errors import Parser, exit_on_user_error
+from iqa.plots import PAGE_WIDTH, new_figure, save_figure
+from models_swin import CONTENT_BRANCHES, FUSIONS, SmartIQA
+
+BACKBONE, FUSION, SIDE = "tiny", "channel", 224
+PARTS = ("backbone", "content", "fusion", "reduce", "hypernet", "target_net")
+# Where each part is drawn, in units of boxes: column from the left, row from the bottom.
+PLACES = {
+    "backbone": (0, 1),
+    "fusion": (1, 2),
+    "reduce": (2, 2),
+    "hypernet": (3, 2),
+    "content": (1.5, 0),
+    "target_net": (4, 1),
+}
+ARROWS = (
+    ("backbone", "fusion"),
+    ("fusion", "reduce"),
+    ("reduce", "hypernet"),
+    ("hypernet", "target_net"),
+    ("backbone", "content"),
+    ("content", "target_net"),
+)
+
+
+def shapes_of(value: object) -> list[tuple[int, ...]]:
+    """Shapes, without the batch, of every tensor in a part's output, in order."""
+    if isinstance(value, Tensor):
+        return [tuple(value.shape[1:])]
+    if isinstance(value, Sequence):
+        return [shape for item in value for shape in shapes_of(item)]
+    return []
+
+
+def record_shapes(model: SmartIQA, side: int = SIDE) -> dict[str, list[tuple[int, ...]]]:
+    """Output shapes of every part for one picture of `side` pixels."""
+    recorded: dict[str, list[tuple[int, ...]]] = {}
+
+    def recorder(name: str):
+        def record(_module: nn.Module, _inputs: tuple, output: object) -> None:
+            recorded[name] = shapes_of(output)
+
+        return record
+
+    hooks = [getattr(model, name).register_forward_hook(recorder(name)) for name in PARTS]
+    with torch.no_grad():
+        model.eval()(torch.zeros(1, 3, side, side))
+    for hook in hooks:
+        hook.remove()
+    return recorded
+
+
+def _text(shapes: Sequence[tuple[int, ...]]) -> str:
+    return ", ".join("x".join(map(str, shape)) or "1" for shape in shapes)
+
+
+def draw(shapes: dict[str, list[tuple[int, ...]]]) -> Figure:
+    """Boxes for the parts with their output shapes, arrows for what flows between them."""
+    figure, (axes,) = new_figure(PAGE_WIDTH, 2.6)
+    axes.set_axis_off()
+    axes.set(xlim=(-0.55, 4.5), ylim=(-0.4, 2.6))
+    boxes = {}
+    for part, (x, y) in PLACES.items():
+        shown = shapes[part][:1] if part in ("fusion", "target_net") else shapes[part]
+        lines = [_text([shape]) for shape in shown[:5]]
+        label = "\n".join([part, *lines])
+        style = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": "black"}
+        boxes[part] = axes.text(x, y, label, ha="center", va="center", fontsize=7, bbox=style)
+    for start, end in ARROWS:
+        axes.annotate(
+            "",
+            xy=PLACES[end],
+            xytext=PLACES[start],
+            arrowprops={
+                "arrowstyle": "->",
+                "patchA": boxes[start].get_bbox_patch(),
+                "patchB": boxes[end].get_bbox_patch(),
+            },
+        )
+    return figure
+
+
+def page() -> str:
+    """The page as Markdown."""
+    model = SmartIQA(BACKBONE, FUSION)
+    recorded = record_shapes(model)
+    lines = [
+        "# The network",
+        "",
+        "Written by `describe_network.py` from the model; shapes are without the batch.",
+        "",
+        "![The parts of the network and the shapes between them](network.png)",
+        "",
+        f"One picture of {SIDE}x{SIDE} through `{BACKBONE}` with `{FUSION}` fusion:",
+        "",
+        "| part | class | gives | parameters |",
+        "|---|---|---|---|",
+    ]
+    for name in PARTS:
+        part = getattr(model, name)
+        count = sum(p.numel() for p in part.parameters())
+        lines.append(f"| `{name}` | `{type(part).__name__}` | {_text(recorded[name])} | {count:,} |")
+    lines += ["", "`fusion` gives features, stage weights and raw attention; `hypernet` five weights and five biases."]
+    lines += [
+        "",
+        "## Fusions",
+        "",
+        "| fusion | features | stage weights | parameters | what it does |",
+        "|---|---|---|---|---|",
+    ]
+    stages = [
+        torch.zeros(1, c, SIDE // s, SIDE // s)
+        for c, s in zip(model.backbone.channels, model.backbone.strides, strict=True)
+    ]
+    for name, kind in FUSIONS.items():
+        fusion = kind(model.backbone.channels).eval()
+        fused = fusion(stages)
+        count = sum(p.numel() for p in fusion.parameters())
+        weights = "-" if fused.stage_weights is None else _text(shapes_of(fused.stage_weights))
+        says = kind.__doc__.splitlines()[0]
+        lines.append(f"| `{name}` | {_text(shapes_of(fused.features))} | {weights} | {count:,} | {says} |")
+    lines += ["", "## Content vectors", "", "| content_vector | parameters | what it does |", "|---|---|---|"]
+    for name, kind in CONTENT_BRANCHES.items():
+        count = sum(p.numel() for p in kind(model.backbone.channels).parameters())
+        lines.append(f"| `{name}` | {count:,} | {kind.__doc__.splitlines()[0]} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Write the page and the drawing."""
+    parser = Parser(description="Write the page about the network from the model.")
+    parser.add_argument("--output", default="docs", metavar="FOLDER", help="[docs]")
+    output = Path(parser.parse_args().output)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "network.md").write_text(page())
+    for file in save_figure(draw(record_shapes(SmartIQA(BACKBONE, FUSION))), output / "network"):
+        if file.suffix == ".pdf":
+            file.unlink()  # the page shows the PNG
+    print(f"written to {output / 'network.md'}")
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)

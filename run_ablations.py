@@ -1,0 +1,206 @@
+"""Run experiments that are written down as data, and compare them in one table.
+
+    python run_ablations.py configs/ablations/demo.yaml
+
+Each file names its experiments (rows), the settings they share, the seeds, and the row to compare with. What is
+finished is skipped, what was stopped goes on. Runs are written to `results/ablations/<file>/<row>_seed<seed>/`, the
+table beside them as CSV, Markdown, LaTeX and JSON.
+"""
+
+from __future__ import annotations
+
+import logging
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from complexity import count_macs, measure_latency
+from folders import DATABASES
+from iqa.config import Config, load_yaml, resolve
+from iqa.errors import Parser, UserError, exit_on_user_error
+from iqa.files import write_atomically, write_json
+from iqa.results import predictions_table, read_history, read_results
+from iqa.runtime import provenance, start_logging
+from iqa.significance import compare_dependent
+from models_swin import SmartIQA
+from train_swin import architecture_of, run
+
+log = logging.getLogger(__name__)
+
+LATENCY_PASSES = 5
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One file of experiments: a Config for each row and seed, and the row that the others are compared with."""
+
+    name: str
+    baseline: str
+    configs: dict[str, list[Config]]
+
+
+def read_ablation(file: str, dataset: str | None, seeds: Sequence[int] | None, results_dir: str) -> Ablation:
+    """Read a file of experiments.
+
+    Args:
+        file: YAML with `baseline`, `rows` (settings by row name), and optionally `shared` settings and `seeds`.
+        dataset: database to use instead of the file's.
+        seeds: seeds to use instead of the file's.
+        results_dir: where runs are written.
+
+    Raises:
+        UserError: a key is missing or unknown, or a row's settings are not allowed.
+    """
+    content, name = load_yaml(file), Path(file).stem
+    unknown = set(content) - {"baseline", "rows", "shared", "seeds"}
+    if unknown or not isinstance(content.get("rows"), dict):
+        raise UserError(f"{file}: expected baseline, rows, shared, seeds; got {', '.join(map(str, content))}")
+    if content.get("baseline") not in content["rows"]:
+        raise UserError(f"{file}: baseline {content.get('baseline')!r} is none of its rows")
+    configs = {}
+    for row, settings in content["rows"].items():
+        layers = [content.get("shared") or {}, settings or {}, {"dataset": dataset} if dataset else {}]
+        for seed in seeds or content.get("seeds") or [0]:
+            place = {"seed": seed, "name": f"{row}_seed{seed}", "results_dir": str(Path(results_dir) / name)}
+            try:
+                configs.setdefault(str(row), []).append(resolve(*layers, place))
+            except UserError as error:
+                raise UserError(f"{file}, row {row}: {error}") from error
+    return Ablation(name, str(content["baseline"]), configs)
+
+
+def run_all(ablation: Ablation) -> None:
+    """Train and test whatever is not finished."""
+    for config in (config for configs in ablation.configs.values() for config in configs):
+        if (config.run_dir / "results.json").is_file():
+            log.info("%s is complete", config.run_dir)
+            continue
+        stored = config.run_dir / "config.yaml"
+        if stored.is_file() and stored.read_text() != config.to_yaml():
+            raise UserError(f"{config.run_dir} was started with other settings: remove it, or rename the row")
+        run(config, resume=config.run_dir.exists())
+
+
+def make_rows(ablation: Ablation) -> list[dict]:
+    """A row an experiment: means and deviations over seeds, costs, and the comparison with the baseline."""
+    results = {row: [read_results(c.run_dir) for c in configs] for row, configs in ablation.configs.items()}
+    baseline = results[ablation.baseline]
+    return [
+        {
+            "row": row,
+            **_scores(results[row]),
+            **_costs(ablation.configs[row]),
+            "versus_baseline": None if row == ablation.baseline else compare_rows(results[row], baseline),
+        }
+        for row in ablation.configs
+    ]
+
+
+def _scores(results: Sequence[dict]) -> dict:
+    """Mean and deviation (ddof 1) of SRCC and PLCC over seeds for each part, with n of seeds."""
+    scores: dict = {"seeds": len(results), "parts": {}}
+    for part in results[0]["metrics"]:
+        for key in ("srcc", "plcc"):
+            values = [r["metrics"][part][key] for r in results if r["metrics"].get(part, {}).get(key) is not None]
+            scores["parts"].setdefault(part, {})[key] = {
+                "mean": statistics.mean(values) if values else None,
+                "std": statistics.stdev(values) if len(values) > 1 else None,
+                "n": len(values),
+            }
+    return scores
+
+
+def _costs(configs: Sequence[Config]) -> dict:
+    """Parameters, MACs, latency of the network; seconds an epoch and epochs to the best, medians over seeds."""
+    model = SmartIQA(**architecture_of(configs[0]))
+    histories = [read_history(config.run_dir / "history.jsonl") for config in configs]
+    best = [read_results(config.run_dir)["training"]["best_epoch"] for config in configs]
+    latency = measure_latency(model, batch=1, passes=LATENCY_PASSES, device=torch.device("cpu"))
+    return {
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "macs": count_macs(model),
+        "cpu_latency_ms": latency["median"],
+        "seconds_per_epoch": statistics.median(line["train_seconds"] for history in histories for line in history),
+        "epochs_to_best": statistics.median(best),
+    }
+
+
+def compare_rows(results: Sequence[dict], baseline: Sequence[dict]) -> dict:
+    """Paired bootstrap on the same test images, seed by seed; a row is better or worse if every seed says so."""
+    verdicts = []
+    for ours, theirs in zip(results, baseline, strict=True):
+        mine, other = (predictions_table(r, "test").set_index("image") for r in (ours, theirs))
+        if set(mine.index) != set(other.index):
+            raise UserError("a row was tested on other images than the baseline: both need the same split")
+        other = other.loc[mine.index]
+        compared = compare_dependent(mine["score"], other["score"], mine["mos"], contents=mine["content"])
+        verdicts.append(compared["better"])
+    mark = {"a": "better", "b": "worse"}.get(verdicts[0], "no difference shown")
+    return {"verdict": mark if len(set(verdicts)) == 1 else "no difference shown", "by_seed": verdicts}
+
+
+def to_table(rows: Sequence[dict]) -> pd.DataFrame:
+    """The rows as text cells: `mean ± deviation`, with + or - where better or worse than the baseline."""
+    marks = {"better": " +", "worse": " -"}
+    table = []
+    for row in rows:
+        cells = {"row": row["row"], "seeds": row["seeds"]}
+        for part, scores in row["parts"].items():
+            for key, value in scores.items():
+                mark = (
+                    marks.get((row["versus_baseline"] or {}).get("verdict"), "")
+                    if (part, key) == ("test", "srcc")
+                    else ""
+                )
+                cells[f"{part} {key.upper()}"] = _mean_and_deviation(value) + mark
+        cells["parameters (M)"] = f"{row['parameters'] / 1e6:.2f}"
+        cells["GMACs"] = f"{row['macs'] / 1e9:.2f}"
+        cells["ms/image (CPU)"] = f"{row['cpu_latency_ms']:.0f}"
+        cells["s/epoch"] = f"{row['seconds_per_epoch']:.0f}"
+        cells["best epoch"] = f"{row['epochs_to_best']:g}"
+        table.append(cells)
+    return pd.DataFrame(table).fillna("-")
+
+
+def _mean_and_deviation(value: dict) -> str:
+    if value["mean"] is None:
+        return "undefined"
+    return f"{value['mean']:.4f}" + ("" if value["std"] is None else f" ± {value['std']:.4f}")
+
+
+def write_tables(ablation: Ablation, rows: Sequence[dict], folder: Path) -> None:
+    """Write the table as JSON, CSV, Markdown and LaTeX."""
+    table = to_table(rows)
+    note = f"+ better, - worse than {ablation.baseline} on every seed (paired bootstrap over contents, p < 0.05)."
+    record = {"name": ablation.name, "baseline": ablation.baseline, "note": note, "provenance": provenance()}
+    write_json(folder / "table.json", record | {"rows": list(rows)})
+    lines = [list(table.columns), ["---"] * len(table.columns), *table.itertuples(index=False)]
+    markdown = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + f"\n\n{note}\n"
+    latex = table.to_latex(index=False, escape=True).replace("±", r"$\pm$")
+    for ending, text in {"csv": table.to_csv(index=False), "md": markdown, "tex": latex}.items():
+        write_atomically(folder / f"table.{ending}", lambda file, text=text: file.write_text(text))
+    print(table.to_string(index=False))
+    print(note)
+
+
+def main() -> None:
+    """Run and tabulate what the command line names."""
+    parser = Parser(description="Run ablations that are written down as data.")
+    parser.add_argument("files", nargs="+", metavar="FILE.yaml", help="for example configs/ablations/demo.yaml")
+    parser.add_argument("--dataset", choices=DATABASES, metavar="NAME", help="instead of the files' own")
+    parser.add_argument("--seeds", type=int, nargs="+", help="instead of the files' own")
+    parser.add_argument("--results_dir", default="results/ablations", metavar="FOLDER", help="[results/ablations]")
+    arguments = parser.parse_args()
+    start_logging()
+    ablations = [read_ablation(f, arguments.dataset, arguments.seeds, arguments.results_dir) for f in arguments.files]
+    for ablation in ablations:
+        run_all(ablation)
+        write_tables(ablation, make_rows(ablation), Path(arguments.results_dir) / ablation.name)
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)
