@@ -141,18 +141,23 @@ def metrics_table(metrics: dict[str, dict]) -> str:
 
 
 def trained_test_table(run: Path, database: Database) -> pd.DataFrame:
-    """The test split that a run wrote down for the database it was trained on.
+    """The test split of the database that a run was trained on: as it wrote it down, or for published files official.
 
     Raises:
-        UserError: the run has no split file, or the file does not fit the database.
+        UserError: the split file does not fit the database, or there is neither a file nor an official split.
     """
-    split = read_split(run / "split.json", database)
+    file = run / "split.json"
+    if not file.is_file() and not (database.table["split"] == "test").any():
+        raise UserError(f"{run} has no split.json, and {database.name} no official split: the test part is unknown")
+    split = read_split(file, database) if file.is_file() else database.table["split"]
     return database.table[split.to_numpy() == "test"].reset_index(drop=True)
 
 
 def _parse_arguments() -> argparse.Namespace:
     parser = Parser(description="Test a finished run on databases.")
-    parser.add_argument("--checkpoint", required=True, metavar="RUN", help="folder of a run")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="RUN", help="folder of a run, or a published file (.pth, .pkl)"
+    )
     parser.add_argument("--datasets", nargs="+", required=True, metavar="NAME", help=", ".join(DATABASES))
     parser.add_argument("--data_root", help="holds a folder per database (default: $IQA_DATA_ROOT, ./datasets)")
     parser.add_argument("--skip_bad_images", action="store_true", help="leave bad rows out and record them")

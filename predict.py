@@ -28,7 +28,9 @@ from iqa.checkpoint import load_model_state, read_checkpoint
 from iqa.config import Config, load_config
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.evaluation import predict
+from iqa.published import model_from_published
 from iqa.runtime import make_accelerator, start_logging
+from iqa.weights import read_state_dict
 from models_swin import SmartIQA
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".ppm", ".pgm")
@@ -76,19 +78,28 @@ def load_model(checkpoint: str | Path, device: str = "auto", **changes) -> Score
     """The Scorer of a finished run.
 
     Args:
-        checkpoint: the run's folder, or a checkpoint file in it.
+        checkpoint: the run's folder, a checkpoint file in it, or a file of the published HyperIQA or SMART-IQA
+            code (.pth, .pkl), which is scored with the default settings.
         device: `auto`, `cpu`, `cuda` or `mps`.
         **changes: settings of the run to replace, for example `test_mode="grid"`.
 
     Raises:
         UserError: no such run, or a checkpoint that does not fit.
     """
-    config = dataclasses.replace(load_run_config(checkpoint), device=device, **changes)
     file = _checkpoint_file(checkpoint)
+    if is_published(checkpoint):
+        config = Config(device=device, **changes)
+        return Scorer(model_from_published(read_state_dict(file)), config, make_accelerator(device))
+    config = dataclasses.replace(load_run_config(checkpoint), device=device, **changes)
     tensors, records = read_checkpoint(file)
     model = SmartIQA(**records["made"]["architecture"])
     load_model_state(model, tensors, file)
     return Scorer(model, config, make_accelerator(device, config.precision))
+
+
+def is_published(checkpoint: str | Path) -> bool:
+    """Whether a checkpoint is a file of other code: ours are folders, or .safetensors files in one."""
+    return Path(checkpoint).is_file() and Path(checkpoint).suffix != ".safetensors"
 
 
 def _checkpoint_file(checkpoint: str | Path) -> Path:
@@ -142,7 +153,9 @@ def _split_readable(paths: list[Path]) -> tuple[list[Path], list[str]]:
 def _parse_arguments() -> argparse.Namespace:
     parser = Parser(description="Score pictures with a finished run (0..100, higher is better).")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image files and folders")
-    parser.add_argument("--checkpoint", required=True, metavar="RUN", help="folder of a run, for example results/demo")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="RUN", help="folder of a run, or a published file (.pth, .pkl)"
+    )
     parser.add_argument("--output", metavar="FILE.csv", help="also write the scores as CSV (image,score)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     return parser.parse_args()

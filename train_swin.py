@@ -25,6 +25,7 @@ from iqa.config import Config, add_config_flags, config_from_flags, given_settin
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.files import write_json
 from iqa.metrics import across_splits
+from iqa.results import read_results
 from iqa.runtime import make_accelerator, provenance, seed_everything, start_logging
 from iqa.splits import check_leakage, split_database, write_split
 from models_swin import SmartIQA
@@ -156,6 +157,10 @@ def run(config: Config, resume: bool = False) -> dict:
         raise UserError(f"dataset: unknown database {config.dataset!r}; known: {', '.join(DATABASES)}")
     if config.run_dir.exists() and not resume:
         raise UserError(f"{config.run_dir} exists: continue it with --resume, or give a new --name")
+    if config.select_on == "test":
+        log.warning(
+            "the checkpoint is chosen on the test split: results are marked so and cannot be compared with others"
+        )
     accelerator = make_accelerator(config.device, config.precision, config.accumulate)
     database = read_run_database(config)
     for note in database.notes:
@@ -181,15 +186,19 @@ def _run_splits(
     config: Config, database: Database, others: list[Database], accelerator: Accelerator, resume: bool
 ) -> dict:
     """`train_test_num` rounds over splits of seed, seed + 1, ...; each has its own folder."""
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    (config.run_dir / "config.yaml").write_text(config.to_yaml())
     metrics = []
     for index in range(config.train_test_num):
         name = f"{config.run_name}/split_{index:02d}"
         one = dataclasses.replace(config, name=name, seed=config.seed + index, train_test_num=1)
-        results = train_and_test(one, database, others, accelerator, official=False, resume=resume)
+        if (one.run_dir / "results.json").is_file():
+            results = read_results(one.run_dir)
+        else:
+            results = train_and_test(one, database, others, accelerator, official=False, resume=resume)
         metrics.append(results["metrics"])
     summary = {part: across_splits([m[part] for m in metrics]) for part in metrics[0]}
     write_json(config.run_dir / "summary.json", {"config": dataclasses.asdict(config), "summary": summary})
-    (config.run_dir / "config.yaml").write_text(config.to_yaml())
     for part, statistics in summary.items():
         for key in ("srcc", "plcc"):
             print(f"{part} {key.upper()}: " + ", ".join(f"{k} {v:.4f}" for k, v in statistics[key].items()))
@@ -243,7 +252,8 @@ def main() -> None:
     if flags.print_config:
         print(config.to_yaml(), end="")
         return
-    if flags.resume is not None and (config.run_dir / "results.json").is_file():
+    finished = "results.json" if config.train_test_num == 1 else "summary.json"
+    if flags.resume is not None and (config.run_dir / finished).is_file():
         log.info("%s is complete; nothing to resume", config.run_dir)
         return
     run(config, resume=flags.resume is not None)

@@ -67,7 +67,7 @@ def read_state_dict(file: str | Path) -> dict[str, Tensor]:
     except Exception as error:  # bytes that are no such file can raise anything in the readers
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path} cannot be read as weights (tensors only): {reason}") from error
-    for key in ("model", "state_dict"):
+    for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(state, dict) and isinstance(state.get(key), dict):
             state = state[key]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):

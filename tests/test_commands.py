@@ -139,6 +139,13 @@ def test_several_splits_give_one_folder_each_and_a_summary(pictures, tmp_path):
     assert tests[0] != tests[1]
     summary = json.loads((tmp_path / "many" / "summary.json").read_text())["summary"]["test"]["srcc"]
     assert summary["n"] == 2 and {"mean", "median", "std"} <= summary.keys()
+    (tmp_path / "many" / "summary.json").unlink()
+    (tmp_path / "many" / "split_01" / "results.json").unlink()  # as if killed in the second split
+    first = (tmp_path / "many" / "split_00" / "results.json").stat().st_mtime_ns
+    assert command("train_swin", "--resume", tmp_path / "many") == 0
+    assert (tmp_path / "many" / "split_00" / "results.json").stat().st_mtime_ns == first
+    again = json.loads((tmp_path / "many" / "summary.json").read_text())["summary"]["test"]["srcc"]
+    assert again == summary
 
 
 def test_print_config_needs_no_data(capsys):
@@ -254,3 +261,18 @@ def test_a_checkpoint_of_another_architecture_is_refused(run, tmp_path, capsys):
     save_checkpoint(tmp_path / "best.safetensors", torch.nn.Linear(2, 2), made)
     assert command("predict", ROOT / "README.md", "--checkpoint", tmp_path) == 2
     assert "another architecture" in capsys.readouterr().err
+
+
+def test_a_published_file_is_a_checkpoint_like_any_other(pictures, tmp_path):
+    from test_published import empty_checkpoint, fill
+
+    file = tmp_path / "published.pth"
+    torch.save({name: fill(name, tuple(t.shape)) for name, t in empty_checkpoint().items()}, file)
+    assert command("predict", pictures / "scene0_0.png", "--checkpoint", file, "--output", tmp_path / "s.csv") == 0
+    assert len(pd.read_csv(tmp_path / "s.csv")) == 1
+
+
+def test_a_run_chosen_on_the_test_part_says_so_in_its_results(pictures, tmp_path, caplog):
+    assert train(pictures, tmp_path, "--name", "marked", "--epochs", "1", "--select_on", "test") == 0
+    assert "chosen on the test split" in caplog.text
+    assert json.loads((tmp_path / "marked" / "results.json").read_text())["protocol"]["selected_on"] == "test"
