@@ -28,7 +28,7 @@ from iqa.files import write_json
 from iqa.plots import grouped_bars, save_figure
 from iqa.runtime import provenance, start_logging
 from models_swin import SmartIQA
-from predict import Scorer, load_model
+from predict import Scorer, load_model, run_folder
 
 LEVELS = ("Very Low", "Low", "Mid", "High", "Very High")
 STAGES = tuple(f"stage {i}" for i in range(4))
@@ -137,8 +137,8 @@ def main() -> None:
     start_logging()
     if arguments.num_samples < 1 or arguments.crops < 1:
         raise UserError("--num_samples and --crops: expected at least 1")
-    run = Path(arguments.checkpoint)
-    scorer = load_model(run, arguments.device, test_mode="random", test_patch_num=arguments.crops)
+    scorer = load_model(arguments.checkpoint, arguments.device, test_mode="random", test_patch_num=arguments.crops)
+    run = run_folder(arguments.checkpoint)
     if arguments.dataset == scorer.config.dataset:
         database = read_run_database(scorer.config, arguments.data_root)
         table = trained_test_table(run, database)

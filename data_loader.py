@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from iqa.config import Config, parse_resize
 from iqa.errors import UserError
+from iqa.image_check import DECODE_ERRORS
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ def open_rgb(path: str | Path) -> Image.Image:
                 image = image.convert("RGBA")
                 image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
             return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:  # as Pillow raises
+    except DECODE_ERRORS as error:
         raise UserError(f"image {path} cannot be read: {error}") from error
 
 

@@ -24,7 +24,7 @@ from iqa.metrics import summarize
 from iqa.results import prediction_rows
 from iqa.runtime import provenance, start_logging
 from iqa.splits import read_split
-from predict import Scorer, load_model
+from predict import Scorer, load_model, run_folder
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,6 @@ def test_part(scorer: Scorer, database: Database, table: pd.DataFrame) -> tuple[
     Returns:
         Metrics with n and intervals, the predictions, and timings.
     """
-    warn_of_small_images(table, scorer.config, database.name)
     started = time.perf_counter()
     scores = scorer.score_table(table, description=f"test {database.name}")
     seconds = time.perf_counter() - started
@@ -172,14 +171,15 @@ def main() -> None:
     """Evaluate as the command line says."""
     arguments = _parse_arguments()
     start_logging()
-    run = Path(arguments.checkpoint)
-    run = run if run.is_dir() else run.parent
+    run = run_folder(arguments.checkpoint)
     output = Path(arguments.output or run / f"evaluation_{'_'.join(arguments.datasets)}.json")
     if output.exists():
         raise UserError(f"{output} exists: name another file with --output")
     changes = {key: getattr(arguments, key) for key in ("test_mode", "test_patch_num")}
     scorer = load_model(arguments.checkpoint, arguments.device, **{k: v for k, v in changes.items() if v is not None})
     databases = _databases_of(scorer, arguments)
+    for database in databases:
+        warn_of_small_images(database.table, scorer.config, database.name)
     trained_on = {d.name: trained_test_table(run, d) for d in databases if d.name == scorer.config.dataset}
     tested = test_databases(scorer, databases, trained_on)
     record = {"config": vars(scorer.config), "provenance": provenance(), "protocol": {"checkpoint": str(run)}}

@@ -70,7 +70,9 @@ class Scorer:
 
     def score_table(self, table: pd.DataFrame, description: str = "score") -> np.ndarray:
         """Raw scores (n,) of a table with columns image, path, mos, mos_std; not set to the scale's ends."""
-        loader = self.accelerator.prepare(test_loader(table, self.config))
+        few = len(table) < 64  # starting processes would take longer than decoding
+        config = dataclasses.replace(self.config, num_workers=0) if few else self.config
+        loader = self.accelerator.prepare(test_loader(table, config))
         return predict(self.model, loader, self.to_images, self.accelerator, description)
 
 
@@ -109,13 +111,19 @@ def _checkpoint_file(checkpoint: str | Path) -> Path:
     return path / "best.safetensors" if path.is_dir() else path
 
 
+def run_folder(checkpoint: str | Path) -> Path:
+    """The folder of a run, or the one that a checkpoint file lies in."""
+    path = Path(checkpoint)
+    return path if path.is_dir() else path.parent
+
+
 def load_run_config(checkpoint: str | Path) -> Config:
     """The settings of a finished run.
 
     Raises:
         UserError: no such run.
     """
-    return load_config(_checkpoint_file(checkpoint).parent / "config.yaml")
+    return load_config(run_folder(_checkpoint_file(checkpoint)) / "config.yaml")
 
 
 def find_images(paths: Sequence[str]) -> list[Path]:

@@ -18,7 +18,7 @@ import pandas as pd
 from accelerate import Accelerator
 
 from data_loader import test_loader, train_loader, warn_of_small_images
-from evaluate import describe, metrics_table, read_databases, read_run_database, test_databases
+from evaluate import metrics_table, read_databases, read_run_database, test_databases
 from folders import DATABASES, Database
 from HyperIQASolver_swin import HyperIQASolver
 from iqa.config import Config, add_config_flags, config_from_flags, given_settings, load_config
@@ -74,7 +74,6 @@ def train_and_test(
 ) -> dict:
     """One round: train on the train part, choose on val, test once; write and return the results."""
     parts, split, notes = split_tables(database, config, official)
-    warn_of_small_images(database.table, config, database.name)
     model = build_model(config)
     _prepare_run_dir(config, database, split)
     solver = _make_solver(config, parts, model, accelerator)
@@ -89,7 +88,7 @@ def train_and_test(
     results = {
         "config": dataclasses.asdict(config),
         "provenance": {**provenance(), "seed": config.seed, "backbone_weights": model.weights_source},
-        "protocol": _protocol(config, parts, official, notes, describe(database)),
+        "protocol": _protocol(config, parts, official, notes, tested["databases"][database.name]),
         "training": {
             **dataclasses.asdict(progress),
             "parameters": sum(p.numel() for p in model.parameters()),
@@ -166,6 +165,8 @@ def run(config: Config, resume: bool = False) -> dict:
     for note in database.notes:
         log.info("%s: %s", database.name, note)
     others = _other_databases(config)
+    for each in (database, *others):
+        warn_of_small_images(each.table, config, each.name)
     if config.train_test_num == 1:
         results = train_and_test(config, database, others, accelerator, official=True, resume=resume)
         print(metrics_table(results["metrics"]))

@@ -25,7 +25,7 @@ from iqa.progress import progress
 
 _log = logging.getLogger(__name__)
 # What Pillow's decoders raise on damaged files; anything else is a mistake of ours and must surface.
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 
 class ImageFile(NamedTuple):
@@ -50,7 +50,7 @@ def check_image(path: Path) -> ImageFile:
             # JPEG only: reads every coded byte but computes 1/64 of the pixels.
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         return ImageFile("", f"does not open as an image ({_one_line(error)})")
     return ImageFile(_digest(content), "")
 

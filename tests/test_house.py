@@ -23,7 +23,7 @@ TORCH_FAMILY = {"torch", "torchvision", "timm", "accelerate"}
 # What the network and the loop may know of this project (STYLE: one home for each arrow of the data flow).
 MAY_IMPORT = {
     "models_swin": {"iqa.errors", "iqa.torchvision_operators", "iqa.weights"},
-    "data_loader": {"iqa.config", "iqa.errors"},
+    "data_loader": {"iqa.config", "iqa.errors", "iqa.image_check"},
 }
 
 
