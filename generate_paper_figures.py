@@ -98,7 +98,7 @@ def draw_scatter(runs: list[Run]) -> Drawn | None:
     shown = [run for run in runs if "test" in run.results["predictions"]][:3]
     if not shown:
         return None
-    figure, all_axes = new_figure(PAGE_WIDTH if len(shown) > 1 else 3.5, 3.0, columns=len(shown))
+    figure, all_axes = new_figure(PAGE_WIDTH if len(shown) > 1 else 3.5, 3.4, columns=len(shown))
     values = {}
     for axes, run in zip(all_axes, shown, strict=True):
         table = predictions_table(run.results, "test")
@@ -108,6 +108,7 @@ def draw_scatter(runs: list[Run]) -> Drawn | None:
         axes.set_title(
             f"{run.name}: SRCC {_number(metrics['srcc'])}, PLCC {_number(metrics['plcc'])}, n = {metrics['n']}"
         )
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, markerscale=2)
         values[run.name] = {key: metrics[key] for key in ("n", "srcc", "plcc")}
     return Drawn(figure, values)
 
@@ -122,7 +123,6 @@ def _scatter(axes, table: pd.DataFrame) -> None:
     x = np.linspace(table["score"].min(), table["score"].max(), 200)
     if np.isfinite(fit.predict(x)).all():
         axes.plot(x, fit.predict(x), color="black", linewidth=1, label="logistic fit")
-    axes.legend(loc="upper left")
 
 
 def _mos_label(run: Run) -> str:

@@ -39,19 +39,18 @@ STYLE = {
 
 def new_figure(width: float = COLUMN_WIDTH, height: float = 2.4, columns: int = 1) -> tuple[Figure, list]:
     """A figure in the style, `width` x `height` inches, with `columns` axes beside each other."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False)
+    plt.rcParams.update(STYLE)  # not for a moment only: legends and titles added later read it too
+    figure, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False)
     return figure, list(axes[0])
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:
     """Write `path` as PDF and PNG and close the figure."""
     files = [path.with_name(path.name + ending) for ending in (".pdf", ".png")]
-    with plt.rc_context(STYLE):
-        for file in files:
-            # Without the date the same results give the same bytes.
-            metadata = {"CreationDate": None} if file.suffix == ".pdf" else {}
-            figure.savefig(file, metadata=metadata)
+    for file in files:
+        # Without the date the same results give the same bytes.
+        metadata = {"CreationDate": None} if file.suffix == ".pdf" else {}
+        figure.savefig(file, metadata=metadata)
     plt.close(figure)
     return files
 
