@@ -73,6 +73,7 @@ def train_and_test(
     resume: bool,
 ) -> dict:
     """One round: train on the train part, choose on val, test once; write and return the results."""
+    made = provenance()  # before training: the commit may move on meanwhile
     parts, split, notes = split_tables(database, config, official)
     model = build_model(config)
     _prepare_run_dir(config, database, split)
@@ -87,7 +88,7 @@ def train_and_test(
     tested = test_databases(scorer, [database, *others], {database.name: parts["test"]})
     results = {
         "config": dataclasses.asdict(config),
-        "provenance": {**provenance(), "seed": config.seed, "backbone_weights": model.weights_source},
+        "provenance": {**made, "seed": config.seed, "backbone_weights": model.weights_source},
         "protocol": _protocol(config, parts, official, notes, tested["databases"][database.name]),
         "training": {
             **dataclasses.asdict(progress),
