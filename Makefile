@@ -8,7 +8,7 @@ RUN := .venv/bin/python
 
 # A finished run is kept, a stopped one goes on. $(1) is the run's name.
 define train
-	if [ -f results/$(1)/results.json ]; then echo "results/$(1) is complete; remove it to train again"; \
+	@if [ -f results/$(1)/results.json ]; then echo "results/$(1) is complete; remove it to train again"; \
 	elif [ -d results/$(1) ]; then $(RUN) train_swin.py --resume results/$(1); \
 	else $(RUN) train_swin.py --config configs/$(1).yaml; fi
 	$(RUN) ridge_baseline.py --checkpoint results/$(1)
