@@ -25,9 +25,11 @@ FUSION_KINDS = (*SINGLE_STAGE, "concat", "vector", *ATTENTION)
 MODEL_SIZES = ("nano", "tiny", "small", "base")
 
 
-def _setting(default: Any, help: str, choices: tuple | None = None, low: float | None = None) -> Any:
-    """A field with its help text, its allowed values, or the least value it may take."""
-    metadata = {"help": help, "choices": choices, "low": low}
+def _setting(
+    default: Any, help: str, choices: tuple | None = None, low: float | None = None, below: float | None = None
+) -> Any:
+    """A field with its help text, its allowed values, or the least value it may take and one it stays below."""
+    metadata = {"help": help, "choices": choices, "low": low, "below": below}
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -75,8 +77,10 @@ class Config:
     )
     pretrained: bool = _setting(True, "start from ImageNet weights: training from scratch needs far more images")
     backbone_weights: str | None = _setting(None, "file with backbone weights (.pth, .safetensors)")
-    drop_path_rate: float | None = _setting(None, "stochastic depth (default: by backbone)", low=0)
-    dropout_rate: float | None = _setting(None, "dropout of reduce and TargetNet (default: by backbone)", low=0)
+    drop_path_rate: float | None = _setting(None, "stochastic depth (default: by backbone)", low=0, below=1)
+    dropout_rate: float | None = _setting(
+        None, "dropout of reduce and TargetNet (default: by backbone)", low=0, below=1
+    )
     freeze_backbone: bool = _setting(False, "train everything but the backbone")
     freeze_batch_norm: bool = _setting(
         True, "keep a CNN's ImageNet statistics: batches of crops are small and correlated"
@@ -95,7 +99,10 @@ class Config:
         None, "each layer of the backbone learns at this times the rate of the next (default: all alike)", low=0
     )
     ema_decay: float | None = _setting(
-        None, "validate and keep an exponential average of the weights with this decay (default: the weights)", low=0
+        None,
+        "validate and keep an exponential average of the weights with this decay (default: the weights)",
+        low=0,
+        below=1,
     )
     accumulate: int = _setting(1, "batches whose gradients make one step", low=1)
     grad_clip: float | None = _setting(None, "largest norm of the gradient (default: not clipped)", low=0)
@@ -185,6 +192,8 @@ def _check_value(setting: dataclasses.Field, value: Any) -> None:
         raise UserError(f"{setting.name}: {value!r} is not one of {', '.join(choices)}")
     if low is not None and not value >= low:
         raise UserError(f"{setting.name}: expected at least {low:g}, got {value!r}")
+    if (below := setting.metadata["below"]) is not None and not value < below:
+        raise UserError(f"{setting.name}: expected less than {below:g}, got {value!r}")
 
 
 def resolve(*layers: dict[str, Any]) -> Config:
