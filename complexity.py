@@ -28,7 +28,7 @@ from iqa.runtime import make_accelerator, provenance, start_logging
 from models_swin import FUSIONS, SmartIQA
 
 SIDE = 224
-WARM_UP = 3
+WARM_UP = 2
 # The figures that publications on this family give for Swin-T, S and B, and what they call them.
 PUBLISHED = {
     "tiny": {"parameters_millions": 28, "GFLOPs": 5, "latency_ms": 25},
