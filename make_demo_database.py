@@ -5,7 +5,8 @@
 Photographs inside the scikit-image and scikit-learn wheels -[cut]-> tiles -[iqa.distortions]-> images with
 labels, which `folders.py` then reads like any other database. The label is a **pseudo-mos**: 100 x HaarPSI^3
 (Reisenhofer, Bosse, Kutyniok and Wiegand, 2018) of the distorted tile against the undistorted one. No person
-rated anything. The measure, the distortions and the split were fixed before any training.
+rated anything. Measure, distortions and test part were fixed before any training; the power, which changes no rank,
+and the made-up training scenes were chosen later, with trained networks in view.
 
 Two steps: `plan` decides every image, `render` makes the images of one tile. Every image has a generator
 seeded by its own name, so neither order nor number of workers changes a byte.
