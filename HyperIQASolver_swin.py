@@ -6,19 +6,22 @@ Between the loaders and the run's folder: `fit` writes `history.jsonl`, `best.sa
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
+from accelerate.data_loader import prepare_data_loader
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
@@ -35,6 +38,7 @@ from iqa.evaluation import predict
 from iqa.files import write_atomically
 from iqa.losses import make_loss
 from iqa.metrics import plcc, srcc
+from iqa.processes import gather_shares
 from iqa.progress import progress
 from iqa.results import read_history
 
@@ -62,15 +66,18 @@ class Progress:
 class HyperIQASolver:
     """Trains a model and keeps its best state by validation SRCC.
 
+    With several processes each computes its share of a batch, and every loss is taken over the whole batch, so that
+    the number of processes changes nothing that is learned.
+
     Args:
         model: images (B, 3, H, W) -> scores (B,); has `parameter_groups(lr, lr_ratio, layer_decay)`.
         config: the run's settings.
-        train_loader: training batches; its sampler has `set_epoch`.
+        train_loader: this process's share of the training batches; its batch sampler has `set_epoch`.
         val_loader: images of the split that chooses the checkpoint.
         to_images: crops and their augmentation -> normalised images; takes `jitter`.
         run_dir: an existing folder to write to.
         accelerator: devices and processes.
-        architecture: JSON-ready arguments that rebuild the model, kept in each checkpoint.
+        made: JSON-ready record of what rebuilds the model, kept in each checkpoint.
     """
 
     def __init__(
@@ -82,11 +89,12 @@ class HyperIQASolver:
         to_images: Callable[..., torch.Tensor],
         run_dir: Path,
         accelerator: Accelerator,
-        architecture: dict[str, Any],
+        made: dict[str, Any],
     ):
         self.config, self.run_dir, self.accelerator = config, Path(run_dir), accelerator
-        self.to_images, self.architecture = to_images, architecture
-        self.loss = make_loss(config.loss_type, config.ranking_loss_alpha, config.ranking_loss_margin)
+        self.to_images, self.made = to_images, made
+        databases = 1 + len(config.also_train_on)
+        self.loss = make_loss(config.loss_type, config.ranking_loss_alpha, config.ranking_loss_margin, databases)
         self.progress = Progress()
         self.history: list[dict] = []
         groups = model.parameter_groups(config.lr, config.lr_ratio, config.layer_decay)
@@ -94,9 +102,11 @@ class HyperIQASolver:
         steps_per_epoch = math.ceil(len(train_loader) / config.accumulate)
         self.scheduler = make_scheduler(optimizer, config, steps_per_epoch)
         self.average = make_average(model, config, accelerator.device)
-        self.model, self.optimizer, self.train_loader, self.val_loader = accelerator.prepare(
-            model, optimizer, train_loader, val_loader
+        self.crops_per_epoch = len(train_loader.batch_sampler.sampler)
+        self.train_loader = prepare_data_loader(  # the batches are this process's already
+            train_loader, accelerator.device, num_processes=1, process_index=0, put_on_device=True, non_blocking=True
         )
+        self.model, self.optimizer, self.val_loader = accelerator.prepare(model, optimizer, val_loader)
 
     @property
     def best_path(self) -> Path:
@@ -121,14 +131,25 @@ class HyperIQASolver:
             UserError: the loss is no longer finite.
         """
         last_epoch = last_epoch or self.config.epochs
-        writer = SummaryWriter(self.run_dir / "tensorboard", purge_step=self.progress.epochs_done + 1)
-        with writer:
+        if self.accelerator.num_processes > 1:  # else all would drop the same units of different crops
+            torch.manual_seed(hash((self.config.seed, self.accelerator.process_index, self.progress.epochs_done)))
+        with self._events() as write_event:
             while self.progress.epochs_done < last_epoch and not self.progress.stopped_early:
                 record = self._run_epoch(self.progress.epochs_done + 1)
                 for key, value in record.items():
                     if key != "epoch":
-                        writer.add_scalar(key, value, record["epoch"])
+                        write_event(key, value, record["epoch"])
+        self.accelerator.wait_for_everyone()  # the best checkpoint is on disk
         return self.progress
+
+    @contextlib.contextmanager
+    def _events(self) -> Iterator[Callable]:
+        """What takes a value for TensorBoard; on other processes than the first one it does nothing."""
+        if not self._is_main:
+            yield lambda *event: None
+            return
+        with SummaryWriter(self.run_dir / "tensorboard", purge_step=self.progress.epochs_done + 1) as writer:
+            yield writer.add_scalar
 
     def _run_epoch(self, epoch: int) -> dict:
         trained = self.train_one_epoch(epoch)
@@ -145,28 +166,42 @@ class HyperIQASolver:
         """One pass over the training crops; `epoch` counts from 1."""
         self.model.train()
         self.train_loader.set_epoch(epoch)  # by Accelerate's loader: it sets the sampler's epoch itself when it starts
-        started, crops = time.perf_counter(), 0
+        started, crops = time.perf_counter(), self.crops_per_epoch
         loss_sum = torch.zeros((), device=self.accelerator.device)
+        left = crops
         for batch in progress(self.train_loader, f"epoch {epoch}", show=self._is_main):
-            loss_sum += self._step(batch) * len(batch.mos)
-            crops += len(batch.mos)
+            size = min(self.config.batch_size, left)  # of the whole batch, over all processes
+            left -= size
+            loss_sum += self._step(batch, size) * size
+        train_loss = loss_sum.item() / crops  # waits for the device, so that the time below is the true one
         seconds = time.perf_counter() - started
         return {
-            "train_loss": loss_sum.item() / crops,
+            "train_loss": train_loss,
             "lr": self.scheduler.get_last_lr()[0],
             "lr_head": self.scheduler.get_last_lr()[-1],
             "train_seconds": round(seconds, 2),
             "crops_per_s": round(crops / seconds, 2),
         }
 
-    def _step(self, batch: Any) -> torch.Tensor:
-        """Forward and backward of one batch, and a step when enough are accumulated; returns the batch's loss."""
+    def _step(self, batch: Any, size: int) -> Tensor:
+        """Forward and backward of one batch, and a step when enough are accumulated.
+
+        Args:
+            batch: this process's share.
+            size: crops of the whole batch.
+
+        Returns:
+            The loss of the whole batch, a scalar on the device.
+        """
         images = self.to_images(batch.crops, batch.augment, jitter=self.config.color_jitter)
         with self.accelerator.accumulate(self.model):
             with self.accelerator.autocast():
                 scores = self.model(images)  # (B,)
-            loss = self.loss(scores.float(), batch.mos, batch.mos_std)
-            self.accelerator.backward(loss)
+            labels = torch.stack([batch.mos, batch.mos_std, batch.database.float()], dim=1)
+            scores, labels = gather_shares(self.accelerator, scores.float(), labels, size)
+            loss = self.loss(scores, labels[:, 0], labels[:, 1], labels[:, 2].long())
+            # Every process has the whole loss and the gradient of its own scores; processes are averaged.
+            self.accelerator.backward(loss * self.accelerator.num_processes)
             if self.accelerator.sync_gradients and self.config.grad_clip is not None:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
             self.optimizer.step()
@@ -183,10 +218,14 @@ class HyperIQASolver:
         return self.accelerator.unwrap_model(self.model) if self.average is None else self.average.module
 
     def evaluate(self, loader: DataLoader) -> dict[str, float]:
-        """SRCC and PLCC on a prepared test loader."""
+        """SRCC and PLCC on a prepared test loader; of several databases, the mean of each one's own."""
         scores = predict(self.kept_model, loader, self.to_images, self.accelerator, "validate")
-        mos = loader.dataset.mos.numpy()
-        return {"srcc": srcc(scores, mos), "plcc": plcc(scores, mos)}
+        mos, database = loader.dataset.labels.mos.numpy(), loader.dataset.labels.database.numpy()
+        parts = [(scores[database == d], mos[database == d]) for d in np.unique(database)]
+        return {
+            "srcc": float(np.mean([srcc(*part) for part in parts])),
+            "plcc": float(np.mean([plcc(*part) for part in parts])),
+        }
 
     def _finish_epoch(self, record: dict) -> None:
         """Note the epoch, keep the model if it is the best, write what a resume needs."""
@@ -212,7 +251,7 @@ class HyperIQASolver:
         lines = "".join(json.dumps(line) + "\n" for line in self.history)
         write_atomically(self.run_dir / "history.jsonl", lambda file: file.write_text(lines))
         model = self.accelerator.unwrap_model(self.model)
-        made = {"architecture": self.architecture, "epoch": record["epoch"], "val_srcc": record["val_srcc"]}
+        made = self.made | {"epoch": record["epoch"], "val_srcc": record["val_srcc"]}
         if is_best:
             save_checkpoint(self.best_path, self.kept_model, made)
         made |= {"progress": dataclasses.asdict(self.progress), "scheduler_steps": self.scheduler.last_epoch}

@@ -2,7 +2,8 @@
 
     table (path, mos, ...) -[CropDataset]-> crops (B, K, 3, H, W) uint8 -[to_images]-> images (B*K, 3, H, W)
 
-Crops leave the loader as bytes; `to_images` flips, jitters and normalises a whole batch on its device.
+A picture is decoded and resized once, then read from `PixelCache`. Crops leave the loader as bytes, cut straight
+into the batch's tensor; `to_images` flips, jitters and normalises a whole batch on its device.
 Every random choice is drawn from (seed, epoch, image, crop), so neither the number of workers nor the
 order of the images changes a crop.
 """
@@ -10,6 +11,7 @@ order of the images changes a crop.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -18,21 +20,26 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import PIL
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from iqa.cache import RowCache
 from iqa.config import Config, parse_resize
-from iqa.errors import UserError
-from iqa.image_check import DECODE_ERRORS
+from iqa.image_check import file_hash
+from iqa.image_files import open_rgb, upright_size
+from iqa.processes import shard_sizes
 
 log = logging.getLogger(__name__)
 
 # Largest change of brightness, contrast, saturation (factors) and hue (turns): mild, because a strong
 # one would change the quality that the label speaks of.
 JITTER = (0.1, 0.1, 0.1, 0.02)
+UNCHANGED = [0.0, 1.0, 1.0, 1.0, 0.0]  # a row of `Batch.augment` that does nothing
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's convert("L")
+_IN_CACHE = 4  # crops that a CPU's second-level cache holds as floats
 
 
 class Batch(NamedTuple):
@@ -43,29 +50,7 @@ class Batch(NamedTuple):
     mos: Tensor  # (B,)
     mos_std: Tensor  # (B,), NaN where unknown
     index: Tensor  # (B,), row of the table
-
-
-def open_rgb(path: str | Path) -> Image.Image:
-    """An image file as 8-bit RGB, upright.
-
-    16-bit greyscale is scaled to 8 bits, transparency is laid over white (as a viewer shows it), palette,
-    grey and CMYK are converted, and a camera's orientation tag is applied.
-
-    Raises:
-        UserError: the file is missing, truncated or no image.
-    """
-    try:
-        with Image.open(path) as image:
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):  # Pillow's own conversion clips 16 bits at 255
-                wide = np.asarray(image, dtype=np.float64)
-                image = Image.fromarray(np.clip(np.rint(wide / 257), 0, 255).astype(np.uint8))
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert("RGB")
-    except DECODE_ERRORS as error:
-        raise UserError(f"image {path} cannot be read: {error}") from error
+    database: Tensor  # (B,), number of the database that the image comes from
 
 
 def resized_size(width: int, height: int, resize: int | tuple[int, int] | None, least: int) -> tuple[int, int]:
@@ -88,13 +73,69 @@ def resized_size(width: int, height: int, resize: int | tuple[int, int] | None, 
     return width, height
 
 
-def load_image(path: str | Path, resize: int | tuple[int, int] | None, least: int) -> Tensor:
+def load_image(path: str | Path, resize: int | tuple[int, int] | None, least: int) -> np.ndarray:
     """An image file as uint8 (3, H, W), resized by `resized_size`."""
-    image = open_rgb(path)
-    size = resized_size(*image.size, resize, least)
-    if size != image.size:
-        image = image.resize(size, Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    image = open_rgb(path, lambda width, height: resized_size(width, height, resize, least))
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def upright_sizes(paths: Sequence[str]) -> list[tuple[int, int]]:
+    """Width and height of each image, upright; reads headers only."""
+
+    def size(path: str) -> tuple[int, int]:
+        with Image.open(path) as image:
+            return upright_size(image)
+
+    return [size(path) for path in paths]
+
+
+def image_fingerprint(table: pd.DataFrame) -> str:
+    """SHA-256 over the names and bytes of a table's images, in order."""
+    hashes = table["file_hash"] if "file_hash" in table else [""] * len(table)
+    digest = hashlib.sha256()
+    for image, path, known in zip(table["image"], table["path"], hashes, strict=True):
+        digest.update(f"{image}\t{known or file_hash(Path(path))}\n".encode())
+    return digest.hexdigest()
+
+
+class PixelCache:
+    """The decoded and resized pictures of a table, in a `RowCache` that fills as they are read.
+
+    Args:
+        folder: where the caches of this database lie.
+        table: columns image, path and file_hash.
+        config: gives resize and patch_size.
+
+    Raises:
+        UserError: no room for it.
+    """
+
+    def __init__(self, folder: Path, table: pd.DataFrame, config: Config):
+        self.config, self.resize, self.least = config, parse_resize(config.resize), config.patch_size
+        sizes = [resized_size(*size, self.resize, self.least) for size in upright_sizes(table["path"])]
+        self.shapes = [(3, height, width) for width, height in sizes]
+        self.row_of = {path: row for row, path in enumerate(table["path"])}
+        key = {"images": image_fingerprint(table), "pillow": PIL.__version__}
+        name = f"pixels_{config.resize}_{config.patch_size}"
+        self.rows = RowCache(folder / name, key, [math.prod(shape) for shape in self.shapes], "decoded pictures")
+
+    def read(self, path: str) -> np.ndarray:
+        """The picture's pixels, uint8 (3, H, W); decoded if this is the first time."""
+        row = self.row_of[path]
+        content = self.rows.read(row)
+        if content is not None:
+            return content.reshape(self.shapes[row])
+        pixels = load_image(path, self.resize, self.least)
+        self.rows.write(row, pixels)
+        return pixels
+
+    def covers(self, table: pd.DataFrame) -> bool:
+        """Whether every image of a table is one of this cache's."""
+        return all(path in self.row_of for path in table["path"])
+
+    def dataset(self, table: pd.DataFrame, training: bool = False) -> CropDataset:
+        """The crops of some images; which ones, the loader's index says."""
+        return CropDataset(table, self.config, self)
 
 
 def grid_shape(crops: int) -> tuple[int, int]:
@@ -119,16 +160,17 @@ def crop_corners(
     return [(round(top), round(left)) for top in tops for left in lefts]
 
 
-def _generator(*key: object) -> np.random.Generator:
+def seeded_generator(*key: object) -> np.random.Generator:
+    """A generator that belongs to the thing `key` names, whatever else is drawn elsewhere."""
     digest = hashlib.blake2b("\0".join(map(str, key)).encode(), digest_size=8).digest()
     return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
-def _augmentation(rng: np.random.Generator, jitter: bool) -> list[float]:
+def augmentation(rng: np.random.Generator, jitter: bool) -> list[float]:
     """Flip (0 or 1), then factors of brightness, contrast and saturation, and turns of hue."""
     flip = float(rng.random() < 0.5)
     if not jitter:
-        return [flip, 1.0, 1.0, 1.0, 0.0]
+        return [flip, *UNCHANGED[1:]]
     change = [float(rng.uniform(-most, most)) for most in JITTER]
     return [flip, 1 + change[0], 1 + change[1], 1 + change[2], change[3]]
 
@@ -136,104 +178,224 @@ def _augmentation(rng: np.random.Generator, jitter: bool) -> list[float]:
 class CropDataset(Dataset):
     """Images of a table, each with its crops.
 
-    An index is a row for testing (all crops of the image, chosen by `mode` and the image alone) or
-    (row, epoch, crop) for training (one random crop with its flip and jitter).
+    An index is a row for testing (all crops of the image) or (row, epoch, crop) for training (one crop with its
+    flip and jitter). Crops lie by the run's seed and the image, training crops elsewhere each epoch. Under a frozen
+    backbone they lie by the image alone, so that their features are computed once for all epochs, splits and seeds.
 
     Args:
-        table: columns image, path, mos, mos_std.
+        table: columns image, path, mos, mos_std and, of several databases, database.
         config: gives patch_size, resize, test_mode, test_patch_num, seed, color_jitter.
+        cache: holds the decoded pictures; None decodes each time.
+        frozen_crops: as test crops give the training crops that a frozen backbone sees.
     """
 
-    def __init__(self, table: pd.DataFrame, config: Config):
-        self.images = list(table["image"])
-        self.paths = list(table["path"])
-        self.mos = torch.tensor(table["mos"].to_numpy(dtype=np.float32))
-        self.mos_std = torch.tensor(table["mos_std"].to_numpy(dtype=np.float32))
+    def __init__(
+        self, table: pd.DataFrame, config: Config, cache: PixelCache | None = None, frozen_crops: bool = False
+    ):
+        self.images, self.paths, self.labels = list(table["image"]), list(table["path"]), Labels.of(table)
+        self.config, self.cache, self.frozen_crops = config, cache, frozen_crops
         self.resize = parse_resize(config.resize)
-        self.config = config
 
     def __len__(self) -> int:
         return len(self.paths)
 
+    @property
+    def mos(self) -> Tensor:
+        """(n,) by row."""
+        return self.labels.mos
+
     def __getitem__(self, index: int | tuple[int, int, int]) -> Batch:
         """One image as a Batch without its first dimension."""
-        row, *training = index if isinstance(index, tuple) else (index,)
-        pixels = load_image(self.paths[row], self.resize, self.config.patch_size)  # (3, H, W)
-        if training:
-            crops, augment = self._training_crop(pixels, row, *training)
+        return Batch(*(value[0] for value in self.__getitems__([index])))
+
+    def __getitems__(self, indices: Sequence[int | tuple[int, int, int]]) -> Batch:
+        """A batch, its crops cut straight into one tensor; whole pictures have to be of one size."""
+        cuts = [self._train_cut(*i) if isinstance(i, tuple) else self._test_cuts(i) for i in indices]
+        rows = [i[0] if isinstance(i, tuple) else i for i in indices]
+        height, width = cuts[0].size
+        crops = torch.empty((len(cuts), len(cuts[0].corners), 3, height, width), dtype=torch.uint8)
+        array = crops.numpy()
+        for i, cut in enumerate(cuts):
+            for k, (top, left) in enumerate(cut.corners):
+                array[i, k] = cut.pixels[:, top : top + height, left : left + width]
+        return Batch(crops, torch.tensor([cut.augment for cut in cuts]), *self.labels.rows(rows))
+
+    def _pixels(self, row: int) -> np.ndarray:
+        if self.cache is not None:
+            return self.cache.read(self.paths[row])
+        return load_image(self.paths[row], self.resize, self.config.patch_size)
+
+    def _train_cut(self, row: int, epoch: int, crop: int) -> _Cut:
+        pixels, side = self._pixels(row), self.config.patch_size
+        rng = seeded_generator("train", self.config.seed, self.images[row], epoch, crop)
+        place = self._frozen_generator(row, crop) if self.config.freeze_backbone else rng
+        corners = crop_corners(*pixels.shape[1:], side, "random", 1, place)
+        return _Cut(pixels, corners, (side, side), [augmentation(rng, self.config.color_jitter)])
+
+    def _frozen_generator(self, row: int, crop: int) -> np.random.Generator:
+        return seeded_generator("frozen", self.images[row], crop % self.config.train_patch_num)
+
+    def _test_cuts(self, row: int) -> _Cut:
+        pixels, side = self._pixels(row), self.config.patch_size
+        height, width = pixels.shape[1:]
+        if self.frozen_crops:
+            places = [self._frozen_generator(row, crop) for crop in range(self.config.train_patch_num)]
+            corners = [crop_corners(height, width, side, "random", 1, place)[0] for place in places]
+        elif self.config.test_mode == "full":
+            return _Cut(pixels, [(0, 0)], (height, width), [UNCHANGED])
         else:
-            crops = self._test_crops(pixels, row)
-            augment = torch.tensor([[0.0, 1.0, 1.0, 1.0, 0.0]]).expand(len(crops), -1)
-        return Batch(crops, augment, self.mos[row], self.mos_std[row], torch.tensor(row))
-
-    def _training_crop(self, pixels: Tensor, row: int, epoch: int, crop: int) -> tuple[Tensor, Tensor]:
-        rng = _generator("train", self.config.seed, self.images[row], epoch, crop)
-        corners = crop_corners(*pixels.shape[1:], self.config.patch_size, "random", 1, rng)
-        augment = torch.tensor([_augmentation(rng, self.config.color_jitter)])
-        return _cut(pixels, corners, self.config.patch_size), augment
-
-    def _test_crops(self, pixels: Tensor, row: int) -> Tensor:
-        if self.config.test_mode == "full":
-            return pixels[None]
-        rng = _generator("test", self.config.seed, self.images[row])
-        size, crops = self.config.patch_size, self.config.test_patch_num
-        corners = crop_corners(*pixels.shape[1:], size, self.config.test_mode, crops, rng)
-        return _cut(pixels, corners, size)
+            seed = "frozen" if self.config.freeze_backbone else self.config.seed
+            rng = seeded_generator("test", seed, self.images[row])
+            corners = crop_corners(height, width, side, self.config.test_mode, self.config.test_patch_num, rng)
+        return _Cut(pixels, corners, (side, side), [UNCHANGED] * len(corners))
 
 
-def _cut(pixels: Tensor, corners: Sequence[tuple[int, int]], size: int) -> Tensor:
-    return torch.stack([pixels[:, top : top + size, left : left + size] for top, left in corners])
+class _Cut(NamedTuple):
+    """An image and where its crops of one size lie."""
+
+    pixels: np.ndarray  # (3, H, W)
+    corners: list[tuple[int, int]]
+    size: tuple[int, int]  # height, width
+    augment: list[list[float]]  # one row a crop
+
+
+class Labels(NamedTuple):
+    """What a dataset knows of its images beside pixels: columns of a table as tensors (n,)."""
+
+    mos: Tensor
+    mos_std: Tensor
+    database: Tensor
+
+    @classmethod
+    def of(cls, table: pd.DataFrame) -> Labels:
+        """The labels of a table; without a column `database` all images are of one."""
+        numbers = table["database"].to_numpy() if "database" in table else np.zeros(len(table))
+        mos, mos_std = (torch.tensor(table[c].to_numpy(dtype=np.float32)) for c in ("mos", "mos_std"))
+        return cls(mos, mos_std, torch.tensor(numbers, dtype=torch.long))
+
+    def rows(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The last four fields of a `Batch` with these rows: mos, mos_std, index, database."""
+        index = torch.tensor(rows)
+        return self.mos[index], self.mos_std[index], index, self.database[index]
 
 
 class EpochSampler(Sampler):
-    """(row, epoch, crop) for every crop of an epoch, shuffled by (seed, epoch) alone."""
+    """(row, epoch, crop) for every crop of an epoch, shuffled by (seed, epoch) alone.
 
-    def __init__(self, images: int, crops: int, seed: int):
-        self.images, self.crops, self.seed = images, crops, seed
-        self.epoch = 0
+    Args:
+        database: (n,) number of each image's database.
+        crops: per image and epoch.
+        seed: of the run.
+        balanced: every database gives equally many crops; those of a small one come more often, as further crops.
+    """
+
+    def __init__(self, database: np.ndarray, crops: int, seed: int, balanced: bool = False):
+        self.crops, self.seed, self.epoch = crops, seed, 0
+        self.members = [np.flatnonzero(database == number) for number in np.unique(database)]
+        self.quotas = [len(rows) * crops for rows in self.members]
+        if balanced:
+            self.quotas = shard_sizes(sum(self.quotas), len(self.members))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration draws."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.images * self.crops
+        return sum(self.quotas)
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
-        order = _generator("order", self.seed, self.epoch).permutation(len(self))
-        return ((int(i) // self.crops, self.epoch, int(i) % self.crops) for i in order)
+        rng = seeded_generator("order", self.seed, self.epoch)
+        items = np.concatenate([self._draw(*group, rng) for group in zip(self.members, self.quotas, strict=True)])
+        return ((int(row), self.epoch, int(crop)) for row, crop in items[rng.permutation(len(items))])
+
+    def _draw(self, rows: np.ndarray, quota: int, rng: np.random.Generator) -> np.ndarray:
+        """(quota, 2) rows and crops: every image equally often, up to one."""
+        whole, rest = divmod(quota, len(rows))
+        every = np.stack([np.repeat(rows, whole), np.tile(np.arange(whole), len(rows))], axis=1)
+        if not rest:
+            return every
+        some = rng.permutation(rows)[:rest]
+        return np.concatenate([every, np.stack([some, np.full(rest, whole)], axis=1)])
 
 
-def train_loader(table: pd.DataFrame, config: Config) -> DataLoader:
-    """Shuffled single crops, `train_patch_num` per image and epoch; its `sampler` takes the epoch."""
-    sampler = EpochSampler(len(table), config.train_patch_num, config.seed)
-    return _loader(CropDataset(table, config), config, batch_size=config.batch_size, sampler=sampler)
+class ShardedBatches(Sampler):
+    """The batches of an epoch, of which each process gets its share in order.
+
+    A batch is of `batch_size` whatever the number of processes, so it does not change what is learned. A process
+    whose share of the last batch is empty gets one item of it, which the solver leaves out of the loss.
+    """
+
+    def __init__(self, sampler: Sampler, batch_size: int, process: int, processes: int):
+        self.sampler, self.batch_size, self.process, self.processes = sampler, batch_size, process, processes
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration draws."""
+        self.sampler.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.sampler) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list]:
+        items = iter(self.sampler)
+        while batch := list(itertools.islice(items, self.batch_size)):
+            sizes = shard_sizes(len(batch), self.processes)
+            start = sum(sizes[: self.process])
+            yield batch[start : start + sizes[self.process]] or batch[:1]
 
 
-def test_loader(table: pd.DataFrame, config: Config) -> DataLoader:
-    """Every image once, in order, with all its crops; about `batch_size` crops a batch."""
-    crops = 1 if config.test_mode in ("center", "full") else config.test_patch_num
-    images = 1 if config.test_mode == "full" else max(1, config.batch_size // crops)  # whole pictures differ in size
-    return _loader(CropDataset(table, config), config, batch_size=images)
+def train_loader(data: pd.DataFrame | Dataset, config: Config, process: int = 0, processes: int = 1) -> DataLoader:
+    """Shuffled single crops, `train_patch_num` per image and epoch; its batch sampler has `set_epoch`.
+
+    Args:
+        data: a table, or a dataset made of one (with a cache, or of features).
+        config: gives batch_size, train_patch_num, seed, sampling, num_workers.
+        process: number of this process; it gets its share of each batch.
+        processes: how many there are.
+    """
+    dataset = data if isinstance(data, Dataset) else CropDataset(data, config)
+    numbers = dataset.labels.database.numpy()
+    sampler = EpochSampler(numbers, config.train_patch_num, config.seed, config.sampling == "balanced")
+    batches = ShardedBatches(sampler, config.batch_size, process, processes)
+    return _loader(dataset, config, batch_sampler=batches)
 
 
-def _loader(dataset: CropDataset, config: Config, **options) -> DataLoader:
+def test_loader(data: pd.DataFrame | Dataset, config: Config, images: int | None = None) -> DataLoader:
+    """Every image once, in order, with all its crops.
+
+    Args:
+        data: as for training.
+        config: gives test_mode, test_patch_num, batch_size, num_workers.
+        images: a batch; None makes about `batch_size` crops a batch.
+    """
+    dataset = data if isinstance(data, Dataset) else CropDataset(data, config)
+    crops = 1 if config.test_mode == "center" else config.test_patch_num
+    images = images or max(1, config.batch_size // crops)
+    whole = config.test_mode == "full" and isinstance(dataset, CropDataset)  # whole pictures differ in size
+    return _loader(dataset, config, batch_size=1 if whole else images)
+
+
+def _loader(dataset: Dataset, config: Config, **options) -> DataLoader:
     workers = config.num_workers
     return DataLoader(
         dataset,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
+        collate_fn=_as_it_is,
         **options,
     )
 
 
+def _as_it_is(batch: Batch) -> Batch:
+    """The dataset's `__getitems__` gives whole batches."""
+    return batch
+
+
 def warn_of_small_images(table: pd.DataFrame, config: Config, database: str) -> None:
     """Say once how many images are smaller than the crop and will be scaled up (reads headers only)."""
-    resize, small = parse_resize(config.resize), 0
-    for path in table["path"]:
-        with Image.open(path) as image:
-            small += min(resized_size(*image.size, resize, least=1)) < config.patch_size
+    resize = parse_resize(config.resize)
+    sizes = (resized_size(*size, resize, least=1) for size in upright_sizes(table["path"]))
+    small = sum(min(size) < config.patch_size for size in sizes)
     if small:
         log.warning(
             "%s: %d of %d images are smaller than the %d-pixel crop and are scaled up to it",
@@ -266,6 +428,8 @@ def to_images(
 ) -> Tensor:
     """Crops (B, K, 3, H, W) uint8 -> flipped, jittered, normalised images (B*K, 3, H, W) float32.
 
+    Brightness, contrast, saturation and hue are one affine map of RGB, so jitter is one product a crop.
+
     Args:
         crops: pixels 0..255.
         augment: (B, K, 5) as in `Batch`; (0, 1, 1, 1, 0) changes nothing.
@@ -273,11 +437,15 @@ def to_images(
         std: of the backbone's input, per channel.
         jitter: apply the colour part of `augment`; known beforehand, so that no device is asked.
     """
-    images = crops.flatten(0, 1).float() / 255  # (N, 3, H, W)
-    augment = augment.flatten(0, 1)  # (N, 5)
-    mean_t, std_t = images.new_tensor(mean)[:, None, None], images.new_tensor(std)[:, None, None]
-    if jitter:
-        matrix, offset = _colour_maps(augment, images.mean(dim=(2, 3)))
-        images = torch.baddbmm(offset[:, :, None], matrix, images.flatten(2)).view_as(images).clamp(0, 1)
-    flip = augment[:, 0].bool()[:, None, None, None]
-    return (torch.where(flip, images.flip(-1), images) - mean_t) / std_t
+    pixels, augment = crops.flatten(0, 1), augment.flatten(0, 1)  # (N, 3, H, W), (N, 5)
+    images = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)
+    mean_t, std_t = (255 * images.new_tensor(values)[:, None, None] for values in (mean, std))
+    some = _IN_CACHE if pixels.device.type == "cpu" else max(1, len(pixels))
+    for part, change, image in zip(pixels.split(some), augment.split(some), images.split(some), strict=True):
+        flip = change[:, 0].bool()[:, None, None, None]
+        rgb = torch.where(flip, part.flip(-1), part).float()
+        if jitter:
+            matrix, offset = _colour_maps(change, rgb.mean(dim=(2, 3)))
+            rgb = torch.baddbmm(offset[:, :, None], matrix, rgb.flatten(2)).view_as(rgb).clamp_(0, 255)
+        torch.sub(rgb, mean_t, out=image).div_(std_t)
+    return images

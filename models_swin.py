@@ -151,9 +151,13 @@ def _create_features(spec: BackboneSpec, drop_path_rate: float) -> nn.Module:
     if drop_path_rate:
         options["drop_path_rate"] = drop_path_rate
     try:
-        return timm.create_model(spec.timm_name, pretrained=False, features_only=True, **options)
+        body = timm.create_model(spec.timm_name, pretrained=False, features_only=True, **options)
     except (TypeError, RuntimeError, AttributeError) as error:
         raise UserError(f"backbone {spec.timm_name!r} cannot be built for features: {error}") from error
+    for module in body.modules():
+        if isinstance(module, timm.layers.DropPath) and not drop_path_rate:
+            module.drop_prob = 0.0  # Swin's own default in timm is 0.1
+    return body
 
 
 class Fused(NamedTuple):
@@ -166,15 +170,20 @@ class Fused(NamedTuple):
 
 def to_grid(stage: Tensor) -> Tensor:
     """Average a map (B, C, H, W) to (B, C, 7, 7); a 7x7 map is returned as it is."""
-    return F.adaptive_avg_pool2d(stage, GRID)
+    return stage if stage.shape[-2:] == (GRID, GRID) else F.adaptive_avg_pool2d(stage, GRID)
 
 
 def _to_vector(stage: Tensor) -> Tensor:
     return stage.mean(dim=(2, 3))  # (B, C)
 
 
+# A branch's `grids` are the sides at which it pools the stages (0: not read): what `pooled_features` has to keep.
+
+
 class SingleFusion(nn.Module):
     """Stage 3 alone: the network without multi-scale features (ablation A2)."""
+
+    grids = (0, 0, 0, GRID)
 
     def __init__(self, channels: list[int]):
         super().__init__()
@@ -187,6 +196,8 @@ class SingleFusion(nn.Module):
 
 class ConcatFusion(nn.Module):
     """All stages at 7x7, concatenated without weights (ablation A1)."""
+
+    grids = (GRID,) * 4
 
     def __init__(self, channels: list[int]):
         super().__init__()
@@ -202,6 +213,8 @@ class AttentionFusion(nn.Module):
 
     Source: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, with reduction 4.
     """
+
+    grids = (GRID,) * 4
 
     def __init__(self, channels: list[int]):
         super().__init__()
@@ -227,6 +240,8 @@ class AttentionFusion(nn.Module):
 class MultiScaleAttention(nn.Module):
     """One softmax weight per stage, decided by stage 3 (the published analysis and its E6 number)."""
 
+    grids = (GRID,) * 4
+
     def __init__(self, channels: list[int]):
         super().__init__()
         self.out_channels = sum(channels)
@@ -236,13 +251,16 @@ class MultiScaleAttention(nn.Module):
 
     def forward(self, stages: list[Tensor]) -> Fused:
         """Stages 4 x (B, C_i, H_i, W_i) -> features (B, C, 7, 7), stage weights (B, 4)."""
-        stage_weights = self.weigh(_to_vector(stages[-1])).softmax(dim=1)  # (B, 4)
-        weighted = [to_grid(s) * w[:, None, None, None] for s, w in zip(stages, stage_weights.T, strict=True)]
+        maps = [to_grid(s) for s in stages]
+        stage_weights = self.weigh(_to_vector(maps[-1])).softmax(dim=1)  # (B, 4)
+        weighted = [m * w[:, None, None, None] for m, w in zip(maps, stage_weights.T, strict=True)]
         return Fused(torch.cat(weighted, dim=1), stage_weights, stage_weights)
 
 
 class SpatialFusion(nn.Module):
     """A map of weights for every stage, at the stage's own resolution, before pooling (plan B)."""
+
+    grids = None  # weighs positions before they are pooled
 
     def __init__(self, channels: list[int]):
         super().__init__()
@@ -266,6 +284,7 @@ class CrossScaleFusion(nn.Module):
     """
 
     WIDTH, HEADS = 256, 8
+    grids = (GRID,) * 4
 
     def __init__(self, channels: list[int]):
         super().__init__()
@@ -295,6 +314,8 @@ class CrossScaleFusion(nn.Module):
 class VectorFusion(nn.Module):
     """The global average of every stage, as one vector that alone feeds the HyperNet."""
 
+    grids = (1,) * 4
+
     def __init__(self, channels: list[int]):
         super().__init__()
         self.out_channels = sum(channels)
@@ -306,6 +327,8 @@ class VectorFusion(nn.Module):
 
 class SingleVectorFusion(nn.Module):
     """The global average of stage 3, as the baseline of `VectorFusion`."""
+
+    grids = (0, 0, 0, 1)
 
     def __init__(self, channels: list[int]):
         super().__init__()
@@ -332,6 +355,8 @@ VECTOR_FUSIONS = ("vector", "single_vector")  # no 7x7 map reaches the HyperNet
 class LocalDistortionAware(nn.Module):
     """The content branch: fine stages summed up on small grids, stage 3 globally (HyperIQA's LDA)."""
 
+    grids = (*LDA_GRIDS, 1)
+
     def __init__(self, channels: list[int]):
         super().__init__()
         self.project = nn.ModuleList(
@@ -353,6 +378,8 @@ class LocalDistortionAware(nn.Module):
 
 class PooledContent(nn.Module):
     """The content branch without grids: the global average of every stage, through one linear layer."""
+
+    grids = (1,) * 4
 
     def __init__(self, channels: list[int]):
         super().__init__()
@@ -492,17 +519,59 @@ class SmartIQA(nn.Module):
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W), sides of at least 32 -> scores (B,)."""
+        """Normalised images (B, 3, H, W), sides of at least 32, or their `pooled_features` (B, D) -> scores (B,)."""
+        if images.ndim == 2:
+            return self.from_stages(*self._unpack(images)).scores
         return self.inspect(images).scores
 
     def inspect(self, images: Tensor) -> Inspection:
         """As `forward`, with stage weights, raw attention, generated weights and content vector."""
         stages = self.backbone(images)  # 4 x (B, C_i, H_i, W_i)
-        content_vector = self.content(stages)  # (B, 224)
-        fused = self.fusion(stages)  # (B, C, 7, 7), or (B, C)
-        target = self.hypernet(self.reduce(fused.features))  # five layers per image
+        return self.from_stages(stages, stages)
+
+    def from_stages(self, content_stages: list[Tensor], fusion_stages: list[Tensor]) -> Inspection:
+        """Everything after the backbone; the two branches may read the same maps, each pooled for it or not.
+
+        Args:
+            content_stages: four maps (B, C_i, H_i, W_i) for the content branch.
+            fusion_stages: four maps (B, C_i, H_i, W_i) for the fusion.
+        """
+        content_vector = self.content(content_stages)  # (B, 224)
+        fused = self.fusion(fusion_stages)  # (B, C, 7, 7), or (B, C)
+        # Contiguous: dropout draws in memory order, and cached features have to meet the same masks as images do.
+        target = self.hypernet(self.reduce(fused.features.contiguous()))  # five layers per image
         scores = self.target_net(content_vector, target)  # (B,)
         return Inspection(scores, fused.stage_weights, fused.attention, target, content_vector)
+
+    @property
+    def feature_grids(self) -> list[tuple[int, int]]:
+        """(channels, side) of each map in `pooled_features`: four of the content branch, four of the fusion.
+
+        Raises:
+            UserError: the fusion weighs positions before they are pooled.
+        """
+        if self.fusion.grids is None:
+            raise UserError("fusion spatial weighs positions before pooling: it has no pooled features to keep")
+        return list(zip(self.backbone.channels * 2, (*self.content.grids, *self.fusion.grids), strict=True))
+
+    def pooled_features(self, images: Tensor) -> Tensor:
+        """All that the rest of the network reads of the backbone: images (B, 3, H, W) -> (B, D).
+
+        Pooling commutes with the 1x1 convolutions that come first, so `forward` gives the same scores from them.
+        """
+        stages = self.backbone(images)
+        pooled = [
+            F.adaptive_avg_pool2d(stage, side).flatten(1)
+            for stage, (_, side) in zip(stages * 2, self.feature_grids, strict=True)
+            if side
+        ]
+        return torch.cat(pooled, dim=1)
+
+    def _unpack(self, features: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        grids = self.feature_grids
+        maps = features.split([C * side**2 for C, side in grids], dim=1)
+        stages = [m.unflatten(1, (C, side, side)) for m, (C, side) in zip(maps, grids, strict=True)]
+        return stages[:4], stages[4:]
 
     def parameter_groups(self, lr: float, lr_ratio: float, layer_decay: float | None = None) -> list[dict]:
         """Optimizer groups: the backbone at `lr`, everything new (LDA included) at `lr * lr_ratio`.

@@ -16,18 +16,21 @@ import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
-from data_loader import open_rgb, test_loader, to_images
+from data_loader import CropDataset, PixelCache, test_loader, to_images
+from frozen_features import FrozenFeatures
 from iqa.checkpoint import load_model_state, read_checkpoint
 from iqa.config import Config, load_config
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.evaluation import predict
+from iqa.image_files import open_rgb
 from iqa.published import model_from_published
 from iqa.runtime import make_accelerator, start_logging
 from iqa.weights import read_state_dict
@@ -43,11 +46,37 @@ class Scorer:
         model: the network.
         config: the run's settings; crops and resizing are read from it.
         accelerator: devices and processes.
+        cache: decoded pictures, or features of a frozen backbone, of the tables that it covers.
+        scales: slope and offset of the databases it was trained on (see `training_data.Scale`), if several.
     """
 
-    def __init__(self, model: SmartIQA, config: Config, accelerator: Accelerator):
+    def __init__(
+        self,
+        model: SmartIQA,
+        config: Config,
+        accelerator: Accelerator,
+        cache: PixelCache | FrozenFeatures | None = None,
+        scales: dict[str, tuple[float, float]] | None = None,
+    ):
         self.model, self.config, self.accelerator = model.to(accelerator.device).eval(), config, accelerator
-        self.to_images = partial(to_images, mean=model.backbone.mean, std=model.backbone.std)
+        self.cache, self.scales = cache, scales or {}
+
+    def to_images(self, crops: Tensor, augment: Tensor, jitter: bool = False) -> Tensor:
+        """What the network takes: images (B*K, 3, H, W) of crops, or features (B*K, D) as they are."""
+        if crops.ndim == 3:
+            return crops.flatten(0, 1).float()
+        return to_images(crops, augment, self.model.backbone.mean, self.model.backbone.std, jitter)
+
+    def dataset(self, table: pd.DataFrame, training: bool = False) -> Dataset:
+        """The crops of a table's images, from the cache where it covers them."""
+        if self.cache is None or not self.cache.covers(table):
+            return CropDataset(table, self.config)
+        return self.cache.dataset(table, training)
+
+    def loader(self, table: pd.DataFrame, num_workers: int | None = None) -> DataLoader:
+        """Test crops of a table, prepared for this scorer's devices and processes."""
+        config = self.config if num_workers is None else dataclasses.replace(self.config, num_workers=num_workers)
+        return self.accelerator.prepare(test_loader(self.dataset(table), config))
 
     def score(self, images: str | Path | Sequence[str | Path]) -> float | np.ndarray:
         """Quality of a picture, or of several: 0..100, higher is better.
@@ -68,12 +97,19 @@ class Scorer:
         scores = self.score_table(unknown.assign(mos=np.nan, mos_std=np.nan)).clip(0, 100)
         return float(scores[0]) if one else scores
 
-    def score_table(self, table: pd.DataFrame, description: str = "score") -> np.ndarray:
-        """Raw scores (n,) of a table with columns image, path, mos, mos_std; not set to the scale's ends."""
+    def score_table(self, table: pd.DataFrame, description: str = "score", database: str | None = None) -> np.ndarray:
+        """Raw scores (n,) of a table, not set to the scale's ends.
+
+        Args:
+            table: columns image, path, mos, mos_std.
+            description: what the progress bar says.
+            database: gives the scale of the scores, if it is one of several that the model was trained on.
+        """
         few = len(table) < 64  # starting processes would take longer than decoding
-        config = dataclasses.replace(self.config, num_workers=0) if few else self.config
-        loader = self.accelerator.prepare(test_loader(table, config))
-        return predict(self.model, loader, self.to_images, self.accelerator, description)
+        loader = self.loader(table, num_workers=0 if few else None)
+        scores = predict(self.model, loader, self.to_images, self.accelerator, description)
+        slope, offset = self.scales.get(database, (1.0, 0.0))
+        return (scores - offset) / slope
 
 
 def load_model(checkpoint: str | Path, device: str = "auto", **changes) -> Scorer:
@@ -96,7 +132,8 @@ def load_model(checkpoint: str | Path, device: str = "auto", **changes) -> Score
     tensors, records = read_checkpoint(file)
     model = SmartIQA(**records["made"]["architecture"])
     load_model_state(model, tensors, file)
-    return Scorer(model, config, make_accelerator(device, config.precision))
+    scales = records["made"].get("scales")
+    return Scorer(model, config, make_accelerator(device, config.precision), scales=scales)
 
 
 def is_published(checkpoint: str | Path) -> bool:

@@ -21,15 +21,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from data_loader import test_loader
-from evaluate import metrics_table, read_run_database, summarize_part
-from folders import Database
+from evaluate import describe, metrics_table, summarize_part
+from folders import Database, read_run_database
 from iqa.config import Config
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.evaluation import predict
-from iqa.files import write_json
 from iqa.metrics import srcc
-from iqa.results import prediction_rows, read_results
+from iqa.results import prediction_rows, read_results, write_results
 from iqa.runtime import make_accelerator, provenance, start_logging
 from iqa.splits import read_split
 from models_swin import SmartIQA, SwinBackbone
@@ -53,8 +51,7 @@ class PooledFeatures(nn.Module):
 def pooled_features(scorer: Scorer, table: pd.DataFrame) -> np.ndarray:
     """Features (n, sum C_i) of every image: mean over the crops that a test would use."""
     model = PooledFeatures(scorer.model.backbone).to(scorer.accelerator.device)
-    loader = scorer.accelerator.prepare(test_loader(table, scorer.config))
-    return predict(model, loader, scorer.to_images, scorer.accelerator, "features")
+    return predict(model, scorer.loader(table), scorer.to_images, scorer.accelerator, "features")
 
 
 def fit_ridge(features: dict[str, np.ndarray], mos: dict[str, np.ndarray]):
@@ -82,6 +79,7 @@ def ridge_results(config: Config, database: Database, split: pd.Series) -> dict:
             "selected_on": "val",
             "n": {part: len(table) for part, table in parts.items()},
         },
+        "databases": {database.name: describe(database)},
         "metrics": {"test": summarize_part(database, parts["test"], scores, config.seed)},
         "predictions": {"test": prediction_rows(parts["test"], scores)},
         "timings": {"seconds": round(time.perf_counter() - started, 1)},
@@ -101,7 +99,7 @@ def main() -> None:
     config = load_run_config(run)
     database = read_run_database(config, arguments.data_root)
     results = ridge_results(config, database, read_split(run / "split.json", database))
-    write_json(run / "ridge_baseline.json", results)
+    write_results(run / "ridge_baseline.json", results)
     run_metrics = read_results(run)["metrics"]["test"]
     print(metrics_table({run.name: run_metrics, f"{run.name}: ridge": results["metrics"]["test"]}))
 

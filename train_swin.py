@@ -14,27 +14,29 @@ import logging
 import time
 from pathlib import Path
 
-import pandas as pd
 from accelerate import Accelerator
 
-from data_loader import test_loader, train_loader, warn_of_small_images
-from evaluate import metrics_table, read_databases, read_run_database, test_databases
-from folders import DATABASES, Database
+from data_loader import PixelCache, test_loader, train_loader, warn_of_small_images
+from evaluate import metrics_table, read_databases, test_databases
+from folders import DATABASES, Database, read_run_database
+from frozen_features import FrozenFeatures
 from HyperIQASolver_swin import HyperIQASolver
+from iqa.cache import cache_folder
 from iqa.config import Config, add_config_flags, config_from_flags, given_settings, load_config
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.files import write_json
 from iqa.metrics import across_splits
-from iqa.results import read_results
+from iqa.results import read_results, write_results
 from iqa.runtime import make_accelerator, provenance, seed_everything, start_logging
-from iqa.splits import check_leakage, split_database, write_split
+from iqa.splits import write_split
 from models_swin import SmartIQA
 from predict import Scorer
+from training_data import TrainingData, make_training_data
 
 log = logging.getLogger(__name__)
 
 # What may differ when a stopped run goes on: where it runs, not what it computes.
-CHANGEABLE = ("device", "num_workers", "data_root", "data_path", "results_dir", "name")
+CHANGEABLE = ("device", "num_workers", "data_root", "data_path", "results_dir", "name", "cache_dir")
 
 
 def architecture_of(config: Config) -> dict:
@@ -51,56 +53,58 @@ def build_model(config: Config) -> SmartIQA:
     return SmartIQA(**architecture_of(config), pretrained=pretrained, backbone_weights=config.backbone_weights)
 
 
-def split_tables(database: Database, config: Config, official: bool) -> tuple[dict[str, pd.DataFrame], pd.Series, list]:
-    """Tables of the parts train, val and test, the split itself, and notes on what identical images it holds."""
-    split = split_database(database, seed=config.seed, official=official)
-    notes = check_leakage(database, split)
-    parts = {part: database.table[split.to_numpy() == part].reset_index(drop=True) for part in ("train", "val", "test")}
-    for part, table in parts.items():
-        if table.empty:
-            raise UserError(
-                f"{database.name}: the {part} part is empty: too few contents ({len(database.table)} images)"
-            )
-    return parts, split, notes
-
-
 def train_and_test(
     config: Config,
-    database: Database,
+    databases: list[Database],
     others: list[Database],
     accelerator: Accelerator,
     official: bool,
     resume: bool,
+    fold: int | None = None,
 ) -> dict:
-    """One round: train on the train part, choose on val, test once; write and return the results."""
+    """One round: train on the train part, choose on val, test once; write and return the results.
+
+    Args:
+        config: the run's settings.
+        databases: to learn from; the test part of each is tested.
+        others: to test on whole.
+        accelerator: devices and processes; only the first process writes.
+        official: take official splits where there are any.
+        resume: continue from the last checkpoint if there is one.
+        fold: number of the fold to test on, if the settings ask for cross-validation.
+    """
     made = provenance()  # before training: the commit may move on meanwhile
-    parts, split, notes = split_tables(database, config, official)
+    data = make_training_data(databases, config, official, fold)
     model = build_model(config)
-    _prepare_run_dir(config, database, split)
-    solver = _make_solver(config, parts, model, accelerator)
+    if accelerator.is_main_process:
+        _prepare_run_dir(config, data)
+    accelerator.wait_for_everyone()
+    scorer = Scorer(model, config, accelerator, cache=_make_cache(config, data, model, accelerator), scales=data.scales)
+    solver = _make_solver(config, data, scorer)
     if resume and solver.last_path.is_file():
         solver.resume()
-    log.info("%s", _headline(config, database, parts, model))
+    log.info("%s", _headline(config, data, model))
     started = time.perf_counter()
     progress = solver.fit()
     seconds = time.perf_counter() - started
-    scorer = Scorer(solver.load_best(), config, accelerator)
-    tested = test_databases(scorer, [database, *others], {database.name: parts["test"]})
+    scorer.model = solver.load_best()
+    tested = test_databases(scorer, [*databases, *others], data.test_tables())
     results = {
         "config": dataclasses.asdict(config),
         "provenance": {**made, "seed": config.seed, "backbone_weights": model.weights_source},
-        "protocol": _protocol(config, parts, official, notes, tested["databases"][database.name]),
+        "protocol": _protocol(config, data, official, tested["databases"]),
         "training": {
             **dataclasses.asdict(progress),
             "parameters": sum(p.numel() for p in model.parameters()),
+            "processes": accelerator.num_processes,
         },
         "databases": tested["databases"],
-        "metrics": _named_test(tested["metrics"], database.name),
-        "predictions": _named_test(tested["predictions"], database.name),
-        "timings": {"training_seconds": round(seconds, 1), **_named_test(tested["timings"], database.name)},
+        "metrics": _named_test(tested["metrics"], config.dataset),
+        "predictions": _named_test(tested["predictions"], config.dataset),
+        "timings": {"training_seconds": round(seconds, 1), **_named_test(tested["timings"], config.dataset)},
     }
     if accelerator.is_main_process:
-        write_json(config.run_dir / "results.json", results)
+        write_results(config.run_dir / "results.json", results)
     return results
 
 
@@ -109,41 +113,73 @@ def _named_test(by_database: dict, trained_on: str) -> dict:
     return {"test" if name == trained_on else name: value for name, value in by_database.items()}
 
 
-def _make_solver(config: Config, parts: dict, model: SmartIQA, accelerator: Accelerator) -> HyperIQASolver:
-    return HyperIQASolver(
-        model=model,
+def _make_cache(
+    config: Config, data: TrainingData, model: SmartIQA, accelerator: Accelerator
+) -> PixelCache | FrozenFeatures | None:
+    """Features of a frozen backbone or decoded pictures, kept on disk; None where the settings want neither."""
+    if not config.cache:
+        return None
+    folder = cache_folder(config.cache_dir) / "+".join(database.name for database in data.databases)
+    if config.freeze_backbone:
+        return FrozenFeatures(folder, data.images(), config, model, accelerator)
+    return PixelCache(folder, data.images(), config)
+
+
+def _make_solver(config: Config, data: TrainingData, scorer: Scorer) -> HyperIQASolver:
+    accelerator = scorer.accelerator
+    train = scorer.dataset(data.parts["train"], training=True)
+    made = {"architecture": architecture_of(config), "scales": data.scales}
+    solver = HyperIQASolver(
+        model=scorer.model,
         config=config,
-        train_loader=train_loader(parts["train"], config),
-        val_loader=test_loader(parts[config.select_on], config),
-        to_images=Scorer(model, config, accelerator).to_images,
+        train_loader=train_loader(train, config, accelerator.process_index, accelerator.num_processes),
+        val_loader=test_loader(scorer.dataset(data.parts[config.select_on]), config),
+        to_images=scorer.to_images,
         run_dir=config.run_dir,
         accelerator=accelerator,
-        architecture=architecture_of(config),
+        made=made,
     )
+    if config.compile:
+        scorer.model.compile()
+    return solver
 
 
-def _prepare_run_dir(config: Config, database: Database, split: pd.Series) -> None:
+def _prepare_run_dir(config: Config, data: TrainingData) -> None:
     config.run_dir.mkdir(parents=True, exist_ok=True)
     (config.run_dir / "config.yaml").write_text(config.to_yaml())
-    write_split(config.run_dir / "split.json", database, split, config.seed)
+    for database, split in zip(data.databases, data.splits, strict=True):
+        name = "split.json" if database.name == config.dataset else f"split_{database.name}.json"
+        write_split(config.run_dir / name, database, split, config.seed)
 
 
-def _headline(config: Config, database: Database, parts: dict[str, pd.DataFrame], model: SmartIQA) -> str:
-    counts = ", ".join(f"{part} {len(t)} images of {t['content'].nunique()} contents" for part, t in parts.items())
+def _headline(config: Config, data: TrainingData, model: SmartIQA) -> str:
+    counts = ", ".join(
+        f"{part} {len(t)} images of {t.groupby('database')['content'].nunique().sum()} contents"
+        for part, t in data.parts.items()
+    )
+    names = " and ".join(database.name for database in data.databases)
     return (
-        f"{config.run_dir}: {database.name} ({counts}); {config.backbone} with {config.fusion} fusion, "
+        f"{config.run_dir}: {names} ({counts}); {config.backbone} with {config.fusion} fusion, "
         f"weights: {model.weights_source}"
     )
 
 
-def _protocol(config: Config, parts: dict, official: bool, notes: list, database: dict) -> dict:
+def _protocol(config: Config, data: TrainingData, official: bool, databases: dict) -> dict:
+    made = "official" if official and databases[config.dataset]["official_split"] else "by content, seeded"
+    if config.folds:
+        made = f"{config.folds} folds by content"
     return {
-        "split": "official" if official and database["official_split"] else "by content, seeded",
+        "name": "ours",
+        "split": f"file {config.split_file}" if config.split_file else made,
         "selected_on": config.select_on,
         "test_crops": f"{config.test_mode}, {config.test_patch_num}",
-        "n": {part: len(table) for part, table in parts.items()},
-        "contents": {part: int(table["content"].nunique()) for part, table in parts.items()},
-        "notes": notes,
+        "n": {part: len(table) for part, table in data.parts.items()},
+        "contents": {
+            part: int(table.groupby("database")["content"].nunique().sum()) for part, table in data.parts.items()
+        },
+        "trained_on": {name: scale._asdict() for name, scale in data.scales.items()},
+        "allow_leakage": config.allow_leakage,
+        "notes": data.notes,
     }
 
 
@@ -153,31 +189,42 @@ def run(config: Config, resume: bool = False) -> dict:
     Raises:
         UserError: bad input, or a run of this name that exists already.
     """
-    if config.dataset not in DATABASES:
-        raise UserError(f"dataset: unknown database {config.dataset!r}; known: {', '.join(DATABASES)}")
+    for name in (config.dataset, *config.also_train_on):
+        if name not in DATABASES:
+            raise UserError(f"dataset: unknown database {name!r}; known: {', '.join(DATABASES)}")
+    accelerator = make_accelerator(config.device, config.precision, config.accumulate)
     if config.run_dir.exists() and not resume:
         raise UserError(f"{config.run_dir} exists: continue it with --resume, or give a new --name")
+    accelerator.wait_for_everyone()  # all have looked before the first process makes the folder
+    _warn(config)
+    with accelerator.main_process_first():  # it checks the pictures, the others find its notes
+        databases = [read_run_database(config)]
+        databases += read_databases(config.also_train_on, config.data_root, config.skip_bad_images)
+        others = _other_databases(config)
+    for note in (f"{database.name}: {note}" for database in databases for note in database.notes):
+        log.info("%s", note)
+    for each in (*databases, *others):
+        warn_of_small_images(each.table, config, each.name)
+    if config.train_test_num > 1 or config.folds:
+        return _run_splits(config, databases, others, accelerator, resume)
+    results = train_and_test(config, databases, others, accelerator, official=True, resume=resume)
+    if accelerator.is_main_process:
+        print(metrics_table(results["metrics"]))
+    return results
+
+
+def _warn(config: Config) -> None:
     if config.select_on == "test":
         log.warning(
             "the checkpoint is chosen on the test split: results are marked so and cannot be compared with others"
         )
-    accelerator = make_accelerator(config.device, config.precision, config.accumulate)
-    database = read_run_database(config)
-    for note in database.notes:
-        log.info("%s: %s", database.name, note)
-    others = _other_databases(config)
-    for each in (database, *others):
-        warn_of_small_images(each.table, config, each.name)
-    if config.train_test_num == 1:
-        results = train_and_test(config, database, others, accelerator, official=True, resume=resume)
-        print(metrics_table(results["metrics"]))
-        return results
-    return _run_splits(config, database, others, accelerator, resume)
+    if config.allow_leakage:
+        log.warning("contents may be in two parts: results are marked so and are too good to be true")
 
 
 def _other_databases(config: Config) -> list[Database]:
     names = [*(["spaq"] if config.spaq else []), *config.cross_datasets]
-    names = [name for name in names if name != config.dataset]
+    names = [name for name in names if name not in (config.dataset, *config.also_train_on)]
     for name in names:
         if name not in DATABASES:
             raise UserError(f"cross_datasets: unknown database {name!r}; known: {', '.join(DATABASES)}")
@@ -185,25 +232,28 @@ def _other_databases(config: Config) -> list[Database]:
 
 
 def _run_splits(
-    config: Config, database: Database, others: list[Database], accelerator: Accelerator, resume: bool
+    config: Config, databases: list[Database], others: list[Database], accelerator: Accelerator, resume: bool
 ) -> dict:
-    """`train_test_num` rounds over splits of seed, seed + 1, ...; each has its own folder."""
-    config.run_dir.mkdir(parents=True, exist_ok=True)
-    (config.run_dir / "config.yaml").write_text(config.to_yaml())
+    """Rounds over splits of seed, seed + 1, ..., or over folds; each has its own folder."""
+    if accelerator.is_main_process:
+        config.run_dir.mkdir(parents=True, exist_ok=True)
+        (config.run_dir / "config.yaml").write_text(config.to_yaml())
     metrics = []
-    for index in range(config.train_test_num):
+    for index in range(config.folds or config.train_test_num):
+        fold, seed = (index, config.seed) if config.folds else (None, config.seed + index)
         name = f"{config.run_name}/split_{index:02d}"
-        one = dataclasses.replace(config, name=name, seed=config.seed + index, train_test_num=1)
+        one = dataclasses.replace(config, name=name, seed=seed, train_test_num=1)
         if (one.run_dir / "results.json").is_file():
             results = read_results(one.run_dir)
         else:
-            results = train_and_test(one, database, others, accelerator, official=False, resume=resume)
+            results = train_and_test(one, databases, others, accelerator, official=False, resume=resume, fold=fold)
         metrics.append(results["metrics"])
     summary = {part: across_splits([m[part] for m in metrics]) for part in metrics[0]}
-    write_json(config.run_dir / "summary.json", {"config": dataclasses.asdict(config), "summary": summary})
-    for part, statistics in summary.items():
-        for key in ("srcc", "plcc"):
-            print(f"{part} {key.upper()}: " + ", ".join(f"{k} {v:.4f}" for k, v in statistics[key].items()))
+    if accelerator.is_main_process:
+        write_json(config.run_dir / "summary.json", {"config": dataclasses.asdict(config), "summary": summary})
+        for part, statistics in summary.items():
+            for key in ("srcc", "plcc"):
+                print(f"{part} {key.upper()}: " + ", ".join(f"{k} {v:.4f}" for k, v in statistics[key].items()))
     return summary
 
 
@@ -254,7 +304,8 @@ def main() -> None:
     if flags.print_config:
         print(config.to_yaml(), end="")
         return
-    finished = "results.json" if config.train_test_num == 1 else "summary.json"
+    several = config.train_test_num > 1 or config.folds
+    finished = "summary.json" if several else "results.json"
     if flags.resume is not None and (config.run_dir / finished).is_file():
         log.info("%s is complete; nothing to resume", config.run_dir)
         return

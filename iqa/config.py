@@ -54,6 +54,16 @@ class Config:
     lower_is_better: bool = _setting(False, "csv, json: scores are DMOS-like")
     content_column: str | None = _setting(None, "csv: column that says which images share a content")
     skip_bad_images: bool = _setting(False, "leave bad rows out and record them, instead of stopping")
+    also_train_on: list[str] = _setting([], "further databases to train on; short: --dataset A B")
+    sampling: str = _setting(
+        "proportional",
+        "crops of several databases: in proportion to their images, or as many of each",
+        ("proportional", "balanced"),
+    )
+    split_file: str | None = _setting(
+        None, "split file, or folder of lists; see docs/protocols.md (default: official, or made)"
+    )
+    allow_leakage: bool = _setting(False, "train although a content is in two parts; marks the results")
     resize: str = _setting(
         "384",
         "shorter side before cropping (never enlarged), HEIGHTxWIDTH, or none; 384 as HyperIQA on KonIQ",
@@ -68,6 +78,8 @@ class Config:
     )
     color_jitter: bool = _setting(False, "mild colour jitter in training; off: colour is part of quality")
     num_workers: int = _setting(2, "processes that decode images", low=0)
+    cache: bool = _setting(True, "keep decoded pictures, and features of a frozen backbone, on disk")
+    cache_dir: str | None = _setting(None, "where (default: smart_iqa in the user's cache folder)")
 
     # Network.
     backbone: str = _setting("tiny", f"{', '.join(MODEL_SIZES)} (Swin) or any timm model with four stages")
@@ -113,6 +125,7 @@ class Config:
     early_stopping: bool = _setting(True, "stop when validation no longer improves")
     select_on: str = _setting("val", "split that chooses the checkpoint; test marks the results", ("val", "test"))
     train_test_num: int = _setting(1, "rounds over different splits; reports median, mean, deviation", low=1)
+    folds: int = _setting(0, "cross-validation by content in this many rounds, at least 3 (default: none)", low=0)
 
     # After training.
     spaq: bool = _setting(True, "cross-database test on SPAQ when it is there")
@@ -121,6 +134,7 @@ class Config:
     # Machine.
     device: str = _setting("auto", "where to compute", ("auto", "cpu", "cuda", "mps"))
     precision: str = _setting("fp32", "arithmetic of forward and backward", ("fp32", "bf16", "fp16"))
+    compile: bool = _setting(False, "compile the network (worth its minutes of start on a GPU)")
 
     def __post_init__(self):
         for setting in dataclasses.fields(self):
@@ -128,13 +142,33 @@ class Config:
         parse_resize(self.resize)
         if self.mos_range is not None and (len(self.mos_range) != 2 or not self.mos_range[0] < self.mos_range[1]):
             raise UserError(f"mos_range: expected LOW HIGH with LOW < HIGH, got {self.mos_range}")
+        if self.freeze_backbone and self.cache:
+            for reason, clash in (
+                ("fusion spatial weighs positions before they are pooled", self.fusion == "spatial"),
+                ("color_jitter changes pixels", self.color_jitter),
+            ):
+                if clash:
+                    raise UserError(f"{reason}: a frozen backbone's features cannot be kept; give --no_cache")
+        several = {
+            "split_file": bool(self.split_file),
+            "train_test_num": self.train_test_num > 1,
+            "folds": self.folds > 0,
+        }
+        if sum(several.values()) > 1:
+            given = " and ".join(name for name, asked in several.items() if asked)
+            raise UserError(f"{given} each say how to split: give one of them")
+        if 0 < self.folds < 3:
+            raise UserError(f"folds: expected 0 or at least 3 (train, val, test), got {self.folds}")
         if self.backbone_weights and not self.pretrained:
             raise UserError("backbone_weights and no_pretrained contradict each other: give one of them")
 
     @property
     def run_name(self) -> str:
         """The run's name: as given, or made from what distinguishes it."""
-        return self.name or f"{self.dataset}_{self.backbone}_{self.fusion}_seed{self.seed}"
+        return (
+            self.name
+            or f"{'+'.join([self.dataset, *self.also_train_on])}_{self.backbone}_{self.fusion}_seed{self.seed}"
+        )
 
     @property
     def run_dir(self) -> Path:
@@ -207,6 +241,7 @@ def resolve(*layers: dict[str, Any]) -> Config:
     settings: dict[str, Any] = {}
     for layer in layers:
         layer = {key: str(v) if key == "resize" and v is not None else v for key, v in layer.items()}
+        layer = _resolve_datasets(layer)
         for key in layer:
             if key not in FIELDS and key not in _ALIASES:
                 raise UserError(f"unknown setting {key!r}; known: {', '.join(sorted(FIELDS))}")
@@ -236,6 +271,16 @@ def _as_float(value: Any) -> Any:
         return float(value)
     except (TypeError, ValueError):
         return value
+
+
+def _resolve_datasets(layer: dict) -> dict:
+    """Several names under `dataset`: the first, and those to train on besides."""
+    if not isinstance(names := layer.get("dataset"), list):
+        return layer
+    if not names:
+        raise UserError("dataset: expected a name, got none")
+    layer = {**layer, "dataset": names[0]}
+    return _resolve_alias(layer, "dataset", "also_train_on", names[1:]) if len(names) > 1 else layer
 
 
 def _resolve_alias(layer: dict, alias: str, key: str, meaning: Any) -> dict:
@@ -311,6 +356,7 @@ def add_config_flags(parser: argparse.ArgumentParser) -> None:
             options |= {"nargs": "*", "type": typing.get_args(kind)[0]}
         else:
             options |= {"type": kind, "choices": setting.metadata["choices"]}
+            options |= {"nargs": "+"} if name == "dataset" else {}
         parser.add_argument(f"--{name}", metavar=None if options.get("choices") else name.upper(), **options)
     _add_alias_flags(parser)
 

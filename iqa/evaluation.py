@@ -36,12 +36,15 @@ def predict(
         (n,) or (n, D) float64: per image the mean over its K crops.
     """
     model.eval()
-    by_row: dict[int, np.ndarray] = {}
+    found: list[tuple[Tensor, Tensor]] = []  # on the device: a copy to the host would wait for it each time
     for batch in progress(loader, description, show=accelerator.is_main_process):
         B, K = batch.crops.shape[:2]
         with accelerator.autocast():
             crop_scores = model(to_images(batch.crops, batch.augment))  # (B*K, ...)
         image_scores = crop_scores.float().view(B, K, *crop_scores.shape[1:]).mean(dim=1)  # (B, ...)
-        image_scores, index = accelerator.gather_for_metrics((image_scores, batch.index))
-        by_row |= dict(zip(index.tolist(), image_scores.double().cpu().numpy(), strict=True))
-    return np.stack([by_row[row] for row in range(len(loader.dataset))])
+        found.append(accelerator.gather((image_scores, batch.index)))
+    scores, index = (torch.cat(values).cpu().numpy() for values in zip(*found, strict=True))
+    # Processes with fewer images repeat some, so that all have equally many batches: rows are told by their index.
+    by_row = np.empty((len(loader.dataset), *scores.shape[1:]))
+    by_row[index] = scores
+    return by_row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 import platform
 import subprocess
 import sys
@@ -43,8 +44,9 @@ def seed_everything(seed: int) -> None:
 
 
 def start_logging() -> None:
-    """Log lines to stderr as they are, for a script's user."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    """Log lines to stderr as they are, for a script's user; of several processes the first one speaks."""
+    first = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s", stream=sys.stderr)
     for chatty in ("httpx", "httpx2", "huggingface_hub", "PIL", "matplotlib", "fontTools", "timm"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from hypothesis import settings
@@ -13,6 +15,14 @@ settings.register_profile("house", deadline=None, derandomize=True)
 settings.load_profile("house")
 # The networks of the tests are small: where cores are shared, a second thread costs more than it gives.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _caches_of_their_own(tmp_path_factory) -> Iterator[None]:
+    """What the tests decode goes to a folder of theirs, not to the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(autouse=True)

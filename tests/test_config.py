@@ -37,6 +37,7 @@ SPECIAL = {
     "resize": (["512x384"], "512x384"),
     "mos_range": (["1", "5"], [1.0, 5.0]),
     "cross_datasets": (["live", "csiq"], ["live", "csiq"]),
+    "also_train_on": (["live", "csiq"], ["live", "csiq"]),
 }
 
 
@@ -94,6 +95,35 @@ def test_there_is_no_flag_besides_the_settings_their_aliases_and_the_file() -> N
     flags = {option for action in parser()._actions for option in action.option_strings}
     switches = {f"--no_{name}" for name in BOOLEANS} | {"--no_multiscale"}
     assert flags == {f"--{name}" for name in {*FIELDS, *ALIASES}} | switches | {"--config", "--help", "-h"}
+
+
+def test_several_databases_are_a_first_one_and_those_besides() -> None:
+    assert from_command_line("--dataset", "live") == dataclasses.replace(Config(), dataset="live")
+    several = from_command_line("--dataset", "koniq-10k", "kadid-10k", "live")
+    assert (several.dataset, several.also_train_on) == ("koniq-10k", ["kadid-10k", "live"])
+    assert several == resolve({"dataset": ["koniq-10k", "kadid-10k", "live"]})
+    assert several.run_name.startswith("koniq-10k+kadid-10k+live_")
+    with pytest.raises(UserError, match="dataset .* and also_train_on .* contradict"):
+        resolve({"dataset": ["live", "csiq"], "also_train_on": ["bid"]})
+    with pytest.raises(UserError, match="expected a name, got none"):
+        resolve({"dataset": []})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"freeze_backbone": True, "fusion": "spatial"}, "fusion spatial .* give --no_cache"),
+        ({"freeze_backbone": True, "color_jitter": True}, "color_jitter .* give --no_cache"),
+        ({"split_file": "a.json", "train_test_num": 3}, "split_file and train_test_num each say how to split"),
+        ({"folds": 5, "train_test_num": 3}, "train_test_num and folds each say how to split"),
+        ({"folds": 2}, "folds: expected 0 or at least 3"),
+    ],
+)
+def test_settings_that_cannot_go_together_are_named(settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve(settings)
+    if "freeze_backbone" in settings:
+        assert not resolve(settings | {"cache": False}).cache
 
 
 def test_without_flags_the_defaults_hold() -> None:
@@ -199,7 +229,8 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_the_resolved_config_reads_back_to_itself(tmp_path: Path) -> None:
-    samples = {name: sample(name)[1] for name in FIELDS if name not in BOOLEANS}
+    one_of_three = ("split_file", "folds")  # beside train_test_num
+    samples = {name: sample(name)[1] for name in FIELDS if name not in (*BOOLEANS, *one_of_three)}
     switched = {name: not FIELDS[name].default for name in BOOLEANS if name != "pretrained"}
     for config in (Config(), resolve(samples | switched), resolve({"pretrained": False, "lr": 1e-7})):
         assert load_config(yaml_file(tmp_path, config.to_yaml())) == config

@@ -18,12 +18,15 @@ ROOT_MODULES = {file.stem for file in STORY}
 
 # The result of `model_from_published` is the network itself, so it imports it, late.
 TOOLS_THAT_NEED_THE_NETWORK = {"published.py": {"models_swin"}}
-WITHOUT_TORCH = ("generate_paper_figures", "iqa.metrics", "iqa.results", "iqa.plots")
+WITHOUT_TORCH = (
+    "generate_paper_figures", "report", "folders", "iqa.metrics", "iqa.results", "iqa.plots", "iqa.significance",
+    "iqa.verification", "iqa.attention", "iqa.attention_figures",
+)  # fmt: skip
 TORCH_FAMILY = {"torch", "torchvision", "timm", "accelerate"}
 # What the network and the loop may know of this project (STYLE: one home for each arrow of the data flow).
 MAY_IMPORT = {
     "models_swin": {"iqa.errors", "iqa.torchvision_operators", "iqa.weights"},
-    "data_loader": {"iqa.config", "iqa.errors", "iqa.image_check"},
+    "data_loader": {"iqa.cache", "iqa.config", "iqa.errors", "iqa.image_check", "iqa.image_files", "iqa.processes"},
 }
 
 
@@ -130,7 +133,7 @@ def test_nothing_is_swallowed(file: Path) -> None:
 
 def test_no_file_names_the_workplace_it_was_written_at() -> None:
     workplaces = ("../" + "shared", "/" + "work/main", "/" + "work/shared")  # in two parts: this file is read too
-    folders = [ROOT, *(ROOT / name for name in ("iqa", "tests", "configs", "benchmarks"))]  # .ci may know its machine
+    folders = [ROOT, *(ROOT / name for name in ("iqa", "tests", "configs", "benchmarks", "examples", "docs"))]  # .ci may know its machine
     endings = {".py", ".md", ".yaml", ".yml", ".toml", ".txt", ".json", ".sh", ""}
     files = {f for d in folders for f in (d.glob("*") if d == ROOT else d.rglob("*")) if f.is_file()}
     named = [

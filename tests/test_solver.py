@@ -82,7 +82,7 @@ def make_solver(table, run_dir, config: Config = CONFIG) -> HyperIQASolver:
         to_images=partial(to_images, mean=(0.5,) * 3, std=(0.5,) * 3),
         run_dir=run_dir,
         accelerator=make_accelerator("cpu", accumulate=config.accumulate),
-        architecture={},
+        made={},
     )
 
 

@@ -1,0 +1,145 @@
+"""Rows of bytes on disk, made once and read from memory-mapped files: pixels of pictures, features of crops.
+
+Stands beside `data_loader` and `frozen_features`, which make the rows. Each row has a checksum, written after
+the row itself, so whatever was stopped half-way (a kill, a power cut, another process) is made again and never
+read. Processes may fill one cache at the same time: what they write is the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+
+from iqa.errors import UserError
+
+_log = logging.getLogger(__name__)
+_MADE = 1 << 32  # set in the mark of a row that is there; the low half is its CRC-32
+
+
+def cache_folder(given: str | None) -> Path:
+    """Where caches lie: as given, else `smart_iqa` in the user's cache folder."""
+    if given:
+        return Path(given)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smart_iqa"
+
+
+class RowCache:
+    """Numbered rows of bytes in one memory-mapped file; a row not made yet reads as None.
+
+    Args:
+        folder: where the files lie; a cache there with another `key` or other sizes is stale and made anew.
+        key: JSON-ready; everything that the rows depend on.
+        sizes: bytes of each row, (n,).
+        what: names the content in messages.
+
+    Raises:
+        UserError: the disk has no room for it, or the folder cannot be written.
+    """
+
+    def __init__(self, folder: Path, key: dict, sizes: Sequence[int], what: str):
+        self.folder, self.what = Path(folder), what
+        self.offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        self._key = json.dumps({"key": key, "bytes": int(self.offsets[-1]), "rows": len(sizes)}, sort_keys=True)
+        self._maps: tuple[np.ndarray, np.ndarray] | None = None
+        self._create_unless_current()
+        self._checked = np.zeros(len(sizes), dtype=bool)
+
+    def __len__(self) -> int:
+        return len(self._checked)
+
+    def __getstate__(self) -> dict:
+        """Without the maps: each worker process opens its own."""
+        return {**self.__dict__, "_maps": None}
+
+    def read(self, row: int) -> np.ndarray | None:
+        """The bytes of a row (uint8), or None where it is not made or was damaged.
+
+        The checksum is compared the first time that a process reads a row.
+        """
+        data, marks = self._open()
+        mark = int(marks[row])
+        if not mark:
+            return None
+        content = data[self.offsets[row] : self.offsets[row + 1]]
+        if not self._checked[row]:
+            if mark != _MADE | zlib.crc32(content):
+                return None
+            self._checked[row] = True
+        return content
+
+    def write(self, row: int, content: np.ndarray) -> None:
+        """Store the bytes of a row: first the content, then its mark."""
+        data, marks = self._open()
+        flat = np.ascontiguousarray(content).reshape(-1).view(np.uint8)
+        assert len(flat) == self.offsets[row + 1] - self.offsets[row], f"row {row} of {self.what} has another size"
+        data[self.offsets[row] : self.offsets[row + 1]] = flat
+        marks[row] = _MADE | zlib.crc32(flat)
+
+    def missing(self, rows: Sequence[int]) -> np.ndarray:
+        """Those of `rows` that `read` would give None for."""
+        return np.array([row for row in rows if self.read(row) is None], dtype=np.int64)
+
+    def _open(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._maps is None:
+            data = np.memmap(self.folder / "rows.bin", dtype=np.uint8, mode="r+")
+            marks = np.memmap(self.folder / "marks.bin", dtype=np.uint64, mode="r+")
+            self._maps = np.asarray(data), np.asarray(marks)  # plain views: numpy's memmap slices cost 10 us each
+        return self._maps
+
+    def _is_current(self) -> bool:
+        try:
+            return (self.folder / "cache.json").read_text() == self._key
+        except OSError:
+            return False
+
+    def _create_unless_current(self) -> None:
+        size = int(self.offsets[-1])
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(self.folder.parent / f".{self.folder.name}.lock"):  # one of several processes makes it
+                if not self._is_current():
+                    self._create(size)
+        except OSError as error:
+            raise UserError(
+                f"the cache of {self.what} needs {size / 1e9:.2f} GB in {self.folder.parent}: {error.strerror}; "
+                "name another place with --cache_dir, or go without by --no_cache"
+            ) from error
+
+    def _create(self, size: int) -> None:
+        """Reserve the files in a folder of another name, then put it in its place."""
+        stale = self.folder.exists()
+        _log.info(
+            "%s %s (%.2f GB) in %s; --cache_dir puts it elsewhere, --no_cache goes without",
+            "renewing the stale cache of" if stale else "caching", self.what, size / 1e9, self.folder,
+        )  # fmt: skip
+        if stale:  # its room is needed; a process that reads it keeps its open files
+            shutil.rmtree(self.folder)
+        with tempfile.TemporaryDirectory(dir=self.folder.parent, ignore_cleanup_errors=True) as temporary:
+            made = Path(temporary) / "cache"
+            made.mkdir()
+            _reserve(made / "rows.bin", max(1, size))
+            _reserve(made / "marks.bin", 8 * max(1, len(self.offsets) - 1))
+            (made / "cache.json").write_text(self._key)
+            os.rename(made, self.folder)
+
+
+def _reserve(path: Path, size: int) -> None:
+    """A file of zeros whose blocks are taken at once, so that a full disk shows here and not in a later write."""
+    free = shutil.disk_usage(path.parent).free
+    if size > free:
+        raise OSError(errno.ENOSPC, f"only {free / 1e9:.2f} GB are free there")
+    with open(path, "wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        else:
+            file.truncate(size)
