@@ -19,20 +19,23 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
+from iqa.config import Config
 from iqa.database import Database
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.image_check import check_images as check_image_files
 from iqa.label_files import (
     SPLIT_NAMES,
-    cell_text,
+    has_mat_variable,
     read_csv_rows,
-    read_mat,
+    read_mat_names,
+    read_mat_numbers,
+    read_numbers,
     read_pairs,
     read_records,
     read_workbook,
 )
 
-__all__ = ["DATABASES", "Database", "DatabaseNotFound", "read_database", "summary"]
+__all__ = ["DATABASES", "Database", "DatabaseNotFound", "add_database_arguments", "read_database", "summary"]
 
 MISSING = "image is missing"
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
@@ -153,13 +156,15 @@ def _read_live(source: _Source) -> pd.DataFrame:
     """LIVE release 2 (Sheikh et al. 2006), realigned DMOS; its 982 include undistorted images, left out."""
     count = sum(_LIVE_FOLDERS.values())
     scores_file, names_file = source.label_file("dmos_realigned.mat"), source.label_file("refnames_all.mat")
-    dmos, is_original = (read_mat(scores_file, key, count) for key in ("dmos_new", "orgs"))
-    references = [cell_text(cell) for cell in read_mat(names_file, "refnames_all", count)]
+    dmos, is_original = (read_mat_numbers(scores_file, key, count) for key in ("dmos_new", "orgs"))
+    known = has_mat_variable(scores_file, "dmos_std")
+    deviations = read_mat_numbers(scores_file, "dmos_std", count) if known else np.nan
+    references = read_mat_names(names_file, "refnames_all", count)
     folders = [folder for folder, size in _LIVE_FOLDERS.items() for _ in range(size)]
     numbers = [number for size in _LIVE_FOLDERS.values() for number in range(1, size + 1)]
     images = [f"{folder}/img{number}.bmp" for folder, number in zip(folders, numbers, strict=True)]
-    table = _labels(range(1, count + 1), images, dmos, content=references, distortion=folders)
-    return table[is_original.astype(int) == 0]
+    table = _labels(range(1, count + 1), images, dmos, stored_std=deviations, content=references, distortion=folders)
+    return table[is_original == 0]
 
 
 def _read_csiq(source: _Source) -> pd.DataFrame:
@@ -188,32 +193,53 @@ def _read_tid(source: _Source) -> pd.DataFrame:
     codes = _codes(rows.image, r"I\d+_(\d+)_(\d+)\.\w+", _TID_DISTORTIONS)
     contents = rows.image.str.split("_").str[0].str.upper()
     images = [f"distorted_images/{name}" for name in rows.image]
+    deviations = source.find("mos_std.txt")  # in the order of the names
+    codes["stored_std"] = read_numbers(deviations, len(rows)) if deviations else np.nan
     return _labels(rows.row, images, rows.score, content=contents, reference=contents, **codes)
 
 
 def _read_livec(source: _Source) -> pd.DataFrame:
     """LIVE In the Wild Challenge (Ghadiyaram and Bovik 2016); its first 7 trained the raters."""
-    names = [cell_text(cell) for cell in read_mat(source.label_file("Data/AllImages_release.mat"), "AllImages_release")]
+    names = read_mat_names(source.label_file("Data/AllImages_release.mat"), "AllImages_release")
     count = len(names)
-    mos = read_mat(source.label_file("Data/AllMOS_release.mat"), "AllMOS_release", count)
+    mos = read_mat_numbers(source.label_file("Data/AllMOS_release.mat"), "AllMOS_release", count)
     images = [f"Images/{name}" for name in names]
     table = _labels(range(1, count + 1), images, mos, content=names, distortion="authentic")
-    if source.find("Data/AllStdDev_release.mat"):
-        table["stored_std"] = read_mat(source.label_file("Data/AllStdDev_release.mat"), "AllStdDev_release", count)
+    deviations = source.find("Data/AllStdDev_release.mat")
+    if deviations:
+        table["stored_std"] = read_mat_numbers(deviations, "AllStdDev_release", count)
     return table[7:]
 
 
 def _read_bid(source: _Source) -> pd.DataFrame:
-    """BID (Ciancio et al. 2011): first column the number of the image, second its mean grade."""
-    rows = read_workbook(source.label_file("DatabaseGrades.xlsx"))
-    numbers = _numbers(rows.iloc[:, 1]) if rows.shape[1] > 2 else pd.Series(dtype=float)
-    if numbers.empty or numbers.isna().any():
-        raise UserError(
-            f"{source.root}/DatabaseGrades.xlsx: expected image numbers and grades in its first two columns"
-        )
-    names = [f"DatabaseImage{int(number):04d}.JPG" for number in numbers]
-    images = [f"{source.image_folder('ImageDatabase')}/{name}" for name in names]
-    return _labels(rows.row, images, rows.iloc[:, 2], content=names, distortion="authentic")
+    """BID (Ciancio et al. 2011): `Image Number`, `Average Subjective Grade`, `std`.
+
+    The first two columns serve under any name. The archive has the photographs beside the workbook; some
+    copies put them in `ImageDatabase/`.
+    """
+    file = source.label_file("DatabaseGrades.xlsx")
+    rows = read_workbook(file)
+    columns = [name for name in rows if name != "row"]
+    if len(columns) < 2:
+        raise UserError(f"{file}: expected image numbers and grades in its first two columns")
+    number = "Image Number" if "Image Number" in rows else columns[0]
+    grade = "Average Subjective Grade" if "Average Subjective Grade" in rows else columns[1]
+    rows = rows[rows[number].notna() | rows[grade].notna()].reset_index(drop=True)
+    numbers = _numbers(rows[number])
+    if rows.empty or numbers.isna().any():
+        where = f" row {rows.row[numbers.isna()].iloc[0]}" if len(rows) else ""
+        raise UserError(f"{file}{where}: expected image numbers and grades in its first two columns")
+    names = [f"DatabaseImage{int(value):04d}.JPG" for value in numbers]
+    folder = "ImageDatabase/" if source.find("ImageDatabase") else ""
+    deviations = _numbers(rows["std"]) if "std" in rows else np.nan
+    return _labels(
+        rows.row,
+        [folder + name for name in names],
+        rows[grade],
+        stored_std=deviations,
+        content=names,
+        distortion="authentic",
+    )
 
 
 def _read_demo(source: _Source) -> pd.DataFrame:
@@ -368,6 +394,28 @@ def read_database(
     table = _scaled(labels[reasons == ""], low, high, lower)
     notes = _notes(name, layout, table, range_is_assumed=layout.any_table and mos_range is None)
     return Database(name, source.root, table, (low, high), lower, left_out, _byte_identical(table), notes)
+
+
+def read_run_database(config: Config, data_root: str | None = None, check_images: bool = True) -> Database:
+    """The database that a run is trained on, as its settings say.
+
+    Args:
+        config: of the run.
+        data_root: where to look instead of where the run did.
+        check_images: see `read_database`.
+    """
+    return read_database(
+        config.dataset,
+        data_root=data_root or config.data_root,
+        data_path=config.data_path,
+        skip_bad_images=config.skip_bad_images,
+        check_images=check_images,
+        image_column=config.image_column,
+        mos_column=config.mos_column,
+        mos_range=tuple(config.mos_range) if config.mos_range else None,
+        lower_is_better=config.lower_is_better,
+        content_column=config.content_column,
+    )
 
 
 def _layout(name: str, for_tables_only: Sequence[object]) -> _Layout:
@@ -539,9 +587,8 @@ def summary(database: Database) -> dict:
     }
 
 
-def main() -> None:
-    """Check one database and print its summary as JSON."""
-    parser = Parser(description="Check a database and print what it holds as JSON.")
+def add_database_arguments(parser: Parser) -> None:
+    """Give a parser the arguments of `read_database`, under their own names."""
     parser.add_argument("name", metavar="NAME", help=", ".join(DATABASES))
     parser.add_argument("--data_root", help="folder of the databases; default $IQA_DATA_ROOT or ./datasets")
     parser.add_argument("--data_path", help="this database's own folder; for csv and json the file")
@@ -551,6 +598,12 @@ def main() -> None:
     parser.add_argument("--mos_range", nargs=2, type=float, metavar=("LOW", "HIGH"), help="csv, json")
     parser.add_argument("--lower_is_better", action="store_true", help="csv, json: the scores are a DMOS")
     parser.add_argument("--content_column", help="csv, json: column of the content")
+
+
+def main() -> None:
+    """Check one database and print its summary as JSON."""
+    parser = Parser(description="Check a database and print what it holds as JSON.")
+    add_database_arguments(parser)
     arguments = vars(parser.parse_args())
     print(json.dumps(summary(read_database(**arguments)), indent=2))
 

@@ -24,6 +24,7 @@ SPLIT_NAMES = {
     "val": "val",
     "validation": "val",
     "test": "test",
+    "testing": "test",
     "": "",
 }
 
@@ -53,7 +54,8 @@ def read_workbook(file: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     """The first sheet of an Excel workbook; arguments, result and errors as `read_csv_rows`."""
     try:
         rows = pd.read_excel(file)
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
+    # ImportError: pandas asks for xlrd where the file is an old .xls in spite of its name.
+    except (ValueError, KeyError, OSError, ImportError, zipfile.BadZipFile) as error:
         raise UserError(f"{file}: cannot be read as an Excel workbook ({_first_line(error)})") from error
     return _numbered(rows.dropna(how="all"), file, columns)
 
@@ -112,8 +114,30 @@ def read_records(file: Path) -> pd.DataFrame:
     return rows
 
 
-def read_mat(file: Path, key: str, count: int | None = None) -> np.ndarray:
-    """One variable of a MATLAB file.
+def read_numbers(file: Path, count: int) -> np.ndarray:
+    """A text file of one number a line.
+
+    Args:
+        file: the file.
+        count: how many numbers it must have.
+
+    Returns:
+        the numbers, in order.
+
+    Raises:
+        UserError: a line is no number, or there are more or fewer of them.
+    """
+    words = file.read_text(errors="replace").split()
+    numbers = pd.to_numeric(pd.Series(words, dtype=object), errors="coerce").to_numpy(dtype=float)
+    if len(numbers) != count or not np.isfinite(numbers).all():
+        raise UserError(
+            f"{file}: expected {count} numbers, got {int(np.isfinite(numbers).sum())} in {len(words)} words"
+        )
+    return numbers
+
+
+def read_mat_numbers(file: Path, key: str, count: int | None = None) -> np.ndarray:
+    """One variable of a MATLAB file that holds numbers.
 
     Args:
         file: a .mat file (version 7 or older; the databases of this field are).
@@ -121,14 +145,34 @@ def read_mat(file: Path, key: str, count: int | None = None) -> np.ndarray:
         count: how many values it must have.
 
     Returns:
-        the values, flat; cells come as arrays, see `cell_text`.
+        the values, flat.
 
     Raises:
-        UserError: the file is no MATLAB file, or the variable is absent or of another length.
+        UserError: the file is no MATLAB file, or the variable is absent, of another kind or of another length.
     """
+    values = _mat_variable(file, key, count)
+    if values.dtype.kind not in "biuf":
+        raise UserError(f"{file}: {key} holds no plain numbers; is it the file of this database?")
+    return values
+
+
+def has_mat_variable(file: Path, key: str) -> bool:
+    """Whether a MATLAB file, already known to be one, has a variable."""
+    return any(name == key for name, _, _ in scipy.io.whosmat(file))
+
+
+def read_mat_names(file: Path, key: str, count: int | None = None) -> list[str]:
+    """One variable of a MATLAB file that holds names in cells; arguments and errors as `read_mat_numbers`."""
+    values = _mat_variable(file, key, count)
+    if values.dtype.kind not in "OU":
+        raise UserError(f"{file}: {key} holds no names; is it the file of this database?")
+    return [_cell_text(cell) for cell in values]
+
+
+def _mat_variable(file: Path, key: str, count: int | None) -> np.ndarray:
     try:
         content = scipy.io.loadmat(file)
-    except (ValueError, TypeError, OSError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
+    except (ValueError, TypeError, IndexError, OSError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
         raise UserError(f"{file}: cannot be read as a MATLAB file ({_first_line(error)})") from error
     if key not in content:
         has = ", ".join(name for name in content if not name.startswith("__")) or "none"
@@ -139,7 +183,7 @@ def read_mat(file: Path, key: str, count: int | None = None) -> np.ndarray:
     return values
 
 
-def cell_text(cell: object) -> str:
+def _cell_text(cell: object) -> str:
     """The text in a MATLAB cell, which scipy gives wrapped in arrays."""
     return "".join(str(part) for part in np.asarray(cell).ravel())
 

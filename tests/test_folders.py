@@ -188,8 +188,40 @@ def test_livec_leaves_out_the_seven_training_examples(tmp_path: Path) -> None:
     assert set(database.table.mos_std) == {18.0} and set(database.table.distortion) == {"authentic"}
 
 
-def test_bid_grades_are_on_five_points(tmp_path: Path) -> None:
-    assert list(column(read_tree("bid", tmp_path), "mos").values()) == pytest.approx([50, 95, 10])
+def test_deviations_are_read_where_the_originals_have_them(tmp_path: Path) -> None:
+    scale = 100 / (111.7747 + 2.6401)
+    assert read_tree("live", tmp_path).table.mos_std.tolist() == pytest.approx([5 * scale] * 5)
+    assert read_tree("bid", tmp_path).table.mos_std.tolist() == pytest.approx([20 * 0.7] * 3)
+    assert read_tree("livec", tmp_path).table.mos_std.tolist() == [18] * 3
+    trees.tid(tmp_path / "tid2013", TID)
+    (tmp_path / "tid2013" / "mos_std.txt").write_text("0.18\n0.09\n0.27\n")
+    assert column(read_database("tid2013", data_root=tmp_path), "mos_std") == pytest.approx(
+        {"I01_01_1.bmp": 2, "i01_01_2.bmp": 1, "I04_17_4.bmp": 3}
+    )
+
+
+def test_live_without_deviations_is_read_with_unknown_ones(tmp_path: Path) -> None:
+    root = trees.live(tmp_path / "live", LIVE)
+    content = scipy.io.loadmat(root / "dmos_realigned.mat")
+    scipy.io.savemat(root / "dmos_realigned.mat", {key: content[key] for key in ("dmos_new", "orgs")})
+    assert read_database("live", data_root=tmp_path).table.mos_std.isna().all()
+
+
+@pytest.mark.parametrize("images", ["", "ImageDatabase"])
+def test_bid_grades_are_on_five_points_wherever_the_images_lie(images: str, tmp_path: Path) -> None:
+    trees.bid(tmp_path / "bid", BID, images)
+    table = read_database("bid", data_root=tmp_path).table
+    assert table.mos.tolist() == pytest.approx([50, 95, 10])
+    assert table.image.tolist() == [str(Path(images, f"DatabaseImage{n:04d}.JPG")) for n in (1, 10, 586)]
+
+
+def test_bid_columns_are_found_by_name_or_else_are_the_first_two(tmp_path: Path) -> None:
+    book = trees.bid(tmp_path / "bid", BID) / "DatabaseGrades.xlsx"
+    moved = [["std", "Average Subjective Grade", "Image Number"], *[(0.7, grade, number) for number, grade in BID]]
+    unnamed = [["a", "b", "c"], *[(*row, 1) for row in BID], [None, None, "a remark below the table"]]
+    for rows in (moved, unnamed):
+        trees.workbook(book, rows)
+        assert read_database("bid", data_root=tmp_path).table.mos.tolist() == pytest.approx([50, 95, 10])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -406,6 +438,44 @@ def test_a_mat_file_of_the_wrong_kind_is_named(tmp_path: Path) -> None:
         read_database("live", data_root=tmp_path)
 
 
+def test_a_mat_file_cut_anywhere_is_one_line(tmp_path: Path) -> None:
+    scores = trees.live(tmp_path / "live", LIVE) / "dmos_realigned.mat"
+    whole = scores.read_bytes()
+    for size in range(0, len(whole) - 8, 1999):
+        scores.write_bytes(whole[:size])
+        with pytest.raises(UserError) as caught:
+            read_database("live", data_root=tmp_path)
+        assert "\n" not in str(caught.value), size
+
+
+def test_a_mat_variable_of_another_kind_is_named(tmp_path: Path) -> None:
+    root = trees.live(tmp_path / "live", LIVE)
+    cells = np.full((1, 982), "text", dtype=object)
+    scipy.io.savemat(root / "dmos_realigned.mat", {"dmos_new": cells, "orgs": np.zeros((1, 982))})
+    with pytest.raises(UserError, match="dmos_new holds no plain numbers; is it the file of this database?"):
+        read_database("live", data_root=tmp_path)
+    root = trees.livec(tmp_path / "livec", LIVEC)
+    scipy.io.savemat(root / "Data" / "AllImages_release.mat", {"AllImages_release": np.zeros((1, 10))})
+    with pytest.raises(UserError, match="AllImages_release holds no names"):
+        read_database("livec", data_root=tmp_path)
+
+
+def test_deviations_that_do_not_fit_the_names_stop(tmp_path: Path) -> None:
+    trees.tid(tmp_path / "tid2013", TID)
+    (tmp_path / "tid2013" / "mos_std.txt").write_text("0.18\nnone\n")
+    with pytest.raises(UserError, match="expected 3 numbers, got 1 in 2 words"):
+        read_database("tid2013", data_root=tmp_path)
+
+
+def test_an_old_workbook_under_the_new_name_is_one_line(tmp_path: Path) -> None:
+    root = trees.spaq(tmp_path / "spaq", SPAQ)
+    old_excel = bytes.fromhex("D0CF11E0A1B11AE1") + bytes(600)  # an OLE container, as .xls files are
+    (root / "Annotations" / "MOS and Image attribute scores.xlsx").write_bytes(old_excel)
+    with pytest.raises(UserError, match="cannot be read as an Excel workbook") as caught:
+        read_database("spaq", data_root=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_a_wrong_workbook_is_named(tmp_path: Path) -> None:
     spaq = trees.spaq(tmp_path / "spaq", SPAQ) / "Annotations" / "MOS and Image attribute scores.xlsx"
     trees.workbook(spaq, [["Image name", "Contrast"], ["00001.jpg", 50]])
@@ -414,9 +484,11 @@ def test_a_wrong_workbook_is_named(tmp_path: Path) -> None:
     spaq.write_text("Image name,MOS\n")
     with pytest.raises(UserError, match="cannot be read as an Excel workbook"):
         read_database("spaq", data_root=tmp_path)
-    trees.workbook(trees.bid(tmp_path / "bid", BID) / "DatabaseGrades.xlsx", [["a", "b"], ["text", "more"]])
-    with pytest.raises(UserError, match="expected image numbers and grades"):
-        read_database("bid", data_root=tmp_path)
+    bid = trees.bid(tmp_path / "bid", BID) / "DatabaseGrades.xlsx"
+    for rows, where in (([["a", "b"], [1, 2.5], ["text", "more"]], "row 3"), ([["a"], [1]], ""), ([["a", "b"]], "")):
+        trees.workbook(bid, rows)
+        with pytest.raises(UserError, match=f"{where}: expected image numbers and grades|no labels in it"):
+            read_database("bid", data_root=tmp_path)
 
 
 def test_options_that_cannot_apply_are_refused(tmp_path: Path) -> None:

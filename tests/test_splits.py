@@ -17,6 +17,7 @@ from iqa.errors import UserError
 from iqa.splits import (
     PARTS,
     check_leakage,
+    contents_in_two_parts,
     kfold,
     read_split,
     split_database,
@@ -101,6 +102,13 @@ def test_every_image_is_tested_once_in_cross_validation() -> None:
     assert sorted(sizes) == [4, 4, 5, 5, 5]
 
 
+def test_contents_in_two_parts_are_named_with_their_parts_and_images_in_none_do_not_count() -> None:
+    of = database(["a", "a", "b", "b"])
+    split = pd.Series(["train", "test", "val", ""])
+    assert contents_in_two_parts(of, split) == {"a": ["train", "test"]}
+    assert contents_in_two_parts(of, pd.Series(["train", "", "val", ""])) == {}
+
+
 def test_an_official_split_is_taken_as_it_is() -> None:
     official = ["train", "val", "test"] * 4
     of = database([f"c{i}" for i in range(12)], official=official)
@@ -126,7 +134,7 @@ def test_an_official_split_with_copies_across_parts_is_reported_and_used() -> No
 def test_a_content_in_two_parts_stops_unless_allowed() -> None:
     of = database(["a", "a", "b", "c"])
     split = pd.Series(["train", "test", "val", "test"])
-    with pytest.raises(UserError, match="1 contents are in two parts, for example 'a'"):
+    with pytest.raises(UserError, match="1 contents are in two parts, for example 'a'.*--allow_leakage"):
         check_leakage(of, split)
     assert len(check_leakage(of, split, allow=True)) == 1
 
@@ -181,18 +189,38 @@ def test_names_without_a_folder_and_records_are_understood(tmp_path: Path) -> No
             "1 images are not in the database: gone.png",
         ),
         ({"train": ["0000.png"], "test": ["0000.png", "0001.png"]}, "1 images are named twice: 0000.png"),
-        ({"train": ["0000.png"]}, "1 images of csv are in no part, for example photos/0001.png"),
+        ({"train": ["0000.png"]}, "names no test images"),
+        ({"train": [], "test": ["0001.png"]}, "names no train images"),
+        ({"train": ["0000.png"], "training": [], "test": ["0001.png"]}, "expected one list of image names under train"),
+        ({"train": {"0000.png": 1}, "test": ["0001.png"]}, "expected one list of image names under train"),
+        ({"train": [{"score": 3}], "test": ["0001.png"]}, "objects with an `image`, got {'score': 3}"),
+        ({"train": [7], "test": ["0001.png"]}, "expected image names, or objects with an `image`, got 7"),
+        (
+            {"train": [{"image": "0000.png", "score": "good"}], "test": ["0001.png"]},
+            "the score of 0000.png is 'good', which is not a number",
+        ),
         (
             {"train": ["0000.png"], "test": ["0001.png"], "database": "spaq"},
             "this split is for spaq, not for csv",
         ),
-        (["0000.png"], "expected a JSON object"),
+        ([], "names no train and no test images: expected a JSON object"),
+        ("0000.png", "names no train and no test images: expected a JSON object"),
     ],
 )
 def test_a_split_file_that_does_not_fit_is_refused(content: object, complaint: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=complaint):
         read_split(tmp_path / "a.json", database(["a", "b"]))
+
+
+def test_images_in_no_part_stop_unless_the_file_says_it_is_partial(tmp_path: Path) -> None:
+    of = database(["a", "b", "c", "d"])
+    parts = {"train": ["0000.png"], "val": ["0001.png"], "test": ["0002.png"]}
+    (tmp_path / "a.json").write_text(json.dumps(parts))
+    with pytest.raises(UserError, match="1 images of csv are in no part, for example photos/0003.png"):
+        read_split(tmp_path / "a.json", of)
+    (tmp_path / "a.json").write_text(json.dumps(parts | {"partial": True}))
+    assert read_split(tmp_path / "a.json", of).tolist() == ["train", "val", "test", ""]
 
 
 def test_a_split_file_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -207,6 +235,162 @@ def test_a_split_of_other_labels_is_read_with_a_warning(tmp_path: Path, caplog: 
     of.table["mos"] = 60.0
     assert read_split(tmp_path / "a.json", of).tolist() == split.tolist()
     assert "other labels or other pixels" in caplog.text
+
+
+# --------------------------------------------------------------------------------------------------
+# Lists of other papers
+
+
+def lists(
+    folder: Path, of: Database, parts: dict[str, list[int]], score=lambda mos: mos, prefix: str = "their/"
+) -> Path:
+    """A folder of lists as other papers ship them: records with their own folder names and scores."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in parts.items():
+        chosen = of.table.loc[rows]
+        records = [
+            {"image": prefix + Path(image).name, "score": score(mos)}
+            for image, mos in zip(chosen.image, chosen.mos, strict=True)
+        ]
+        (folder / f"csv_{name}.json").write_text(json.dumps(records))
+    return folder
+
+
+def graded(contents: list[str]) -> Database:
+    """A database whose images have different scores."""
+    of = database(contents)
+    of.table["mos"] = [10 + 80 * i / len(contents) for i in range(len(contents))]
+    return of
+
+
+def test_a_folder_of_lists_is_a_split_and_another_scale_is_no_disagreement(tmp_path: Path, caplog) -> None:
+    of = graded([f"c{i}" for i in range(10)])
+    folder = lists(
+        tmp_path / "a", of, {"train": [*range(6)], "val": [6, 7], "test": [8, 9]}, score=lambda mos: f"{1 + mos / 25}"
+    )
+    assert read_split(folder, of).tolist() == ["train"] * 6 + ["val"] * 2 + ["test"] * 2
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("in_a_file", [True, False])
+def test_without_a_val_list_an_eighth_of_the_training_contents_validates_and_it_is_said(
+    in_a_file: bool, tmp_path: Path, caplog
+) -> None:
+    of = graded([f"c{i // 5}" for i in range(100)])
+    path = lists(tmp_path / "a", of, {"train": [*range(80)], "test": [*range(80, 100)]})
+    if in_a_file:
+        whole = {part: json.loads((path / f"csv_{part}.json").read_text()) for part in ("train", "test")}
+        path = path / "split.txt"
+        path.write_text(json.dumps({f"{part}ing": names for part, names in whole.items()}))
+    split = read_split(path, of, seed=3)
+    assert content_counts(of, split) == {"train": 14, "val": 2, "test": 4} and check_leakage(of, split) == []
+    assert "has no val list: 10 of its training images validate" in caplog.text
+    assert split.tolist() != read_split(path, of, seed=4).tolist()
+
+
+def test_a_file_that_says_its_val_list_is_empty_gets_none(tmp_path: Path) -> None:
+    of = database(by_tens(5))
+    split = split_database(of, fractions=(0.8, 0, 0.2))
+    write_split(tmp_path / "a.json", of, split, seed=0)
+    assert read_split(tmp_path / "a.json", of).tolist() == split.tolist()
+
+
+def test_images_that_lists_leave_out_are_in_no_part_and_it_is_said(tmp_path: Path, caplog) -> None:
+    of = graded([f"c{i}" for i in range(10)])
+    split = read_split(lists(tmp_path / "a", of, {"train": [*range(5)], "val": [5], "test": [6, 7]}), of)
+    assert split.tolist()[8:] == ["", ""]
+    assert "2 images of csv are in no part, for example photos/0008.png" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("score", "said"),
+    [
+        (lambda mos: 100 - mos, "its scores are the mos of csv turned round (SRCC -1.0000, PLCC -1.0000, n = 10)"),
+        (lambda mos: mos**4, "its scores are not the mos of csv on another scale (SRCC 1.0000, PLCC 0."),
+        (lambda mos: 3, "its scores are not the mos of csv on another scale (SRCC nan, PLCC nan, n = 10)"),
+    ],
+)
+def test_listed_scores_that_are_other_labels_are_said_in_one_line(score, said: str, tmp_path: Path, caplog) -> None:
+    of = graded([f"c{i}" for i in range(10)])
+    read_split(lists(tmp_path / "a", of, {"train": [*range(6)], "val": [6, 7], "test": [8, 9]}, score), of)
+    assert said in caplog.text and len(caplog.records) == 1
+
+
+def test_the_end_of_a_listed_name_decides_in_any_letter_case_where_it_names_one_image(tmp_path: Path) -> None:
+    of = database(["a", "b", "c"])
+    of.table["image"] = ["jp2k/img1.bmp", "jpeg/img1.bmp", "jpeg/img2.bmp"]
+    parts = {
+        "train": ["/data/LIVE/JP2K/img1.bmp"],
+        "val": [{"img_path": "live\\jpeg\\img1.bmp"}],
+        "test": ["x/IMG2.BMP"],
+    }
+    (tmp_path / "a.json").write_text(json.dumps(parts))
+    assert read_split(tmp_path / "a.json", of).tolist() == ["train", "val", "test"]
+    (tmp_path / "a.json").write_text(json.dumps(parts | {"val": ["img1.bmp"]}))
+    with pytest.raises(UserError, match="1 images could be several: img1.bmp"):
+        read_split(tmp_path / "a.json", of)
+
+
+@pytest.mark.parametrize(
+    ("names", "complaint"),
+    [
+        (["train.json"], "names no test images"),
+        ([], "names no train and no test images"),
+        (
+            ["train_1.json", "train_2.json", "test.json"],
+            "2 files match \\*train\\*.json \\(train_1.json, train_2.json\\)",
+        ),
+        (["train_test.json"], "its name says train and test"),
+    ],
+)
+def test_a_folder_needs_one_list_for_each_part(names: list[str], complaint: str, tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).write_text('["0000.png"]')
+    with pytest.raises(UserError, match=complaint):
+        read_split(tmp_path, database(["a", "b"]))
+
+
+def test_one_list_is_the_test_part_and_the_rest_is_in_none(tmp_path: Path, caplog) -> None:
+    of = database(["a", "b", "c"])
+    (tmp_path / "test_csv.json").write_text('[{"image": "csv/0001.png"}]')
+    assert read_split(tmp_path / "test_csv.json", of).tolist() == ["", "test", ""]
+    assert [record.getMessage().split(": ")[1] for record in caplog.records] == [
+        "2 images of csv are in no part, for example photos/0000.png"
+    ]
+
+
+def test_a_list_in_a_folder_that_is_no_list_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train.json").write_text('{"train": ["0000.png"]}')
+    (tmp_path / "test.json").write_text('["0001.png"]')
+    with pytest.raises(UserError, match="train.json: expected a JSON list"):
+        read_split(tmp_path, database(["a", "b"]))
+
+
+def test_lists_of_one_training_content_cannot_give_up_a_val_part(tmp_path: Path) -> None:
+    of = graded(["same"] * 4 + ["other"] * 2)
+    with pytest.raises(UserError, match="1 separate contents cannot be split into 2 parts"):
+        read_split(lists(tmp_path / "a", of, {"train": [0, 1, 2, 3], "test": [4, 5]}), of)
+
+
+def test_the_published_koniq_lists_read_as_the_official_split(tmp_path: Path, caplog) -> None:
+    """Records as the lists of the published SMART-IQA code have them, made of true rows."""
+    root = os.environ.get("IQA_DATA_ROOT")
+    if not root or not Path(root, "labels").is_dir():
+        pytest.skip("IQA_DATA_ROOT is unset or has no labels/: no true label files")
+    true = pd.read_csv(Path(root, "labels", "koniq10k_distributions_sets.csv"))
+    table = pd.DataFrame({"image": "1024x768/" + true.image_name, "mos": true.MOS, "content": true.image_name})
+    of = Database("koniq-10k", Path("."), table.assign(split="", file_hash="x", path=""), (0, 100), False)
+    for part in ("train", "test"):
+        rows = true[true.set.str.startswith(part)]
+        records = [{"image": f"koniq_{part}/{r.image_name}", "score": r.MOS} for r in rows.itertuples()]
+        (tmp_path / f"koniq_{part}.json").write_text(json.dumps(records))
+    split = read_split(tmp_path, of)
+    assert split.value_counts().to_dict() == {"train": 6176, "test": 2015, "": 1000, "val": 882}
+    assert [record.getMessage().split(": ")[1].split(" images")[0] for record in caplog.records] == [
+        "1000",
+        "882 of its training",
+    ]
+    assert (split[true.set == "test"] == "test").all() and (split[true.set == "validation"] == "").all()
 
 
 def test_agiqa_prompts_and_copies_stay_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

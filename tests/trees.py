@@ -84,12 +84,13 @@ def live(folder: Path, rows: Sequence[tuple]) -> Path:
     names = [f"{kind}/img{i}.bmp" for kind, count in LIVE_FOLDERS.items() for i in range(1, count + 1)]
     position = {name: i for i, name in enumerate(names)}
     dmos, originals = np.zeros((1, len(names))), np.ones((1, len(names)), dtype=np.uint8)
+    deviations = np.full((1, len(names)), 5.0)
     references = np.full((1, len(names)), "original.bmp", dtype=object)
     for name, reference, score in rows:
         dmos[0, position[name]], originals[0, position[name]] = score, 0
         references[0, position[name]] = reference
     pictures(folder, [row[0] for row in rows])
-    scipy.io.savemat(folder / "dmos_realigned.mat", {"dmos_new": dmos, "orgs": originals})
+    scipy.io.savemat(folder / "dmos_realigned.mat", {"dmos_new": dmos, "dmos_std": deviations, "orgs": originals})
     scipy.io.savemat(folder / "refnames_all.mat", {"refnames_all": references})
     return folder
 
@@ -128,13 +129,11 @@ def livec(folder: Path, rows: Sequence[tuple]) -> Path:
     return folder
 
 
-def bid(folder: Path, rows: Sequence[tuple]) -> Path:
-    """Rows (number of the image, mean grade)."""
-    pictures(folder / "ImageDatabase", [f"DatabaseImage{number:04d}.JPG" for number, _ in rows])
-    workbook(
-        folder / "DatabaseGrades.xlsx",
-        [["Image Number", "Average Grade", "Grade 1"], *[(*r, 3) for r in rows]],
-    )
+def bid(folder: Path, rows: Sequence[tuple], images: str = "") -> Path:
+    """Rows (number of the image, mean grade); as in the original, the images lie beside the workbook."""
+    pictures(folder / images, [f"DatabaseImage{number:04d}.JPG" for number, _ in rows])
+    header = ["Image Number", "Average Subjective Grade", "std", "Grade 1", "Grade 2"]
+    workbook(folder / "DatabaseGrades.xlsx", [header, *[(*row, 0.7, 3, 4) for row in rows]])
     return folder
 
 
