@@ -23,6 +23,10 @@ from iqa.errors import UserError
 
 FEWEST_IMAGES = 3  # two points always lie on a line: their correlation says nothing
 FEWEST_CONTENTS = 10  # below this a percentile interval covers clearly less than it claims
+MOST_IMAGES_IN_PAIRS = 12_000  # 72 million pairs: where each is looked at, more would take minutes or gigabytes
+QUALITY_LEVELS = ("Very Low", "Low", "Mid", "High", "Very High")  # fifths of the mos distribution
+RESAMPLES = 2000  # of the intervals in a results file
+PAIR_CELLS = 2**22  # pairs of images held at once: 32 MiB of float64
 RESAMPLE_CELLS = 2**17  # images x resamples held at once: 1 MiB of float64 stays in the processor's cache
 
 
@@ -485,27 +489,105 @@ def resample_counts(clusters: np.ndarray, resamples: int, seed: int) -> Iterator
         yield counts.astype(np.float64)[clusters]
 
 
-def _bootstrap_srcc(scores: np.ndarray, mos: np.ndarray, chunks: Iterable[np.ndarray]) -> np.ndarray:
+class Resampling(NamedTuple):
+    """Which resamples to draw: the same arguments give the same ones to every statistic.
+
+    Attributes:
+        clusters: (n,) content number 0..k-1 of every image.
+        resamples: how many.
+        seed: of the generator.
+    """
+
+    clusters: np.ndarray
+    resamples: int
+    seed: int
+
+    def counts(self) -> Iterator[np.ndarray]:
+        """How often each image was drawn: (n, R) float64, R resamples at a time."""
+        return resample_counts(self.clusters, self.resamples, self.seed)
+
+
+def _bootstrap_srcc(scores: np.ndarray, mos: np.ndarray, drawn: Resampling) -> np.ndarray:
     scores_groups, mos_groups = tie_groups(scores), tie_groups(mos)
     return np.concatenate(
         [
             resampled_srcc(resampled_ranks(scores_groups, counts), resampled_ranks(mos_groups, counts), counts)
-            for counts in chunks
+            for counts in drawn.counts()
         ]
     )
 
 
-def _bootstrap_plcc(scores: np.ndarray, mos: np.ndarray, chunks: Iterable[np.ndarray]) -> np.ndarray:
+def _bootstrap_plcc(scores: np.ndarray, mos: np.ndarray, drawn: Resampling) -> np.ndarray:
     scores, mos = _standardised(scores), _standardised(mos)
     powers = np.stack([np.ones_like(scores), scores, mos, scores**2, mos**2, scores * mos])  # (6, n)
-    sums = np.concatenate([powers @ counts for counts in chunks], axis=1)  # (6, resamples)
+    sums = np.concatenate([powers @ counts for counts in drawn.counts()], axis=1)  # (6, resamples)
     scores_mean, mos_mean, scores_square, mos_square, product = sums[1:] / sums[0]
     variances = np.stack([scores_square - scores_mean**2, mos_square - mos_mean**2])
     variances[variances < 1e-12] = 0  # rounding alone keeps a constant resample from exactly 0
     return _ratio(product - scores_mean * mos_mean, variances[0] * variances[1])
 
 
-BOOTSTRAPS = {"srcc": _bootstrap_srcc, "plcc": _bootstrap_plcc}
+def _bootstrap_krcc(scores: np.ndarray, mos: np.ndarray, drawn: Resampling) -> np.ndarray:
+    """Tau-b of every resample; NaN for more than 12,000 images, whose pairs are too many."""
+    if scores.size > MOST_IMAGES_IN_PAIRS:
+        return np.full(drawn.resamples, np.nan)
+    groups = tie_groups(scores), tie_groups(mos)
+    untied = [[_untied_pairs(group, counts) for group in groups] for counts in drawn.counts()]  # chunks of 2 x (R,)
+    scores_pairs, mos_pairs = np.concatenate(untied, axis=1)
+    return _ratio(_resampled_concordance(scores, mos, drawn), scores_pairs * mos_pairs)
+
+
+def _untied_pairs(groups: TieGroups, counts: np.ndarray) -> np.ndarray:
+    """How many pairs of drawn images differ in value, in each of R resamples: (R,)."""
+    first = np.append(0, groups.last[:-1] + 1)
+    sizes = np.add.reduceat(counts[groups.order], first, axis=0)  # (groups, R)
+    return (sizes.sum(axis=0) ** 2 - np.einsum("gr,gr->r", sizes, sizes)) / 2
+
+
+def _resampled_concordance(scores: np.ndarray, mos: np.ndarray, drawn: Resampling) -> np.ndarray:
+    """Concordant minus discordant pairs in each resample, (resamples,): the quadratic form w' S w / 2.
+
+    S_ij sums the signs of the pairs between contents i and j, w_j is how often content j was drawn. A few rows
+    of S at a time are made and used.
+    """
+    order = np.argsort(drawn.clusters, kind="stable")
+    scores, mos, clusters = scores[order], mos[order], drawn.clusters[order]
+    start = np.searchsorted(clusters, np.arange(clusters[-1] + 2))  # content j is rows start[j] .. start[j + 1]
+    # No sum of signs exceeds images x largest content, so that single precision, twice as fast, is often exact.
+    exact = np.float32 if scores.size * np.diff(start).max() < 2**24 else np.float64
+    drawn_of = np.concatenate(list(resample_counts(np.arange(len(start) - 1), *drawn[1:])), axis=1).astype(exact)
+    total = np.zeros(drawn.resamples)
+    width = max(1, PAIR_CELLS // (scores.size * int(np.diff(start).max())))
+    for low in range(0, len(start) - 1, width):
+        high = min(low + width, len(start) - 1)
+        rows = slice(start[low], start[high])
+        signs = np.sign(scores[rows, None] - scores) * np.sign(mos[rows, None] - mos)  # (rows, n)
+        by_content = np.add.reduceat(signs, start[:-1], axis=1)  # (rows, contents)
+        by_content = np.add.reduceat(by_content, start[low:high] - start[low], axis=0).astype(exact)
+        total += np.einsum("cr,cr->r", drawn_of[low:high], by_content @ drawn_of, dtype=np.float64)
+    return total / 2
+
+
+def _bootstrap_rmse(scores: np.ndarray, mos: np.ndarray, drawn: Resampling) -> np.ndarray:
+    return np.sqrt(_resampled_mean((scores - mos) ** 2, drawn))
+
+
+def _bootstrap_mae(scores: np.ndarray, mos: np.ndarray, drawn: Resampling) -> np.ndarray:
+    return _resampled_mean(np.abs(scores - mos), drawn)
+
+
+def _resampled_mean(values: np.ndarray, drawn: Resampling) -> np.ndarray:
+    return np.concatenate([values @ counts / counts.sum(axis=0) for counts in drawn.counts()])
+
+
+BOOTSTRAPS = {
+    "srcc": _bootstrap_srcc,
+    "plcc": _bootstrap_plcc,
+    "krcc": _bootstrap_krcc,
+    "rmse": _bootstrap_rmse,
+    "mae": _bootstrap_mae,
+}
+_ERRORS = ("rmse", "mae")  # defined for constants too
 
 
 def bootstrap_interval(
@@ -513,11 +595,11 @@ def bootstrap_interval(
     mos: ArrayLike,
     statistic: str = "srcc",
     contents: Iterable[Hashable] | None = None,
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of SRCC or PLCC (Efron 1979), resampling contents.
+    """Percentile bootstrap interval of a statistic (Efron 1979), resampling contents.
 
     Images of one content are not independent: whole contents are drawn (the cluster bootstrap, Davison and
     Hinkley 1997), or the interval would be too narrow. Resamples in which the statistic is undefined, such
@@ -526,14 +608,15 @@ def bootstrap_interval(
     Args:
         scores: predictions.
         mos: mean opinion scores.
-        statistic: "srcc" or "plcc".
+        statistic: "srcc", "plcc", "krcc", "rmse" or "mae".
         contents: content id of every image; None where every image is its own content.
         resamples: number of resamples.
         seed: same seed, same interval.
         level: share of resamples inside.
 
     Returns:
-        (low, high); (NaN, NaN) if the statistic is undefined or there is only one content.
+        (low, high); (NaN, NaN) if the statistic is undefined, there is only one content, or KRCC is asked for
+        more than 12,000 images.
 
     Raises:
         UserError: unknown statistic, no resamples, level outside (0, 1), or bad input rows.
@@ -549,10 +632,10 @@ def bootstrap_interval(
         raise UserError(f"level: expected a share between 0 and 1, got {level}")
     scores, mos = checked_pair(scores, mos)
     clusters = content_index(contents, scores.size)
-    if undefined_reason(scores, mos) or clusters.max() == 0:
+    undefined = scores.size == 0 if statistic in _ERRORS else undefined_reason(scores, mos)
+    if undefined or clusters.max() == 0:
         return float("nan"), float("nan")
-    values = BOOTSTRAPS[statistic](scores, mos, resample_counts(clusters, resamples, seed))
-    return percentile_interval(values, level)
+    return percentile_interval(BOOTSTRAPS[statistic](scores, mos, Resampling(clusters, resamples, seed)), level)
 
 
 def require_resamples(resamples: int) -> None:
@@ -575,6 +658,7 @@ def percentile_interval(values: np.ndarray, level: float) -> tuple[float, float]
 # ---------------------------------------------------------------------------------------------------------
 
 STATISTICS = {"srcc": srcc, "plcc": plcc, "krcc": krcc, "rmse": rmse, "mae": mae}
+_CONDENSED = (*STATISTICS, "plcc_logistic4", "plcc_logistic5", "outlier_ratio", "rmse_own_scale", "mae_own_scale")
 
 
 def summarize(
@@ -584,7 +668,7 @@ def summarize(
     contents: Iterable[Hashable] | None = None,
     mos_std: ArrayLike | None = None,
     scale: float | None = None,
-    resamples: int = 2000,
+    resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> dict:
     """Compute everything a results file says about one set of predictions.
@@ -599,9 +683,10 @@ def summarize(
         seed: of the bootstrap.
 
     Returns:
-        JSON-safe: `n`, `contents`, `srcc`, `plcc`, `krcc`, `rmse`, `mae`, `plcc_logistic4`, `plcc_logistic5`,
-        `srcc_ci95` and `plcc_ci95` as [low, high]; `outlier_ratio` given `mos_std`; `rmse_own_scale` and
-        `mae_own_scale` given `scale`; `notes`, the reasons of every None and of every doubt.
+        JSON-safe: `n`, `contents`, `srcc`, `plcc`, `krcc`, `rmse`, `mae`, `plcc_logistic4`, `plcc_logistic5`, and
+        of each its interval `srcc_ci95` .. as [low, high] (the fitted logistic is kept in all resamples);
+        `outlier_ratio` given `mos_std`; `rmse_own_scale` and `mae_own_scale` given `scale`; `notes`, the reasons
+        of every None and of every doubt.
 
     Raises:
         UserError: bad input rows, or `scale` not positive.
@@ -611,9 +696,14 @@ def summarize(
     scores, mos = checked_pair(scores, mos)
     clusters = content_index(contents, scores.size)
     summary, notes = _statistics(scores, mos)
+    intervals = {name: bootstrap_interval(scores, mos, name, clusters, resamples, seed) for name in BOOTSTRAPS}
     for parameters in (4, 5):
-        summary[f"plcc_logistic{parameters}"], reason = _mapped_plcc(scores, mos, parameters)
-        notes.append(reason)
+        name = f"plcc_logistic{parameters}"
+        fit = fit_logistic(scores, mos, parameters)
+        mapped = fit.predict(scores) if fit.reason is None else np.zeros_like(mos)  # constant: undefined, as it is
+        summary[name] = json_number(plcc(mapped, mos))
+        intervals[name] = bootstrap_interval(mapped, mos, "plcc", clusters, resamples, seed)
+        notes.append(fit.reason)
     if summary["srcc"] is not None and summary["srcc"] < 0:
         notes.append("srcc is negative: the PLCC after a logistic hides that the scores rank backwards")
     if mos_std is not None:
@@ -621,11 +711,9 @@ def summarize(
     if scale is not None:
         for name, error in (("rmse", rmse), ("mae", mae)):
             summary[f"{name}_own_scale"] = json_number(error(scores, mos) * scale)
-    for statistic in BOOTSTRAPS:
-        interval = bootstrap_interval(scores, mos, statistic, clusters, resamples, seed)
-        summary[f"{statistic}_ci95"] = [json_number(end) for end in interval]
+    summary |= {f"{name}_ci95": [json_number(end) for end in ends] for name, ends in intervals.items()}
     counts = {"n": scores.size, "contents": len(np.unique(clusters))}
-    notes.append(contents_note(counts["contents"]))
+    notes += [contents_note(counts["contents"]), _pairs_note(scores.size)]
     return counts | summary | {"notes": _distinct(notes)}
 
 
@@ -635,20 +723,18 @@ def _statistics(scores: np.ndarray, mos: np.ndarray) -> tuple[dict, list[str | N
     return values, [undefined_reason(scores, mos)]
 
 
-def _mapped_plcc(scores: np.ndarray, mos: np.ndarray, parameters: int) -> tuple[float | None, str | None]:
-    """PLCC after the fitted logistic, or None and the reason."""
-    fit = fit_logistic(scores, mos, parameters)
-    if fit.reason is not None:
-        return None, fit.reason
-    return json_number(plcc(fit.predict(scores), mos)), None
-
-
 def contents_note(contents: int) -> str | None:
     """Say what so few contents mean for a bootstrap interval, or None if there are enough."""
     if contents < 2:
         return f"no interval: {contents} content, and resampling needs at least 2"
     if contents < FEWEST_CONTENTS:
         return f"interval unreliable: only {contents} contents"
+    return None
+
+
+def _pairs_note(n: int) -> str | None:
+    if n > MOST_IMAGES_IN_PAIRS:
+        return f"no interval of krcc: it looks at every pair, and {n} images are more than {MOST_IMAGES_IN_PAIRS}"
     return None
 
 
@@ -687,15 +773,37 @@ def group_summaries(scores: ArrayLike, mos: ArrayLike, groups: Iterable[Hashable
     return table
 
 
+def quality_levels(mos: ArrayLike) -> list[str]:
+    """Name the fifth of the mos distribution that each image lies in; equal mos are in one fifth.
+
+    Args:
+        mos: mean opinion scores (n,).
+
+    Returns:
+        n of `QUALITY_LEVELS`; a level can stay empty where many mos are equal.
+
+    Raises:
+        UserError: NaN or infinity in the input.
+
+    >>> quality_levels([10, 90, 30, 50, 70])
+    ['Very Low', 'Very High', 'Low', 'Mid', 'High']
+    """
+    mos = finite_vector(mos, "mos")
+    shares = (stats.rankdata(mos) - 0.5) / max(1, mos.size)  # in (0, 1)
+    return [QUALITY_LEVELS[int(share * len(QUALITY_LEVELS))] for share in shares]
+
+
 def across_splits(summaries: Sequence[dict]) -> dict[str, dict]:
     """Condense the summaries of N splits: mean, median and sample deviation of every statistic.
 
     Args:
-        summaries: from `summarize`, one per split. Counts, intervals and notes are not condensed.
+        summaries: from `summarize`, one per split, with or without `groups` (kind of group -> group name ->
+            summary). Only statistics are condensed: no counts, intervals, notes, or what a summary else holds.
 
     Returns:
         JSON-safe: statistic -> `mean`, `median`, `std` (divisor n - 1), and `n`, the splits where the
-        statistic is defined. None where too few splits define it.
+        statistic is defined. None where too few splits define it. `groups`, if any summary has them, holds the
+        same for each group.
 
     Raises:
         UserError: no summaries.
@@ -705,9 +813,20 @@ def across_splits(summaries: Sequence[dict]) -> dict[str, dict]:
     """
     if not summaries:
         raise UserError("no summaries: nothing to condense across splits")
-    not_condensed = {"n", "contents", "notes"} | {f"{statistic}_ci95" for statistic in BOOTSTRAPS}
-    names = dict.fromkeys(name for summary in summaries for name in summary if name not in not_condensed)
-    return {name: _spread([summary.get(name) for summary in summaries]) for name in names}
+    names = dict.fromkeys(name for summary in summaries for name in summary if name in _CONDENSED)
+    table: dict[str, dict] = {name: _spread([summary.get(name) for summary in summaries]) for name in names}
+    groups = _groups_of_splits(summaries)
+    return table | ({"groups": groups} if groups else {})
+
+
+def _groups_of_splits(summaries: Sequence[dict]) -> dict[str, dict]:
+    """Kind of group -> group name -> its statistics across the splits that have it."""
+    members: dict[str, dict[str, list[dict]]] = {}
+    for summary in summaries:
+        for kind, groups in summary.get("groups", {}).items():
+            for name, group in groups.items():
+                members.setdefault(kind, {}).setdefault(name, []).append(group)
+    return {kind: {name: across_splits(of) for name, of in groups.items()} for kind, groups in members.items()}
 
 
 def _spread(values: Iterable[float | None]) -> dict:

@@ -16,6 +16,7 @@ from scipy import stats
 
 from iqa.errors import UserError
 from iqa.metrics import (
+    MOST_IMAGES_IN_PAIRS,
     checked_pair,
     content_index,
     contents_note,
@@ -34,7 +35,6 @@ from iqa.metrics import (
 )
 
 FEWEST_FOR_A_TEST = 4  # all three tests divide by n - 3
-MOST_IMAGES_IN_PAIRS = 12_000  # 72 million pairs, about 3 GB
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -94,6 +94,35 @@ def compare_dependent(
         "better": "a" if low > 0 else "b" if high < 0 else "neither",
         "notes": notes + ([contents_doubt] if contents_doubt else []),
     }
+
+
+def in_words(comparison: dict, name_a: str, name_b: str) -> str:
+    """Say in a sentence who is better and whether that is significant.
+
+    Args:
+        comparison: from `compare_dependent`.
+        name_a: of run a.
+        name_b: of run b.
+    """
+    low, high = comparison["bootstrap"]["difference_ci95"]
+    if low is None:
+        return f"{name_a} and {name_b} cannot be compared ({'; '.join(comparison['notes'])})"
+    ahead, behind, sign = (name_a, name_b, 1) if comparison["difference"] >= 0 else (name_b, name_a, -1)
+    low, high = sorted((sign * low, sign * high))
+    srccs = (comparison["srcc_a"], comparison["srcc_b"])[::sign]
+    numbers = (
+        f"SRCC {srccs[0]:.4f} against {srccs[1]:.4f}, difference {srccs[0] - srccs[1]:+.4f}, 95 % interval "
+        f"{low:+.4f}..{high:+.4f}, p {_p(comparison['bootstrap']['p'])} (paired bootstrap over contents decides; "
+        f"Williams p {_p(comparison['williams']['p'])}, Steiger p {_p(comparison['steiger']['p'])})"
+    )
+    if comparison["better"] == "neither":
+        verdict = "is as good as" if comparison["difference"] == 0 else "is ahead of"
+        return f"{ahead} {verdict} {behind}, no significant difference: {numbers}"
+    return f"{ahead} is significantly better than {behind}: {numbers}"
+
+
+def _p(value: float | None) -> str:
+    return "undefined" if value is None else "< 0.0001" if value < 1e-4 else f"= {value:.2g}"
 
 
 def _dependent_tests(scores_a: np.ndarray, scores_b: np.ndarray, mos: np.ndarray) -> tuple[dict, str | None]:

@@ -209,21 +209,32 @@ def test_srcc_from_counts_equals_scipys_srcc_of_the_drawn_rows(pairs, seed):
             assert value == pytest.approx(stats.spearmanr(scores[drawn], mos[drawn]).statistic, abs=1e-12)
 
 
-@pytest.mark.parametrize("statistic", ["srcc", "plcc"])
-def test_the_interval_equals_one_computed_resample_by_resample(statistic):
+RESAMPLED = {
+    "srcc": lambda scores, mos: stats.spearmanr(scores, mos).statistic,
+    "plcc": lambda scores, mos: stats.pearsonr(scores, mos).statistic,
+    "krcc": lambda scores, mos: stats.kendalltau(scores, mos).statistic,
+    "rmse": lambda scores, mos: np.sqrt(np.mean((scores - mos) ** 2)),
+    "mae": lambda scores, mos: np.mean(np.abs(scores - mos)),
+}
+
+
+@pytest.mark.parametrize("of_a_content", [[4] * 10, [1, 2, 3, 4, 5, 5, 5, 5, 5, 5], [1] * 40], ids=str)
+@pytest.mark.parametrize("statistic", RESAMPLED)
+def test_the_interval_equals_one_computed_resample_by_resample(statistic, of_a_content):
     scores, mos = noisy_line(40)
-    scores, contents = np.round(scores / 10), np.arange(40) // 4
-    correlation = {"srcc": stats.spearmanr, "plcc": stats.pearsonr}[statistic]
+    scores, contents = np.round(scores / 10), np.repeat(np.arange(len(of_a_content)), of_a_content)
+    mixed = np.random.default_rng(1).permutation(40)  # a content's images need not be neighbours
+    scores, mos, contents = scores[mixed], mos[mixed], metrics.content_index(contents[mixed], 40)
     generator = np.random.default_rng(3)
-    slow = []
+    slow, count = [], len(of_a_content)
     for _ in range(100):
-        drawn = np.concatenate([np.flatnonzero(contents == k) for k in generator.integers(10, size=10)])
-        slow.append(correlation(scores[drawn], mos[drawn]).statistic)
+        drawn = np.concatenate([np.flatnonzero(contents == k) for k in generator.integers(count, size=count)])
+        slow.append(RESAMPLED[statistic](scores[drawn], mos[drawn]))
     fast = metrics.bootstrap_interval(scores, mos, statistic, contents, resamples=100, seed=3)
     assert fast == pytest.approx(tuple(np.quantile(slow, [0.025, 0.975])), abs=1e-10)
 
 
-@pytest.mark.parametrize("statistic", ["srcc", "plcc"])
+@pytest.mark.parametrize("statistic", RESAMPLED)
 def test_copies_of_images_under_one_content_add_no_certainty(statistic):
     scores, mos = noisy_line(50)
     once = metrics.bootstrap_interval(scores, mos, statistic)
@@ -233,11 +244,11 @@ def test_copies_of_images_under_one_content_add_no_certainty(statistic):
     assert as_images[1] - as_images[0] < 0.6 * (once[1] - once[0])
 
 
-@pytest.mark.parametrize("statistic", ["srcc", "plcc"])
+@pytest.mark.parametrize("statistic", ["srcc", "plcc", "krcc"])
 def test_the_95_percent_interval_holds_the_truth_about_95_times_in_100(statistic):
     rho = 0.8
-    # Spearman's coefficient of a bivariate normal, Pearson (1907): 6/pi asin(rho/2)
-    truth = {"plcc": rho, "srcc": 6 / np.pi * np.arcsin(rho / 2)}[statistic]
+    # Spearman's and Kendall's coefficients of a bivariate normal: 6/pi asin(rho/2) (Pearson 1907), 2/pi asin(rho)
+    truth = {"plcc": rho, "srcc": 6 / np.pi * np.arcsin(rho / 2), "krcc": 2 / np.pi * np.arcsin(rho)}[statistic]
     generator = np.random.default_rng(0)
     hits = 0
     for trial in range(300):
@@ -262,11 +273,33 @@ def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
     assert first != metrics.bootstrap_interval(scores, mos, seed=5)
 
 
-@pytest.mark.parametrize("statistic", ["srcc", "plcc"])
+@pytest.mark.parametrize("statistic", ["srcc", "plcc", "krcc"])
 def test_perfect_scores_have_an_interval_at_one_and_not_beyond(statistic):
     _, mos = noisy_line(50)
     low, high = metrics.bootstrap_interval(0.1 * mos, mos, statistic)
     assert 1 - 1e-12 < low <= high <= 1
+
+
+def test_kendalls_interval_does_not_depend_on_how_many_pairs_are_held_at_once(monkeypatch):
+    scores, mos = noisy_line(60)
+    whole = metrics.bootstrap_interval(scores, mos, "krcc", resamples=50)
+    monkeypatch.setattr(metrics, "PAIR_CELLS", 60 * 7)
+    assert metrics.bootstrap_interval(scores, mos, "krcc", resamples=50) == whole
+
+
+def test_more_images_than_can_be_looked_at_in_pairs_have_no_krcc_interval_and_the_summary_says_so(monkeypatch):
+    monkeypatch.setattr(metrics, "MOST_IMAGES_IN_PAIRS", 20)
+    summary = metrics.summarize(*noisy_line(21), resamples=10)
+    assert summary["krcc_ci95"] == [None, None] and summary["krcc"] is not None
+    assert summary["notes"] == ["no interval of krcc: it looks at every pair, and 21 images are more than 20"]
+
+
+def test_constant_scores_have_an_interval_of_error_and_none_of_correlation():
+    _, mos = noisy_line(30)
+    summary = metrics.summarize(np.full(30, 50.0), mos, resamples=50)
+    assert summary["rmse_ci95"][0] < summary["rmse"] < summary["rmse_ci95"][1]
+    for name in ("srcc", "plcc", "krcc", "plcc_logistic4", "plcc_logistic5"):
+        assert summary[f"{name}_ci95"] == [None, None]
 
 
 def test_a_wider_level_gives_a_wider_interval():
@@ -304,8 +337,10 @@ def test_a_summary_holds_what_the_plain_functions_say():
     for parameters in (4, 5):
         mapped = metrics.fit_logistic(scores, mos, parameters).predict(scores)
         assert summary[f"plcc_logistic{parameters}"] == metrics.plcc(mapped, mos)
+        interval = metrics.bootstrap_interval(mapped, mos, "plcc", contents, 200)
+        assert summary[f"plcc_logistic{parameters}_ci95"] == list(interval)
     assert summary["outlier_ratio"] == metrics.outlier_ratio(scores, mos, mos_std)
-    for statistic in ("srcc", "plcc"):
+    for statistic in RESAMPLED:
         interval = metrics.bootstrap_interval(scores, mos, statistic, contents, 200)
         assert summary[f"{statistic}_ci95"] == list(interval)
     assert summary["notes"] == []
@@ -366,11 +401,31 @@ def test_each_group_is_summarised_from_its_own_rows_in_order_of_appearance():
     assert table["alone"]["notes"] == ["n = 1: a correlation needs at least 3 images"]
 
 
+def test_quality_levels_are_fifths_of_the_mos_distribution_and_equal_mos_share_one():
+    mos = np.random.default_rng(0).permutation(100)
+    levels = np.array(metrics.quality_levels(mos))
+    for number, name in enumerate(metrics.QUALITY_LEVELS):
+        assert sorted(mos[levels == name]) == list(range(20 * number, 20 * number + 20))
+    assert metrics.quality_levels([7, 7, 7]) == ["Mid"] * 3
+    assert metrics.quality_levels([]) == []
+
+
 def test_splits_are_condensed_to_mean_median_sample_deviation_and_how_many_count():
     summaries = [{"n": 9, "srcc": value, "srcc_ci95": [0, 1], "notes": []} for value in (0.2, 0.4, 0.9, None)]
     table = metrics.across_splits(summaries)
     assert list(table) == ["srcc"]
     assert table["srcc"] == pytest.approx({"mean": 0.5, "median": 0.4, "std": np.sqrt(0.13), "n": 3})
+
+
+def test_groups_are_condensed_across_the_splits_that_have_them():
+    of_splits = [
+        {"srcc": 0.5, "groups": {"generator": {"DALLE2": {"n": 9, "srcc": 0.5}}}, "stored_range": [0, 5]},
+        {"srcc": 0.7, "groups": {"generator": {"DALLE2": {"n": 9, "srcc": 0.6}, "GLIDE": {"srcc": 0.1}}}},
+    ]
+    table = metrics.across_splits(of_splits)
+    assert set(table) == {"srcc", "groups"}
+    assert table["groups"]["generator"]["DALLE2"]["srcc"]["mean"] == pytest.approx(0.55)
+    assert table["groups"]["generator"]["GLIDE"]["srcc"]["n"] == 1
 
 
 def test_one_split_has_no_deviation_and_an_undefined_statistic_no_mean():
@@ -405,7 +460,7 @@ def test_bad_rows_are_refused_by_name_and_place(function, scores, mos, message):
     ("call", "message"),
     [
         (lambda s, m: metrics.fit_logistic(s, m, 3), "expected 4 or 5, got 3"),
-        (lambda s, m: metrics.bootstrap_interval(s, m, "krcc"), "one of srcc, plcc, got 'krcc'"),
+        (lambda s, m: metrics.bootstrap_interval(s, m, "mse"), "one of srcc, plcc, krcc, rmse, mae, got 'mse'"),
         (lambda s, m: metrics.bootstrap_interval(s, m, resamples=0), "at least 1, got 0"),
         (lambda s, m: metrics.bootstrap_interval(s, m, level=95), "between 0 and 1, got 95"),
         (lambda s, m: metrics.bootstrap_interval(s, m, contents=["a"]), "contents has 1 rows, scores has 5"),

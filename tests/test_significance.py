@@ -278,3 +278,42 @@ def test_the_srcc_of_a_comparison_is_that_of_the_metrics():
     result = significance.compare_dependent(scores_a, scores_b, mos, resamples=10)
     assert result["srcc_a"] == metrics.srcc(scores_a, mos)
     assert result["srcc_b"] == metrics.srcc(scores_b, mos)
+
+
+# In words ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("noise_a", "noise_b", "expected"),
+    [
+        (5, 40, "ours is significantly better than theirs: "),
+        (40, 5, "theirs is significantly better than ours: "),
+        (20, 20, "no significant difference: "),
+    ],
+)
+def test_the_sentence_names_the_better_run_and_whether_the_bootstrap_is_sure(noise_a, noise_b, expected):
+    compared = significance.compare_dependent(*two_runs(200, noise_a, noise_b), resamples=500)
+    assert expected in significance.in_words(compared, "ours", "theirs")
+
+
+def test_the_sentence_leads_with_the_run_that_is_ahead():
+    scores_a, scores_b, mos = two_runs(40, 20, 21)
+    compared = significance.compare_dependent(scores_a, scores_b, mos, resamples=500)
+    assert compared["better"] == "neither"
+    first = "a" if compared["difference"] > 0 else "b"
+    said = significance.in_words(compared, "a", "b")
+    higher, lower = sorted((compared["srcc_a"], compared["srcc_b"]), reverse=True)
+    assert said.startswith(f"{first} is ahead of ")
+    assert f"SRCC {higher:.4f} against {lower:.4f}, difference +" in said
+    mirrored = significance.compare_dependent(scores_b, scores_a, mos, resamples=500)
+    assert significance.in_words(mirrored, "b", "a") == said
+
+
+def test_the_sentence_of_equal_runs_and_of_runs_that_cannot_be_compared():
+    scores, _, mos = two_runs(30, 10, 10)
+    same = significance.compare_dependent(scores, scores, mos, resamples=50)
+    assert significance.in_words(same, "a", "b").startswith("a is as good as b, no significant difference: ")
+    assert "Williams p undefined" in significance.in_words(same, "a", "b")
+    constant = significance.compare_dependent(np.full(30, 5.0), scores, mos, resamples=50)
+    said = significance.in_words(constant, "a", "b")
+    assert said == "a and b cannot be compared (run a: scores are all 5: no correlation with a constant)"
