@@ -24,17 +24,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.files import write_atomically, write_json
+from iqa.published_results import read_published
 from iqa.runtime import make_accelerator, provenance, start_logging
 from models_swin import FUSIONS, SmartIQA
 
 SIDE = 224
 WARM_UP = 2
-# The figures that publications on this family give for Swin-T, S and B, and what they call them.
-PUBLISHED = {
-    "tiny": {"parameters_millions": 28, "GFLOPs": 5, "latency_ms": 25},
-    "small": {"parameters_millions": 50, "GFLOPs": 11, "latency_ms": 35},
-    "base": {"parameters_millions": 88, "GFLOPs": 18.2, "latency_ms": 45},
-}
 PUBLISHED_TOLERANCE = 0.03
 
 
@@ -153,13 +148,13 @@ def check_published(rows: Sequence[dict]) -> list[str]:
     """A line for each published figure of a measured size: whether it holds, as what."""
     lines = []
     for row in rows:
-        published = PUBLISHED.get(row["variant"].partition(":")[0])
+        published = read_published().get("complexity").rows.get(row["variant"].partition(":")[0])
         if published is None:
             continue
         millions, gmacs = row["parameters"]["total"] / 1e6, row["macs"] / 1e9
         lines.append(_compare(row["variant"], "parameters (M)", published["parameters_millions"], millions))
-        lines.append(_compare(row["variant"], "GFLOPs", published["GFLOPs"], 2 * gmacs))
-        lines.append(_compare(row["variant"], "GFLOPs, if MACs are meant", published["GFLOPs"], gmacs))
+        lines.append(_compare(row["variant"], "GFLOPs", published["operations_g"], 2 * gmacs))
+        lines.append(_compare(row["variant"], "GFLOPs, if MACs are meant", published["operations_g"], gmacs))
         lines.append(
             f"{row['variant']}: published latency {published['latency_ms']} ms names no machine: not comparable"
         )

@@ -1,9 +1,10 @@
-"""Write `docs/network.md` and its drawing from the model itself.
+"""Write `docs/network.md`, its drawing and `docs/network.json` from the model itself.
 
     python describe_network.py --output docs
 
-Shapes are recorded while one picture passes through the network; none is typed. Run it again after a change of
-`models_swin.py`; a test compares the page with the model.
+`network.json` has the shapes of the HyperIQA baseline and of this network, for `generate_paper_figures.py`. Shapes are
+recorded while one picture passes through the network; none is typed. Run it again after a change of
+`models_swin.py`; tests compare what it wrote with the model.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from iqa.errors import Parser, exit_on_user_error
+from iqa.files import write_json
 from iqa.plots import PAGE_WIDTH, new_figure, save_figure
 from models_swin import CONTENT_BRANCHES, FUSIONS, SmartIQA
 
 BACKBONE, FUSION, SIDE = "tiny", "channel", 224
+# Before and after, as the paper's first figure: name, backbone, fusion.
+NETWORKS = (("HyperIQA", "resnet50", "single"), ("SMART-IQA", BACKBONE, FUSION))
 PARTS = ("backbone", "content", "fusion", "reduce", "hypernet", "target_net")
 # Where each part is drawn, in units of boxes: column from the left, row from the bottom.
 PLACES = {
@@ -143,8 +147,28 @@ def page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def network_record(name: str, backbone: str, fusion: str) -> dict:
+    """A network as JSON: `name`, `side`, and of every part its kind, main output shapes and number of parameters."""
+    model = SmartIQA(backbone, fusion)
+    recorded = record_shapes(model)
+    widths = [layer.out_channels for layer in model.reduce if isinstance(layer, nn.Conv2d)]
+    kinds = {"backbone": backbone, "fusion": fusion, "content": "lda", "reduce": "-".join(map(str, widths))}
+    return {
+        "name": f"{name} ({backbone}, {fusion} fusion)",
+        "side": SIDE,
+        "parts": {
+            part: {
+                "kind": kinds.get(part, ""),
+                "shapes": recorded[part][:1] if part in ("fusion", "target_net") else recorded[part][:5],
+                "parameters": sum(p.numel() for p in getattr(model, part).parameters()),
+            }
+            for part in PARTS
+        },
+    }
+
+
 def main() -> None:
-    """Write the page and the drawing."""
+    """Write the page, the drawing and the record."""
     parser = Parser(description="Write the page about the network from the model.")
     parser.add_argument("--output", default="docs", metavar="FOLDER", help="[docs]")
     output = Path(parser.parse_args().output)
@@ -153,6 +177,7 @@ def main() -> None:
     for file in save_figure(draw(record_shapes(SmartIQA(BACKBONE, FUSION))), output / "network"):
         if file.suffix == ".pdf":
             file.unlink()  # the page shows the PNG
+    write_json(output / "network.json", {"networks": [network_record(*network) for network in NETWORKS]})
     print(f"written to {output / 'network.md'}")
 
 

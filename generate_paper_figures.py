@@ -1,232 +1,194 @@
-"""Redraw the figures from recorded results, and from nothing else: no torch, no number typed in.
+"""Redraw the paper's figures and tables from recorded results, and from nothing else: no torch, no number typed in.
 
-    python generate_paper_figures.py results/demo --output paper_figures
+    python generate_paper_figures.py results/demo docs/network.json --output paper_figures
 
-RESULTS are run folders (or `results.json` files). Every figure is written as PDF and PNG; `figures.json` says
-which files and values each one shows. A figure whose results are missing is listed with the command to make them.
+RESULTS are what the project's scripts record: folders of runs, of runs over splits, of ablations, or single JSON
+files of theirs; each is recognised by its content. Every figure is written as PDF and PNG, every table as LaTeX and
+Markdown; `figures.json` says which files and values each one shows. What cannot be drawn is listed as missing with
+the command that makes its results. Published numbers come from `configs/published_results.yaml`; they are drawn
+beside measured ones, hatched and marked, never alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pandas as pd
-from matplotlib.figure import Figure
-
-from iqa.errors import Parser, UserError, exit_on_user_error
-from iqa.files import write_json
-from iqa.metrics import fit_logistic
-from iqa.plots import COLOURS, PAGE_WIDTH, grouped_bars, new_figure, save_figure
-from iqa.results import predictions_table, read_history, read_results
+from iqa.errors import Parser, exit_on_user_error
+from iqa.files import write_atomically, write_json
+from iqa.paper_inputs import Recorded, read_recorded
+from iqa.paper_network import draw_architecture, draw_attention, draw_complexity, draw_target_weights
+from iqa.paper_scores import (
+    Drawn,
+    draw_ablation_bars,
+    draw_alpha,
+    draw_comparison,
+    draw_cross_database,
+    draw_heat_map,
+    draw_learning_rates,
+    draw_losses,
+    draw_model_sizes,
+    draw_scatter,
+    draw_training_curves,
+    draw_waterfall,
+)
+from iqa.paper_tables import (
+    Table,
+    ablation_table,
+    attention_table,
+    complexity_table,
+    cross_database_table,
+    in_database_table,
+    to_latex,
+    to_markdown,
+)
+from iqa.plots import save_figure
+from iqa.published_results import DEFAULT_FILE, PublishedResults, read_published
 
 
 @dataclass(frozen=True)
-class Run:
-    """Recorded results of one run, and of what was measured beside it."""
+class Spec:
+    """A row of the list of figures and tables: what makes it, what that needs, and the command for that."""
 
-    name: str
-    file: Path
-    results: dict
-    history: list[dict]
-    baseline: dict | None
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A figure and the values it shows."""
-
-    figure: Figure
-    values: dict
-
-
-@dataclass(frozen=True)
-class FigureSpec:
-    """A row of the list of figures: what draws it, and how to get what it needs."""
-
-    draw: Callable[[list[Run]], Drawn | None]
+    make: Callable[[Recorded, PublishedResults], Drawn | Table | None]
     needs: str
     command: str
 
 
-def read_run(path: str) -> Run:
-    """Read a run's results, history and baseline.
-
-    Raises:
-        UserError: no results there, or fields missing.
-    """
-    results = read_results(path)
-    file = Path(path) / "results.json" if Path(path).is_dir() else Path(path)
-    history_file, baseline_file = file.parent / "history.jsonl", file.parent / "ridge_baseline.json"
-    history = read_history(history_file) if history_file.is_file() else []
-    baseline = read_results(baseline_file) if baseline_file.is_file() else None
-    return Run(file.parent.name, file, results, history, baseline)
-
-
-def draw_training_curves(runs: list[Run]) -> Drawn | None:
-    """Training loss and validation SRCC by epoch."""
-    shown = [run for run in runs if run.history]
-    if not shown:
-        return None
-    figure, (loss_axes, srcc_axes) = new_figure(PAGE_WIDTH, 2.4, columns=2)
-    values = {}
-    for i, run in enumerate(shown):
-        epochs = [line["epoch"] for line in run.history]
-        style = {
-            "color": COLOURS[i % len(COLOURS)],
-            "marker": "osD^v*"[i % 6],
-            "markersize": 3,
-            "label": run.name,
-        }
-        loss = [line["train_loss"] for line in run.history]
-        srcc = [np.nan if line["val_srcc"] is None else line["val_srcc"] for line in run.history]
-        loss_axes.plot(epochs, loss, **style)
-        srcc_axes.plot(epochs, srcc, **style)
-        values[run.name] = {"epoch": epochs, "train_loss": loss, "val_srcc": srcc}
-    loss_axes.set(xlabel="epoch", ylabel="training loss")
-    srcc_axes.set(xlabel="epoch", ylabel="validation SRCC")
-    for axes in (loss_axes, srcc_axes):
-        axes.xaxis.get_major_locator().set_params(integer=True)
-    figure.legend(*loss_axes.get_legend_handles_labels(), loc="outside upper center", ncols=min(len(shown), 4))
-    return Drawn(figure, values)
-
-
-def draw_scatter(runs: list[Run]) -> Drawn | None:
-    """Scores against mos on the test part, with the 4-parameter logistic."""
-    shown = [run for run in runs if "test" in run.results["predictions"]][:3]
-    if not shown:
-        return None
-    figure, all_axes = new_figure(PAGE_WIDTH if len(shown) > 1 else 3.5, 3.4, columns=len(shown))
-    values = {}
-    for axes, run in zip(all_axes, shown, strict=True):
-        table = predictions_table(run.results, "test")
-        _scatter(axes, table)
-        metrics = run.results["metrics"]["test"]
-        axes.set(xlabel="score", ylabel=_mos_label(run))
-        axes.set_title(
-            f"{run.name}: SRCC {_number(metrics['srcc'])}, PLCC {_number(metrics['plcc'])}, n = {metrics['n']}"
-        )
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, markerscale=2)
-        values[run.name] = {key: metrics[key] for key in ("n", "srcc", "plcc")}
-    return Drawn(figure, values)
-
-
-def _scatter(axes, table: pd.DataFrame) -> None:
-    contents = list(dict.fromkeys(table["content"]))
-    by_content = 1 < len(contents) <= len(COLOURS)  # few contents: show that no single one makes the correlation
-    for i, content in enumerate(contents if by_content else [None]):
-        rows = table if content is None else table[table["content"] == content]
-        axes.scatter(rows["score"], rows["mos"], s=5, alpha=0.6, color=COLOURS[i], marker="osD^v*"[i], label=content)
-    fit = fit_logistic(table["score"], table["mos"], parameters=4)
-    x = np.linspace(table["score"].min(), table["score"].max(), 200)
-    if np.isfinite(fit.predict(x)).all():
-        axes.plot(x, fit.predict(x), color="black", linewidth=1, label="logistic fit")
-
-
-def _mos_label(run: Run) -> str:
-    return "pseudo-mos" if run.results["config"]["dataset"] == "demo" else "mos"
-
-
-def _number(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.3f}"
-
-
-def draw_comparison(runs: list[Run]) -> Drawn | None:
-    """Test SRCC with its 95 % interval: runs and the ridge baseline measured beside them."""
-    bars = {}
-    for run in runs:
-        bars[run.name] = run.results["metrics"].get("test")
-        bars[f"{run.name}: ridge"] = run.baseline and run.baseline["metrics"]["test"]
-    bars = {name: metrics for name, metrics in bars.items() if metrics and metrics["srcc"] is not None}
-    if len(bars) < 2:
-        return None
-    figure, (axes,) = new_figure(PAGE_WIDTH, 0.7 + 0.35 * len(bars))
-    for i, metrics in enumerate(bars.values()):
-        axes.barh(i, metrics["srcc"], color=COLOURS[0], height=0.6)
-        low, high = metrics["srcc_ci95"] or (None, None)
-        if low is not None:
-            axes.plot([low, high], [i, i], color="black", linewidth=1, marker="|", markersize=6)
-        axes.text(0.01, i, f"{metrics['srcc']:.3f} (n = {metrics['n']})", va="center", color="white", fontsize=7)
-    axes.set_yticks(range(len(bars)), list(bars))
-    axes.invert_yaxis()
-    axes.grid(axis="y", visible=False)
-    axes.set(xlabel="test SRCC, 95 % interval", xlim=(0, 1))
-    values = {name: {key: m[key] for key in ("n", "srcc", "srcc_ci95")} for name, m in bars.items()}
-    return Drawn(figure, values)
-
-
-def draw_cross_database(runs: list[Run]) -> Drawn | None:
-    """SRCC of every run on every other database it was tested on."""
-    databases = list(dict.fromkeys(part for run in runs for part in run.results["metrics"] if part != "test"))
-    if not databases:
-        return None
-    values = {
-        run.name: [run.results["metrics"].get(database, {}).get("srcc") for database in databases] for run in runs
-    }
-    heights = {name: [np.nan if v is None else v for v in row] for name, row in values.items()}
-    return Drawn(
-        grouped_bars(databases, heights, ylabel="SRCC", xlabel="tested on"),
-        {"databases": databases, **values},
-    )
-
+TRAIN = "python train_swin.py --config configs/demo.yaml"
+CROSS = "python train_swin.py --dataset koniq-10k --attention_fusion --cross_datasets kadid-10k agiqa-3k"
+COMPONENTS = "python run_ablations.py configs/ablations/components.yaml"
+COMPLEXITY = "python complexity.py tiny:channel small:channel base:channel --output results/complexity"
+ATTENTION = "python analyze_attention.py --checkpoint results/demo --dataset demo"
 
 FIGURES = {
-    "training_curves": FigureSpec(
-        draw_training_curves, "history.jsonl of a run", "python train_swin.py --config configs/demo.yaml"
+    "architecture": Spec(draw_architecture, "shapes of the networks", "python describe_network.py --output docs"),
+    "comparison": Spec(
+        draw_comparison, "two runs, or a run and its baseline", "python ridge_baseline.py --checkpoint results/demo"
     ),
-    "prediction_scatter": FigureSpec(
-        draw_scatter, "predictions on a test part", "python train_swin.py --config configs/demo.yaml"
+    "ablation_bars": Spec(draw_ablation_bars, "a table of ablations", COMPONENTS),
+    "ablation_waterfall": Spec(draw_waterfall, "a table with two of the rows C0, A2, A1, E6", COMPONENTS),
+    "model_sizes": Spec(
+        draw_model_sizes,
+        "a table, or runs, that differ in the size of Swin alone",
+        "python run_ablations.py configs/ablations/sizes.yaml",
     ),
-    "comparison": FigureSpec(
-        draw_comparison,
-        "two runs, or a run and its baseline",
-        "python ridge_baseline.py --checkpoint results/demo",
+    "cross_database": Spec(draw_cross_database, "a run tested on another database", CROSS),
+    "cross_database_heat_map": Spec(draw_heat_map, "a run tested on another database", CROSS),
+    "training_curves": Spec(draw_training_curves, "history.jsonl of a run", TRAIN),
+    "prediction_scatter": Spec(draw_scatter, "predictions on a test part", TRAIN),
+    "loss_comparison": Spec(
+        draw_losses,
+        "a table, or runs, that differ in the loss alone",
+        "python run_ablations.py configs/ablations/losses.yaml",
     ),
-    "cross_database": FigureSpec(
-        draw_cross_database,
-        "a run tested on another database",
-        "python train_swin.py --dataset koniq-10k --cross_datasets kadid-10k agiqa-3k",
+    "alpha_sweep": Spec(
+        draw_alpha,
+        "a table, or runs, that differ in the ranking loss's weight alone",
+        "python run_ablations.py configs/ablations/alpha.yaml",
     ),
+    "learning_rates": Spec(
+        draw_learning_rates,
+        "a table, or runs, that differ in the learning rate alone",
+        "python run_ablations.py configs/ablations/learning_rates.yaml",
+    ),
+    "attention_by_level": Spec(draw_attention, "an analysis of stage weights", ATTENTION),
+    "complexity": Spec(draw_complexity, "measured costs", COMPLEXITY),
+    "target_weights": Spec(
+        draw_target_weights,
+        "components of the generated weights",
+        "python analyze_weights.py --checkpoint results/demo --dataset demo",
+    ),
+}
+TABLES = {
+    "table_in_database": Spec(in_database_table, "a run with a test part", TRAIN),
+    "table_ablation": Spec(ablation_table, "a table of ablations", COMPONENTS),
+    "table_cross_database": Spec(cross_database_table, "a run tested on another database", CROSS),
+    "table_complexity": Spec(complexity_table, "measured costs", COMPLEXITY),
+    "table_attention": Spec(attention_table, "an analysis of stage weights", ATTENTION),
 }
 
 
-def draw_all(runs: list[Run], output: Path) -> dict:
-    """Draw every figure that the runs allow; return the manifest of drawn and missing ones."""
-    manifest: dict[str, dict] = {"figures": {}, "missing": {}}
-    for name, spec in FIGURES.items():
-        drawn = spec.draw(runs)
-        if drawn is None:
+def make_all(recorded: Recorded, published: PublishedResults, output: Path) -> dict:
+    """Write every figure and table that the results allow.
+
+    Everything is made before anything is written, so that a field that is missing leaves no half of a set.
+
+    Returns:
+        The manifest: `figures` and `tables` with files, sources and values; `missing`; `left_out`.
+    """
+    made = {name: spec.make(recorded, published) for name, spec in (FIGURES | TABLES).items()}
+    output.mkdir(parents=True, exist_ok=True)
+    manifest: dict[str, Any] = {"figures": {}, "tables": {}, "missing": {}}
+    for name, result in made.items():
+        if result is None:
+            spec = (FIGURES | TABLES)[name]
             manifest["missing"][name] = {"needs": spec.needs, "command": spec.command}
             continue
-        files = save_figure(drawn.figure, output / name)
-        sources = [str(run.file) for run in runs]
-        manifest["figures"][name] = {
-            "files": [f.name for f in files],
-            "sources": sources,
-            "values": drawn.values,
+        files = (
+            write_table(result, output / name)
+            if isinstance(result, Table)
+            else save_figure(result.figure, output / name)
+        )
+        manifest["tables" if isinstance(result, Table) else "figures"][name] = {
+            "files": [file.name for file in files],
+            "sources": list(dict.fromkeys(values_of("file", result.values))),
+            "published": list(dict.fromkeys(values_of("published", result.values))),
+            "values": result.values,
         }
-    return manifest
+    return manifest | {"left_out": [str(file) for file in recorded.left_out]}
+
+
+def write_table(table: Table, path: Path) -> list[Path]:
+    """Write `path` as LaTeX and Markdown."""
+    texts = {".tex": to_latex(table), ".md": to_markdown(table, path.name.replace("_", " "))}
+    files = [path.with_name(path.name + ending) for ending in texts]
+    for file, text in zip(files, texts.values(), strict=True):
+        write_atomically(file, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+    return files
+
+
+def values_of(key: str, values: Any) -> Iterator[str]:
+    """Every text under `key`, however deep."""
+    if isinstance(values, dict):
+        if isinstance(values.get(key), str):
+            yield values[key]
+        for value in values.values():
+            yield from values_of(key, value)
+    elif isinstance(values, list):
+        for value in values:
+            yield from values_of(key, value)
+
+
+def report(manifest: dict, output: Path) -> None:
+    """Print what was drawn, what is missing and what was not used."""
+    for name in manifest["figures"]:
+        print(f"drawn    {output / name}.pdf, .png")
+    for name in manifest["tables"]:
+        print(f"written  {output / name}.tex, .md")
+    for name, missing in manifest["missing"].items():
+        print(f"missing  {name}: needs {missing['needs']}; make it with: {missing['command']}")
+    for file in manifest["left_out"]:
+        print(f"left out {file}: no kind of file that figures are drawn from")
 
 
 def main() -> None:
     """Draw what the command line names."""
-    parser = Parser(description="Redraw the figures from recorded results.")
-    parser.add_argument("results", nargs="+", metavar="RESULTS", help="run folders or results.json files")
+    parser = Parser(description="Redraw the paper's figures and tables from recorded results.")
+    parser.add_argument("results", nargs="+", metavar="RESULTS", help="folders or JSON files that the scripts recorded")
     parser.add_argument("--output", default="paper_figures", metavar="FOLDER", help="[paper_figures]")
+    parser.add_argument(
+        "--published", default=str(DEFAULT_FILE), metavar="FILE.yaml",
+        help="published numbers to draw beside, or none [configs/published_results.yaml]",
+    )  # fmt: skip
     arguments = parser.parse_args()
-    runs = [read_run(path) for path in arguments.results]
-    if len({run.name for run in runs}) < len(runs):
-        raise UserError("two of the runs have the same name; figures could not tell them apart")
+    published = PublishedResults({}) if arguments.published == "none" else read_published(arguments.published)
     output = Path(arguments.output)
-    output.mkdir(parents=True, exist_ok=True)
-    manifest = draw_all(runs, output)
+    manifest = make_all(read_recorded(arguments.results), published, output)
     write_json(output / "figures.json", manifest)
-    for name in manifest["figures"]:
-        print(f"drawn    {output / name}.pdf, .png")
-    for name, missing in manifest["missing"].items():
-        print(f"missing  {name}: needs {missing['needs']}; make it with: {missing['command']}")
+    report(manifest, output)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ table beside them as CSV, Markdown, LaTeX and JSON.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import statistics
 from collections.abc import Sequence
@@ -92,6 +93,7 @@ def make_rows(ablation: Ablation) -> list[dict]:
     return [
         {
             "row": row,
+            "config": dataclasses.asdict(ablation.configs[row][0]),
             **_scores(results[row]),
             **_costs(ablation.configs[row]),
             "versus_baseline": None if row == ablation.baseline else compare_rows(results[row], baseline),
