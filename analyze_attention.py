@@ -1,57 +1,96 @@
-"""Which stages does the network weigh, and does that depend on quality?
+"""Which stages does the network weigh, does that depend on quality, and where in a picture does it look?
 
     python analyze_attention.py --checkpoint results/demo --dataset demo --num_samples 16 --crops 10
 
 Takes images from five quality levels (quantiles of mos), averages the stage weights of several crops of each,
-and writes `attention_analysis.json`, `attention_analysis.md` and `attention_by_level.png` (`.pdf`). The
-relation of weight and quality is measured (Spearman, with p and n), and nothing is said beyond that.
+and writes `attention_analysis.json`, `attention_analysis.md`, `attention_by_level.png`, `attention_distribution.png`
+(both also `.pdf`; the second by `--group_by` or by level) and `panels/`: for some images of each level the picture,
+its stage weights, Grad-CAM and, for Swin, attention rollout. A fusion without stage weights gives the maps only. The
+relation of weight and quality is measured (Spearman, with p and n), and nothing is said beyond that. What an earlier
+analysis wrote into the same folder is replaced.
+
+A picture's maps are those of crops that cover it, half a crop apart, put back at their places and averaged where
+they overlap, as its score is the mean over crops.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import difflib
+import math
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import kruskal, spearmanr
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from data_loader import test_loader
-from evaluate import read_databases, read_run_database, trained_test_table
+from data_loader import UNCHANGED, load_image
+from evaluate import unseen_images
 from folders import DATABASES
+from iqa import attention_figures
+from iqa.config import parse_resize
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.evaluation import predict
 from iqa.files import write_json
-from iqa.plots import grouped_bars, save_figure
+from iqa.grad_cam import grad_cam, place_on_images
+from iqa.plots import grouped_bars, save_figure, shorten
+from iqa.progress import progress
+from iqa.published_results import PublishedEntry, read_published
 from iqa.runtime import provenance, start_logging
-from models_swin import SmartIQA
+from iqa.window_attention import attention_rollout, has_window_attention, window_attention
+from models_swin import FUSIONS, SmartIQA
 from predict import Scorer, load_model, run_folder
 
 LEVELS = ("Very Low", "Low", "Mid", "High", "Very High")
 STAGES = tuple(f"stage {i}" for i in range(4))
+PUBLISHED_FUSION = "scale"  # the one kind whose weights are published
+MOST_GROUPS = 100  # more would be no figure to read
+LONGEST_NAME = 44  # characters that fit over a panel of two pictures
+ALPHA = 0.05
 
 
 class StageWeights(nn.Module):
-    """Images (B, 3, H, W) -> score and the four stage weights of each: (B, 5)."""
+    """Images (B, 3, H, W) -> score and, where the fusion has them, the four stage weights: (B, 5) or (B, 1)."""
 
     def __init__(self, model: SmartIQA):
         super().__init__()
         self.model = model
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) -> (B, 5).
-
-        Raises:
-            UserError: the fusion has no stage weights.
-        """
+        """Normalised images (B, 3, H, W) -> (B, 5), or (B, 1) for a fusion without stage weights."""
         inspected = self.model.inspect(images)
-        if inspected.stage_weights is None:
-            kind = type(self.model.fusion).__name__
-            raise UserError(f"fusion {kind} has no stage weights to analyse: train with --attention_fusion")
-        return torch.cat([inspected.scores[:, None], inspected.stage_weights], dim=1)
+        scores = inspected.scores[:, None]
+        return scores if inspected.stage_weights is None else torch.cat([scores, inspected.stage_weights], dim=1)
+
+
+# --------------------------------------------------------------------------------------------------
+# Images and their weights
+
+
+def fusion_name(model: SmartIQA) -> str:
+    """The key of `FUSIONS` that a model was built with."""
+    return next(name for name, kind in FUSIONS.items() if type(model.fusion) is kind)
+
+
+def with_groups(table: pd.DataFrame, column: str, database: str) -> pd.DataFrame:
+    """The table with a column `group`: the values of `column` as text, `(none)` where empty.
+
+    Raises:
+        UserError: there is no such column, or nothing in it.
+    """
+    if column not in table:
+        near = difflib.get_close_matches(column, table.columns, n=1)
+        meant = f"; did you mean {near[0]}?" if near else "."
+        raise UserError(f"--group_by {column}: {database} has no such column{meant} Known: {', '.join(table.columns)}")
+    group = table[column].fillna("").astype(str)
+    if (group == "").all():
+        raise UserError(f"--group_by {column}: the column is empty in {database}")
+    return table.assign(group=group.replace("", "(none)"))
 
 
 def sample_by_level(table: pd.DataFrame, samples: int, seed: int) -> pd.DataFrame:
@@ -71,36 +110,58 @@ def sample_by_level(table: pd.DataFrame, samples: int, seed: int) -> pd.DataFram
 
 
 def weigh_images(scorer: Scorer, table: pd.DataFrame) -> pd.DataFrame:
-    """The table with columns score and `stage 0`..`stage 3`: means over each image's crops."""
-    loader = scorer.accelerator.prepare(test_loader(table, scorer.config))
-    values = predict(StageWeights(scorer.model), loader, scorer.to_images, scorer.accelerator, "attention")
-    return table.assign(score=values[:, 0], **dict(zip(STAGES, values[:, 1:].T, strict=True)))
+    """The table with columns score and, where there are weights, `stage 0`..`stage 3`: means over the crops."""
+    values = predict(
+        StageWeights(scorer.model), scorer.loader(table), scorer.to_images, scorer.accelerator, "attention"
+    )
+    stages = STAGES[: values.shape[1] - 1]
+    return table.assign(score=values[:, 0], **dict(zip(stages, values[:, 1:].T, strict=True)))
+
+
+def has_weights(table: pd.DataFrame) -> bool:
+    """Whether the images of a weighed table have stage weights."""
+    return STAGES[0] in table
+
+
+# --------------------------------------------------------------------------------------------------
+# Statistics and words
+
+
+def by_group(table: pd.DataFrame, column: str) -> dict[str, dict]:
+    """Per value of a column: n, mean mos and score, mean and deviation (NaN for one image) of each stage's weight."""
+    summary = {}
+    for name, rows in table.groupby(column, observed=False, sort=True):
+        summary[name] = {"n": len(rows), "mos": rows["mos"].mean(), "score": rows["score"].mean()}
+        if has_weights(table):
+            summary[name]["mean"] = rows[list(STAGES)].mean().tolist()
+            summary[name]["std"] = rows[list(STAGES)].std(ddof=1).tolist()
+    return summary
 
 
 def by_level(table: pd.DataFrame) -> dict[str, dict]:
-    """Per level: n, mean mos and score, mean and deviation of each stage's weight."""
-    return {
-        level: {
-            "n": len(rows),
-            "mos": rows["mos"].mean(),
-            "score": rows["score"].mean(),
-            "mean": rows[list(STAGES)].mean().tolist(),
-            "std": rows[list(STAGES)].std(ddof=1).tolist(),
-        }
-        for level, rows in table.groupby("level", observed=False)
-    }
+    """Per quality level: n, mean mos and score, mean and deviation of each stage's weight."""
+    return by_group(table, "level")
 
 
 def trends(table: pd.DataFrame) -> dict[str, dict]:
-    """Spearman correlation between mos and each stage's weight, with p and n."""
-    found = {stage: spearmanr(table["mos"], table[stage]) for stage in STAGES}
-    return {stage: {"srcc": t.statistic, "p": t.pvalue, "n": len(table)} for stage, t in found.items()}
+    """Spearman correlation between mos and each stage's weight, with p and n; NaN where one of them is constant."""
+    found = {}
+    for stage in STAGES:
+        constant = table[stage].nunique() == 1 or table["mos"].nunique() == 1
+        srcc, p = (math.nan, math.nan) if constant else spearmanr(table["mos"], table[stage])
+        found[stage] = {"srcc": srcc, "p": p, "n": len(table)}
+    return found
 
 
-def in_words(trend: dict[str, dict], alpha: float = 0.05) -> list[str]:
+def in_words(trend: dict[str, dict], alpha: float = ALPHA) -> list[str]:
     """One sentence a stage, saying what its test carries and no more (Bonferroni over the stages)."""
     sentences = []
     for stage, values in trend.items():
+        if math.isnan(values["p"]):
+            sentences.append(
+                f"No relation of the weight of {stage} to quality can be measured: one of them is constant."
+            )
+            continue
         measured = f"SRCC {values['srcc']:+.3f}, p = {values['p']:.2g}, n = {values['n']}"
         if values["p"] * len(trend) < alpha:
             direction = "rises" if values["srcc"] > 0 else "falls"
@@ -110,22 +171,244 @@ def in_words(trend: dict[str, dict], alpha: float = 0.05) -> list[str]:
     return sentences
 
 
-def markdown_table(levels: dict[str, dict]) -> str:
-    """Mean +- deviation of each stage's weight by level."""
-    lines = ["| level | n | mos | score | " + " | ".join(STAGES) + " |", "|" + "---|" * (4 + len(STAGES))]
-    for level, row in levels.items():
-        cells = [f"{mean:.4f} ± {std:.4f}" for mean, std in zip(row["mean"], row["std"], strict=True)]
-        lines.append(f"| {level} | {row['n']} | {row['mos']:.1f} | {row['score']:.1f} | " + " | ".join(cells) + " |")
+def group_differences(table: pd.DataFrame) -> dict[str, dict]:
+    """Kruskal-Wallis test of each stage's weight between the groups of at least two images.
+
+    Returns:
+        By stage h, p, n and groups (how many were tested); empty where fewer than two groups can be tested.
+    """
+    large = [rows for _, rows in table.groupby("group") if len(rows) > 1]
+    if len(large) < 2:
+        return {}
+    found = {}
+    for stage in STAGES:
+        weights = [rows[stage].to_numpy() for rows in large]
+        constant = np.ptp(np.concatenate(weights)) == 0
+        h, p = (math.nan, math.nan) if constant else kruskal(*weights)
+        found[stage] = {"h": h, "p": p, "n": sum(map(len, weights)), "groups": len(large)}
+    return found
+
+
+def groups_in_words(differences: dict[str, dict], column: str, alone: int, alpha: float = ALPHA) -> list[str]:
+    """One sentence a stage on its test between groups (Bonferroni over the stages), one on groups of one image."""
+    left_out = [f"Groups of one image, in the table but in no test: {alone}."] if alone else []
+    if not differences:
+        return ["Nothing is tested: fewer than two groups have two images.", *left_out]
+    sentences = []
+    for stage, values in differences.items():
+        if math.isnan(values["p"]):
+            sentences.append(f"The weight of {stage} is the same in every image.")
+            continue
+        differs = "differs" if values["p"] * len(differences) < alpha else "is not shown to differ"
+        sentences.append(
+            f"The weight of {stage} {differs} with {column} (Kruskal-Wallis H = {values['h']:.2f}, "
+            f"p = {values['p']:.2g}, n = {values['n']}, {values['groups']} groups)."
+        )
+    return sentences + left_out
+
+
+def markdown_table(groups: dict[str, dict], title: str = "level") -> str:
+    """Mean +- deviation of each stage's weight by level or group; without weights n, mos and score."""
+    weighed = all("mean" in row for row in groups.values())
+    heads = [title, "n", "mos", "score", *(STAGES if weighed else ())]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for name, row in groups.items():
+        cells = [str(name).replace("|", "\\|"), str(row["n"]), f"{row['mos']:.1f}", f"{row['score']:.1f}"]
+        for mean, std in zip(row.get("mean", ()), row.get("std", ()), strict=True):
+            cells.append(f"{mean:.4f}" + ("" if math.isnan(std) else f" ± {std:.4f}"))
+        lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
+def published_markdown(published: PublishedEntry) -> str:
+    """The published stage weights by quality level as a table, with their source."""
+    heads = ["published", *published.content["stages"]]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for level, weights in published.content["levels"].items():
+        lines.append(f"| {level} | " + " | ".join(f"{weight:.4f}" for weight in weights) + " |")
+    return "\n".join([*lines, "", f"Published, not measured here: {published.source}"])
+
+
+# --------------------------------------------------------------------------------------------------
+# Maps over a picture
+
+
+class PictureMaps(NamedTuple):
+    """A picture as the network sees it, and where it looks."""
+
+    picture: np.ndarray  # (H, W, 3) uint8, resized
+    grad_cam: np.ndarray  # (H, W), points of the score: positive raises it, negative lowers it
+    rollout: np.ndarray | None  # (H, W), 1 where attention is spread evenly; None without window attention
+
+
+def covering_corners(height: int, width: int, size: int) -> list[tuple[int, int]]:
+    """Top-left corners of evenly spaced crops that cover a picture, neighbours at most half a crop apart."""
+    tops, lefts = (
+        np.linspace(0, side - size, 1 + math.ceil((side - size) / (size / 2))).round().astype(int).tolist()
+        for side in (height, width)
+    )
+    return [(top, left) for top in tops for left in lefts]
+
+
+def stitch(maps: np.ndarray, corners: list[tuple[int, int]], height: int, width: int) -> np.ndarray:
+    """Maps of crops (K, size, size) put back at their places: (height, width).
+
+    Where crops overlap, their mean; a crop counts less towards its border, so that no border shows.
+    """
+    size = maps.shape[-1]
+    ramp = np.sin(np.pi * (np.arange(size) + 0.5) / size) ** 2  # Hann's window
+    share = np.outer(ramp, ramp)
+    total, weight = np.zeros((height, width)), np.zeros((height, width))
+    for crop_map, (top, left) in zip(maps, corners, strict=True):
+        total[top : top + size, left : left + size] += share * crop_map
+        weight[top : top + size, left : left + size] += share
+    return total / weight
+
+
+def rollout_maps(model: SmartIQA, images: Tensor) -> Tensor:
+    """Attention rollout of images (B, 3, H, W) -> (B, H, W), 1 where attention is spread evenly."""
+    H, W = images.shape[-2:]
+    patch = model.backbone.patch
+    padded = F.pad(images, (0, -W % patch, 0, -H % patch), mode="replicate")  # as the backbone does
+    shares = attention_rollout(window_attention(model.backbone.body, padded))  # (B, H0, W0), sum 1
+    return place_on_images(shares * shares[0].numel(), patch, H, W)
+
+
+def picture_maps(scorer: Scorer, path: str) -> PictureMaps:
+    """Grad-CAM and, for Swin, attention rollout over one picture, stitched from crops that cover it."""
+    config, model = scorer.config, scorer.model
+    pixels = load_image(path, parse_resize(config.resize), config.patch_size)  # (3, H, W)
+    H, W = pixels.shape[1:]
+    corners, size = covering_corners(H, W, config.patch_size), config.patch_size
+    crops = np.stack([pixels[:, top : top + size, left : left + size] for top, left in corners])
+    unchanged = torch.tensor(UNCHANGED).expand(1, len(crops), -1)
+    images = scorer.to_images(torch.from_numpy(crops)[None], unchanged)  # (K, 3, size, size)
+    images = images.to(scorer.accelerator.device)
+    kinds = [grad_cam, rollout_maps] if has_window_attention(model.backbone.body) else [grad_cam]
+    maps = [
+        stitch(torch.cat([kind(model, part) for part in images.split(config.batch_size)]).cpu().numpy(), corners, H, W)
+        for kind in kinds
+    ]
+    return PictureMaps(pixels.transpose(1, 2, 0), maps[0], maps[1] if len(maps) > 1 else None)
+
+
+def draw_panels(scorer: Scorer, table: pd.DataFrame, per_level: int, folder: Path) -> pd.DataFrame:
+    """Draw up to `per_level` images of each level; the table with a column `panel` (file name, or None)."""
+    folder.mkdir(exist_ok=True)
+    shuffled = table.sample(frac=1, random_state=scorer.config.seed)  # a table is sorted by name
+    chosen = shuffled.groupby("level", observed=True).head(per_level).sort_index()
+    number = chosen.groupby("level", observed=True).cumcount()
+    files = {row: f"panel_{chosen.level[row].lower().replace(' ', '_')}_{number[row]}.png" for row in chosen.index}
+    for row, file in progress(list(files.items()), "panels", show=scorer.accelerator.is_main_process):
+        image = table.loc[row]
+        maps = picture_maps(scorer, image["path"])
+        known = f"{image['level']}, mos {image['mos']:.1f}, score {image['score']:.1f}"
+        title = f"{shorten(image['image'], LONGEST_NAME)}\n{known}"
+        weights = {stage: image[stage] for stage in STAGES} if has_weights(table) else None
+        figure = attention_figures.panel(title, maps.picture, maps.grad_cam, maps.rollout, weights)
+        attention_figures.save_panel(figure, folder / file)
+    return table.assign(panel=[f"{folder.name}/{files[row]}" if row in files else None for row in table.index])
+
+
+# --------------------------------------------------------------------------------------------------
+# Command
+
+
+def write_analysis(output: Path, table: pd.DataFrame, made: dict, group_by: str | None = None) -> None:
+    """Write the JSON, the Markdown table and the bar charts, and print the findings.
+
+    Args:
+        output: the folder.
+        table: images with level, score, their weights where there are any, and `group` where asked for.
+        made: what is recorded beside: run, dataset, fusion, sampling, config.
+        group_by: the column that `group` was taken from.
+    """
+    kept = ["image", "content", "distortion", "mos", "score", "level", *(s for s in STAGES if s in table), "panel"]
+    kept += ["group"] if group_by else []
+    images = table[kept].astype({"level": str}).to_dict("records")
+    record = made | {"provenance": provenance(), "levels": by_level(table)}
+    sections = [markdown_table(record["levels"])]
+    if has_weights(table):
+        record["trends"] = trends(table)
+        sections.append("\n".join(in_words(record["trends"])))
+        sections.append(_beside_published(output, record))
+    else:
+        sections.append(f"Fusion {made['fusion']} has no stage weights: the maps in panels/ are all there is to see.")
+    if group_by:
+        record["groups"], text = _compare_groups(table, group_by)
+        sections.append(text)
+    if has_weights(table):
+        figure = _distribution(table, group_by)
+        save_figure(figure, output / "attention_distribution")
+    write_json(output / "attention_analysis.json", record | {"images": images})
+    text = "\n\n".join(sections) + "\n"
+    (output / "attention_analysis.md").write_text(text)
+    print(text, end="")
+    print(f"written to {output}")
+
+
+def _beside_published(output: Path, record: dict) -> str:
+    """Draw the weights by level, beside the published ones where they are of the same kind; what to print on them."""
+    levels, fusion = record["levels"], record["fusion"]
+    published = read_published().get("attention_by_level")
+    if published and fusion == PUBLISHED_FUSION:
+        record["published"] = published.content
+        figure = attention_figures.bars_beside_published(levels, published.content, STAGES)
+        save_figure(figure, output / "attention_by_level")
+        measured = f"{record['backbone']} on {record['dataset']}"
+        return f"{published_markdown(published)} (measured here: {measured})"
+    means = {stage: [row["mean"][i] for row in levels.values()] for i, stage in enumerate(STAGES)}
+    spread = {stage: [row["std"][i] for row in levels.values()] for i, stage in enumerate(STAGES)}
+    figure = grouped_bars(list(levels), means, spread, ylabel="stage weight", xlabel="quality level (fifths of mos)")
+    save_figure(figure, output / "attention_by_level")
+    return (
+        f"Published weights are of fusion {PUBLISHED_FUSION}: those of {fusion} are another quantity, not comparable."
+    )
+
+
+def _compare_groups(table: pd.DataFrame, column: str) -> tuple[dict, str]:
+    """The record of the groups, and their table and tests as text."""
+    table = table.assign(group=_in_order(table["group"]))
+    groups = by_group(table, "group")
+    record, sections = {"column": column, "groups": groups}, [markdown_table(groups, column)]
+    if has_weights(table):
+        record["differences"] = group_differences(table)
+        alone = sum(row["n"] == 1 for row in groups.values())
+        sections.append("\n".join(groups_in_words(record["differences"], column, alone)))
+    return record, "\n\n".join(sections)
+
+
+def _in_order(groups: pd.Series) -> pd.Categorical:
+    """Groups sorted by name, by value where all are numbers."""
+    names = sorted(groups.unique())
+    numbers = pd.to_numeric(pd.Series(names), errors="coerce")
+    return pd.Categorical(groups, [names[i] for i in numbers.argsort()] if numbers.notna().all() else names)
+
+
+def _distribution(table: pd.DataFrame, group_by: str | None):
+    column = _in_order(table["group"]) if group_by else table["level"]
+    groups = {name: rows[list(STAGES)].to_numpy() for name, rows in table.groupby(column, observed=True)}
+    return attention_figures.distribution(groups, STAGES, group_by or "quality level")
+
+
+def _clear(output: Path) -> None:
+    """Remove what an earlier analysis wrote, so that no picture of another run stays."""
+    for pattern in ("attention_analysis.*", "attention_by_level.*", "attention_distribution.*", "panels/panel_*.png"):
+        for file in output.glob(pattern):
+            file.unlink()
+
+
 def _parse_arguments() -> argparse.Namespace:
-    parser = Parser(description="Analyse the stage weights of a run by quality level.")
-    parser.add_argument("--checkpoint", required=True, metavar="RUN", help="folder of a run")
+    parser = Parser(description="Analyse the stage weights of a run by quality level, and where it looks.")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="RUN", help="folder of a run, or a published file (.pth, .pkl)"
+    )
     parser.add_argument("--dataset", required=True, choices=DATABASES, metavar="NAME", help=", ".join(DATABASES))
     parser.add_argument("--data_root", help="holds a folder per database (default: $IQA_DATA_ROOT, ./datasets)")
     parser.add_argument("--num_samples", type=int, default=16, help="images per quality level [16]")
     parser.add_argument("--crops", type=int, default=10, help="random crops per image [10]")
+    parser.add_argument("--panels", type=int, default=2, help="images per quality level that get a panel [2]")
+    parser.add_argument("--group_by", metavar="COLUMN", help="compare groups too: distortion, generator, any column")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--output", metavar="FOLDER", help="default: RUN/attention")
     return parser.parse_args()
@@ -135,40 +418,38 @@ def main() -> None:
     """Analyse as the command line says."""
     arguments = _parse_arguments()
     start_logging()
-    if arguments.num_samples < 1 or arguments.crops < 1:
-        raise UserError("--num_samples and --crops: expected at least 1")
+    if arguments.num_samples < 1 or arguments.crops < 1 or arguments.panels < 0:
+        raise UserError("--num_samples and --crops: expected at least 1, --panels: expected at least 0")
     scorer = load_model(arguments.checkpoint, arguments.device, test_mode="random", test_patch_num=arguments.crops)
     run = run_folder(arguments.checkpoint)
-    if arguments.dataset == scorer.config.dataset:
-        database = read_run_database(scorer.config, arguments.data_root)
-        table = trained_test_table(run, database)
-    else:
-        (database,) = read_databases([arguments.dataset], arguments.data_root, skip_bad_images=False)
-        table = database.table
-    table = weigh_images(scorer, sample_by_level(table, arguments.num_samples, scorer.config.seed))
+    database, table = unseen_images(scorer, run, arguments.dataset, arguments.data_root)
+    if arguments.group_by:
+        table = with_groups(table, arguments.group_by, database.name)
+    table = sample_by_level(table, arguments.num_samples, scorer.config.seed)
+    if arguments.group_by and table["group"].nunique() > MOST_GROUPS:
+        raise UserError(
+            f"--group_by {arguments.group_by}: {table['group'].nunique()} groups among the {len(table)} images are "
+            f"more than the {MOST_GROUPS} that can be shown; choose another column or fewer --num_samples"
+        )
+    table = weigh_images(scorer, table)
     output = Path(arguments.output or run / "attention")
     output.mkdir(parents=True, exist_ok=True)
-    write_analysis(
-        output,
-        table,
-        {"run": str(run), "dataset": database.name, "config": dataclasses.asdict(scorer.config)},
-    )
+    _clear(output)
+    table = draw_panels(scorer, table, arguments.panels, output / "panels")
+    write_analysis(output, table, _describe(scorer, arguments, run), arguments.group_by)
 
 
-def write_analysis(output: Path, table: pd.DataFrame, made: dict) -> None:
-    """Write the JSON, the Markdown table and the bar chart, and print the findings."""
-    levels, trend = by_level(table), trends(table)
-    images = table[["image", "mos", "score", "level", *STAGES]].astype({"level": str}).to_dict("records")
-    record = made | {"provenance": provenance(), "levels": levels, "trends": trend, "images": images}
-    write_json(output / "attention_analysis.json", record)
-    text = markdown_table(levels) + "\n\n" + "\n".join(in_words(trend)) + "\n"
-    (output / "attention_analysis.md").write_text(text)
-    means = {stage: [row["mean"][i] for row in levels.values()] for i, stage in enumerate(STAGES)}
-    spread = {stage: [row["std"][i] for row in levels.values()] for i, stage in enumerate(STAGES)}
-    figure = grouped_bars(list(levels), means, spread, ylabel="stage weight", xlabel="quality level (fifths of mos)")
-    save_figure(figure, output / "attention_by_level")
-    print(text, end="")
-    print(f"written to {output}")
+def _describe(scorer: Scorer, arguments: argparse.Namespace, run: Path) -> dict:
+    """What the record says about model and sampling."""
+    model = scorer.model
+    return {
+        "run": str(run),
+        "dataset": arguments.dataset,
+        "backbone": model.backbone.timm_name,
+        "fusion": fusion_name(model),
+        "sampling": {"images_per_level": arguments.num_samples, "crops": arguments.crops, "seed": scorer.config.seed},
+        "config": dataclasses.asdict(scorer.config),
+    }
 
 
 if __name__ == "__main__":
