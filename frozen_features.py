@@ -57,7 +57,7 @@ class FrozenFeatures:
     def __init__(self, folder: Path, table: pd.DataFrame, config: Config, model: SmartIQA, accelerator: Accelerator):
         self.config, self.model, self.accelerator = config, model, accelerator
         self.row_of = {path: row for row, path in enumerate(table["path"])}
-        self.size = sum(channels * side**2 for channels, side in model.feature_grids)
+        self.size = sum(channels * side**2 for _, channels, side in model.feature_grids)
         self.shapes = {True: (config.train_patch_num, 2, self.size), False: (_test_crops(config), 1, self.size)}
         images, backbone = image_fingerprint(table), _backbone_digest(model)
         self.rows: dict[bool, RowCache] = {}

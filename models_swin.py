@@ -177,7 +177,7 @@ def _to_vector(stage: Tensor) -> Tensor:
     return stage.mean(dim=(2, 3))  # (B, C)
 
 
-# A branch's `grids` are the sides at which it pools the stages (0: not read): what `pooled_features` has to keep.
+# A branch's `grids` are the sides at which it pools the four stages (0: not read).
 
 
 class SingleFusion(nn.Module):
@@ -544,34 +544,41 @@ class SmartIQA(nn.Module):
         return Inspection(scores, fused.stage_weights, fused.attention, target, content_vector)
 
     @property
-    def feature_grids(self) -> list[tuple[int, int]]:
-        """(channels, side) of each map in `pooled_features`: four of the content branch, four of the fusion.
+    def feature_grids(self) -> list[tuple[int, int, int]]:
+        """(stage, channels, side) of each map in `pooled_features`: what any fusion and content branch reads.
 
         Raises:
             UserError: the fusion weighs positions before they are pooled.
         """
         if self.fusion.grids is None:
             raise UserError("fusion spatial weighs positions before pooling: it has no pooled features to keep")
-        return list(zip(self.backbone.channels * 2, (*self.content.grids, *self.fusion.grids), strict=True))
+        sides = [(side, GRID, 1) for side in LDA_GRIDS] + [(GRID, 1)]
+        return [
+            (stage, channels, side) for stage, channels in enumerate(self.backbone.channels) for side in sides[stage]
+        ]
 
     def pooled_features(self, images: Tensor) -> Tensor:
         """All that the rest of the network reads of the backbone: images (B, 3, H, W) -> (B, D).
 
-        Pooling commutes with the 1x1 convolutions that come first, so `forward` gives the same scores from them.
+        Pooling commutes with the 1x1 convolutions that come first, so `forward` gives the same scores from them. They
+        are the same for every fusion and content branch, so that one cache serves them all.
         """
         stages = self.backbone(images)
-        pooled = [
-            F.adaptive_avg_pool2d(stage, side).flatten(1)
-            for stage, (_, side) in zip(stages * 2, self.feature_grids, strict=True)
-            if side
-        ]
+        pooled = [F.adaptive_avg_pool2d(stages[stage], side).flatten(1) for stage, _, side in self.feature_grids]
         return torch.cat(pooled, dim=1)
 
     def _unpack(self, features: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Pooled features (B, D) -> the maps that the content branch and the fusion read."""
         grids = self.feature_grids
-        maps = features.split([C * side**2 for C, side in grids], dim=1)
-        stages = [m.unflatten(1, (C, side, side)) for m, (C, side) in zip(maps, grids, strict=True)]
-        return stages[:4], stages[4:]
+        maps = features.split([channels * side**2 for _, channels, side in grids], dim=1)
+        by_place = {
+            (stage, side): flat.unflatten(1, (channels, side, side))
+            for (stage, channels, side), flat in zip(grids, maps, strict=True)
+        }
+        # A stage that a branch does not read (side 0) still has its place in the list.
+        branches = (self.content.grids, self.fusion.grids)
+        content, fusion = ([by_place[stage, side or 1] for stage, side in enumerate(sides)] for sides in branches)
+        return content, fusion
 
     def parameter_groups(self, lr: float, lr_ratio: float, layer_decay: float | None = None) -> list[dict]:
         """Optimizer groups: the backbone at `lr`, everything new (LDA included) at `lr * lr_ratio`.

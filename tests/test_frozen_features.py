@@ -54,7 +54,7 @@ def test_a_network_scores_pooled_features_as_it_scores_images(fusion, content_ve
     with torch.no_grad():
         features = model.pooled_features(images)
         assert torch.allclose(model(features), model(images), atol=1e-4)
-    assert features.shape == (2, sum(channels * side**2 for channels, side in model.feature_grids))
+    assert features.shape == (2, sum(channels * side**2 for _, channels, side in model.feature_grids))
 
 
 def test_a_fusion_that_weighs_before_pooling_has_no_pooled_features():
@@ -97,6 +97,16 @@ def test_another_backbone_or_other_crops_are_other_features(tmp_path, table):
     assert not torch.equal(first, other_model.__getitems__([0]).crops)
     more = frozen(tmp_path, table, dataclasses.replace(CONFIG, test_patch_num=3)).dataset(table)
     assert more.__getitems__([0]).crops.shape[1] == 3
+
+
+def test_one_cache_serves_every_fusion_and_content_branch(tmp_path, table, monkeypatch):
+    frozen(tmp_path, table).dataset(table)
+    monkeypatch.setattr(FrozenFeatures, "_features", None)  # nothing is left to compute
+    for fusion, content_vector in (("vector", "lda"), ("single", "pooled"), ("cross_scale", "lda")):
+        torch.manual_seed(0)  # the backbone is built first: the same in each
+        model = SmartIQA("nano", fusion, content_vector=content_vector).eval()
+        crops = frozen(tmp_path, table, model=model).dataset(table).__getitems__([0]).crops
+        assert model(crops.flatten(0, 1).float()).shape == (2,)
 
 
 def test_a_changed_picture_makes_its_features_anew(tmp_path, table):
