@@ -12,7 +12,8 @@ define train
 	elif [ -d results/$(1) ]; then $(RUN) train_swin.py --resume results/$(1); \
 	else $(RUN) train_swin.py --config configs/$(1).yaml; fi
 	$(RUN) ridge_baseline.py --checkpoint results/$(1)
-	$(RUN) generate_paper_figures.py results/$(1) --output results/$(1)/figures
+	$(RUN) generate_paper_figures.py results/$(1) docs/network.json --output results/$(1)/figures
+	$(RUN) report.py results/$(1)
 endef
 
 demo: .venv/.installed demo-database
@@ -25,7 +26,7 @@ demo-database: .venv/.installed
 	$(RUN) make_demo_database.py --output datasets/demo
 
 test: .venv/.installed-dev
-	$(RUN) -m pytest -m "not slow"
+	$(RUN) -m pytest -m "not slow" -n auto
 
 test-slow: .venv/.installed-dev
 	$(RUN) -m pytest

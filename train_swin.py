@@ -14,6 +14,7 @@ import logging
 import time
 from pathlib import Path
 
+import pandas as pd
 from accelerate import Accelerator
 
 from data_loader import PixelCache, test_loader, train_loader, warn_of_small_images
@@ -235,14 +236,14 @@ def _run_splits(
     config: Config, databases: list[Database], others: list[Database], accelerator: Accelerator, resume: bool
 ) -> dict:
     """Rounds over splits of seed, seed + 1, ..., or over folds; each has its own folder."""
+    rounds = [_round(config, index) for index in range(config.folds or config.train_test_num)]
+    for one, fold in rounds:  # what cannot be split stops before anything is written
+        make_training_data(databases, one, official=False, fold=fold)
     if accelerator.is_main_process:
         config.run_dir.mkdir(parents=True, exist_ok=True)
         (config.run_dir / "config.yaml").write_text(config.to_yaml())
     metrics = []
-    for index in range(config.folds or config.train_test_num):
-        fold, seed = (index, config.seed) if config.folds else (None, config.seed + index)
-        name = f"{config.run_name}/split_{index:02d}"
-        one = dataclasses.replace(config, name=name, seed=seed, train_test_num=1)
+    for one, fold in rounds:
         if (one.run_dir / "results.json").is_file():
             results = read_results(one.run_dir)
         else:
@@ -251,10 +252,26 @@ def _run_splits(
     summary = {part: across_splits([m[part] for m in metrics]) for part in metrics[0]}
     if accelerator.is_main_process:
         write_json(config.run_dir / "summary.json", {"config": dataclasses.asdict(config), "summary": summary})
-        for part, statistics in summary.items():
-            for key in ("srcc", "plcc"):
-                print(f"{part} {key.upper()}: " + ", ".join(f"{k} {v:.4f}" for k, v in statistics[key].items()))
+        print(splits_table(summary))
     return summary
+
+
+def _round(config: Config, index: int) -> tuple[Config, int | None]:
+    """The settings of one split of several, and its fold if the splits are folds of one."""
+    fold, seed = (index, config.seed) if config.folds else (None, config.seed + index)
+    name = f"{config.run_name}/split_{index:02d}"
+    return dataclasses.replace(config, name=name, seed=seed, train_test_num=1), fold
+
+
+def splits_table(summary: dict) -> str:
+    """Mean, median and deviation over splits as an aligned text table: a row a part and statistic."""
+    rows = [
+        {"": part, "statistic": key.upper(), "splits": values["n"]}
+        | {name: "-" if values[name] is None else f"{values[name]:.4f}" for name in ("median", "mean", "std")}
+        for part, statistics in summary.items()
+        for key, values in ((key, statistics[key]) for key in ("srcc", "plcc"))
+    ]
+    return pd.DataFrame(rows).to_string(index=False)
 
 
 def _parse_arguments() -> argparse.Namespace:

@@ -149,6 +149,10 @@ class Config:
             ):
                 if clash:
                     raise UserError(f"{reason}: a frozen backbone's features cannot be kept; give --no_cache")
+        if len({self.dataset, *self.also_train_on}) <= len(self.also_train_on):
+            raise UserError(f"dataset: {', '.join([self.dataset, *self.also_train_on])}: a name is given twice")
+        if self.sampling == "balanced" and not self.also_train_on:
+            raise UserError("sampling balanced needs several databases: --dataset A B")
         several = {
             "split_file": bool(self.split_file),
             "train_test_num": self.train_test_num > 1,

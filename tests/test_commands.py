@@ -149,6 +149,26 @@ def test_several_splits_give_one_folder_each_and_a_summary(pictures, tmp_path):
     assert again == summary
 
 
+def test_splits_that_cannot_be_made_leave_nothing_behind(pictures, tmp_path, capsys):
+    assert train(pictures, tmp_path, "--name", "many", "--folds", "99") == 2
+    assert "cannot be split into 99 parts" in capsys.readouterr().err
+    assert not (tmp_path / "many").exists()
+    assert train(pictures, tmp_path, "--name", "many", "--epochs", "1", "--folds", "3") == 0
+    tests = [json.loads((tmp_path / f"many/split_{i:02d}/split.json").read_text())["test"] for i in range(3)]
+    assert sorted(image for test in tests for image in test) == sorted(pd.read_csv(pictures / "table.csv")["image"])
+
+
+def test_splits_whose_statistics_are_undefined_are_tabulated_all_the_same(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    rows = [{"image": f"{i}.png", "mos": 10.0 * i, "content": f"c{i}"} for i in range(6)]
+    pd.DataFrame(rows).to_csv(tmp_path / "table.csv", index=False)  # one test image has no correlation
+    assert train(tmp_path, tmp_path / "results", "--name", "few", "--epochs", "1", "--train_test_num", "2") == 0
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["test", "SRCC", "0", "-", "-", "-"] in printed
+
+
 def test_print_config_needs_no_data(capsys):
     assert command("train_swin", "--dataset", "spaq", "--data_root", "/nowhere", "--print_config") == 0
     assert "dataset: spaq" in capsys.readouterr().out

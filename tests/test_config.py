@@ -76,7 +76,7 @@ def sample(name: str) -> tuple[list[str], Any]:
 # Flags.
 
 
-@pytest.mark.parametrize("name", [name for name in FIELDS if name not in BOOLEANS])
+@pytest.mark.parametrize("name", [name for name in FIELDS if name not in (*BOOLEANS, "sampling")])
 def test_a_flag_sets_its_setting_and_no_other(name: str) -> None:
     arguments, value = sample(name)
     assert from_command_line(f"--{name}", *arguments) == dataclasses.replace(Config(), **{name: value})
@@ -101,6 +101,10 @@ def test_several_databases_are_a_first_one_and_those_besides() -> None:
     assert from_command_line("--dataset", "live") == dataclasses.replace(Config(), dataset="live")
     several = from_command_line("--dataset", "koniq-10k", "kadid-10k", "live")
     assert (several.dataset, several.also_train_on) == ("koniq-10k", ["kadid-10k", "live"])
+    balanced = from_command_line("--dataset", "live", "csiq", "--sampling", "balanced")
+    assert (
+        balanced == resolve({"dataset": ["live", "csiq"], "sampling": "balanced"}) and balanced.sampling == "balanced"
+    )
     assert several == resolve({"dataset": ["koniq-10k", "kadid-10k", "live"]})
     assert several.run_name.startswith("koniq-10k+kadid-10k+live_")
     with pytest.raises(UserError, match="dataset .* and also_train_on .* contradict"):
@@ -117,6 +121,8 @@ def test_several_databases_are_a_first_one_and_those_besides() -> None:
         ({"split_file": "a.json", "train_test_num": 3}, "split_file and train_test_num each say how to split"),
         ({"folds": 5, "train_test_num": 3}, "train_test_num and folds each say how to split"),
         ({"folds": 2}, "folds: expected 0 or at least 3"),
+        ({"dataset": ["live", "csiq", "live"]}, "live, csiq, live: a name is given twice"),
+        ({"sampling": "balanced"}, "sampling balanced needs several databases"),
     ],
 )
 def test_settings_that_cannot_go_together_are_named(settings: dict, message: str) -> None:

@@ -133,7 +133,8 @@ def test_nothing_is_swallowed(file: Path) -> None:
 
 def test_no_file_names_the_workplace_it_was_written_at() -> None:
     workplaces = ("../" + "shared", "/" + "work/main", "/" + "work/shared")  # in two parts: this file is read too
-    folders = [ROOT, *(ROOT / name for name in ("iqa", "tests", "configs", "benchmarks", "examples", "docs"))]  # .ci may know its machine
+    names = ("iqa", "tests", "configs", "benchmarks", "examples", "docs")  # .ci may know its machine
+    folders = [ROOT, *(ROOT / name for name in names)]
     endings = {".py", ".md", ".yaml", ".yml", ".toml", ".txt", ".json", ".sh", ""}
     files = {f for d in folders for f in (d.glob("*") if d == ROOT else d.rglob("*")) if f.is_file()}
     named = [
