@@ -168,27 +168,30 @@ class HyperIQASolver:
         self.train_loader.set_epoch(epoch)  # by Accelerate's loader: it sets the sampler's epoch itself when it starts
         started, crops = time.perf_counter(), self.crops_per_epoch
         loss_sum = torch.zeros((), device=self.accelerator.device)
-        left = crops
-        for batch in progress(self.train_loader, f"epoch {epoch}", show=self._is_main):
-            size = min(self.config.batch_size, left)  # of the whole batch, over all processes
-            left -= size
-            loss_sum += self._step(batch, size) * size
+        batches, together = len(self.train_loader), self.config.accumulate
+        for i, batch in enumerate(progress(self.train_loader, f"epoch {epoch}", show=self._is_main)):
+            size = min(self.config.batch_size, crops - i * self.config.batch_size)  # over all processes
+            # Accelerate divides each loss by `accumulate`; an epoch's last step may have fewer batches to add up.
+            weight = together / min(together, batches - i // together * together)
+            loss_sum += self._step(batch, size, weight) * size
         train_loss = loss_sum.item() / crops  # waits for the device, so that the time below is the true one
         seconds = time.perf_counter() - started
+        rates = self.scheduler.get_last_lr()  # of the backbone's layers, if it learns, then of the head
         return {
             "train_loss": train_loss,
-            "lr": self.scheduler.get_last_lr()[0],
-            "lr_head": self.scheduler.get_last_lr()[-1],
+            "lr": rates[-2:][0],
+            "lr_head": rates[-1],
             "train_seconds": round(seconds, 2),
             "crops_per_s": round(crops / seconds, 2),
         }
 
-    def _step(self, batch: Any, size: int) -> Tensor:
+    def _step(self, batch: Any, size: int, weight: float) -> Tensor:
         """Forward and backward of one batch, and a step when enough are accumulated.
 
         Args:
             batch: this process's share.
             size: crops of the whole batch.
+            weight: of its gradient among the batches that make one step.
 
         Returns:
             The loss of the whole batch, a scalar on the device.
@@ -201,7 +204,7 @@ class HyperIQASolver:
             scores, labels = gather_shares(self.accelerator, scores.float(), labels, size)
             loss = self.loss(scores, labels[:, 0], labels[:, 1], labels[:, 2].long())
             # Every process has the whole loss and the gradient of its own scores; processes are averaged.
-            self.accelerator.backward(loss * self.accelerator.num_processes)
+            self.accelerator.backward(loss * weight * self.accelerator.num_processes)
             if self.accelerator.sync_gradients and self.config.grad_clip is not None:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
             self.optimizer.step()

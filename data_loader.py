@@ -403,24 +403,22 @@ def warn_of_small_images(table: pd.DataFrame, config: Config, database: str) -> 
         )  # fmt: skip
 
 
-def _colour_maps(augment: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
-    """Jitter as one affine map of RGB per crop: matrix (N, 3, 3) and offset (N, 3).
+def _colour_maps(augment: Tensor) -> tuple[Tensor, Tensor]:
+    """Jitter as one affine map of RGB per crop: matrix (N, 3, 3), and what is added per mean luma (N,).
 
     Brightness, contrast (about the crop's mean luma), saturation (about each pixel's luma) and a rotation
-    of hue about the grey axis are each affine, so their composition is.
+    of hue about the grey axis are each affine, so their composition is. What contrast adds is grey, which
+    passes through the other two.
     """
     brightness, contrast, saturation, hue = augment[:, 1:].unbind(1)  # (N,) each
-    luma = torch.tensor(_LUMA, device=augment.device)
-    grey = luma.expand(3, 3)  # maps RGB to its luma in every channel
+    grey = augment.new_tensor(_LUMA).expand(3, 3)  # maps RGB to its luma in every channel
     eye = torch.eye(3, device=augment.device)
     saturate = saturation[:, None, None] * eye + (1 - saturation)[:, None, None] * grey  # (N, 3, 3)
     angle = 2 * math.pi * hue[:, None, None]
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=augment.device) / math.sqrt(3)
     axis = torch.full((3, 3), 1 / 3, device=augment.device)
     rotate = angle.cos() * eye + angle.sin() * cross + (1 - angle.cos()) * axis  # Rodrigues' formula
-    matrix = rotate @ saturate * (contrast * brightness)[:, None, None]
-    mean_luma = (means * luma).sum(dim=1) * brightness  # (N,)
-    return matrix, ((1 - contrast) * mean_luma)[:, None].expand(-1, 3)  # grey passes through both maps
+    return rotate @ saturate * (contrast * brightness)[:, None, None], (1 - contrast) * brightness
 
 
 def to_images(
@@ -428,7 +426,8 @@ def to_images(
 ) -> Tensor:
     """Crops (B, K, 3, H, W) uint8 -> flipped, jittered, normalised images (B*K, 3, H, W) float32.
 
-    Brightness, contrast, saturation and hue are one affine map of RGB, so jitter is one product a crop.
+    Brightness, contrast, saturation, hue and normalisation are one affine map of RGB: one product a crop. The
+    bounds of a pixel, which jitter may not leave, are mapped as well.
 
     Args:
         crops: pixels 0..255.
@@ -439,13 +438,21 @@ def to_images(
     """
     pixels, augment = crops.flatten(0, 1), augment.flatten(0, 1)  # (N, 3, H, W), (N, 5)
     images = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)
-    mean_t, std_t = (255 * images.new_tensor(values)[:, None, None] for values in (mean, std))
+    mean_t, std_t = (255 * images.new_tensor(values)[:, None] for values in (mean, std))  # (3, 1)
+    bounds = [(-m / s, (1 - m) / s) for m, s in zip(mean, std, strict=True)]
+    if jitter:
+        matrices, per_luma = _colour_maps(augment)
+        matrices, luma = matrices / std_t, images.new_tensor(_LUMA)
     some = _IN_CACHE if pixels.device.type == "cpu" else max(1, len(pixels))
-    for part, change, image in zip(pixels.split(some), augment.split(some), images.split(some), strict=True):
-        flip = change[:, 0].bool()[:, None, None, None]
-        rgb = torch.where(flip, part.flip(-1), part).float()
-        if jitter:
-            matrix, offset = _colour_maps(change, rgb.mean(dim=(2, 3)))
-            rgb = torch.baddbmm(offset[:, :, None], matrix, rgb.flatten(2)).view_as(rgb).clamp_(0, 255)
-        torch.sub(rgb, mean_t, out=image).div_(std_t)
+    for part in (slice(start, start + some) for start in range(0, len(pixels), some)):
+        flip = augment[part, 0].bool()[:, None, None, None]
+        rgb = torch.where(flip, pixels[part].flip(-1), pixels[part]).float()
+        if not jitter:
+            torch.sub(rgb, mean_t[:, :, None], out=images[part]).div_(std_t[:, :, None])
+            continue
+        added = per_luma[part] * (rgb.mean(dim=(2, 3)) @ luma)  # (n,)
+        offset = (added[:, None, None] - mean_t) / std_t  # (n, 3, 1)
+        torch.baddbmm(offset, matrices[part], rgb.flatten(2), out=images[part].flatten(2))
+        for channel, (low, high) in enumerate(bounds):
+            images[part, channel].clamp_(low, high)
     return images

@@ -160,6 +160,11 @@ def _read_live(source: _Source) -> pd.DataFrame:
     known = has_mat_variable(scores_file, "dmos_std")
     deviations = read_mat_numbers(scores_file, "dmos_std", count) if known else np.nan
     references = read_mat_names(names_file, "refnames_all", count)
+    if len(set(references)) < 2:  # all images would be one content, which no split can part
+        raise UserError(
+            f"{names_file}: expected the names of several references, got {references[0]!r} {count} times; "
+            "is it the file of this database?"
+        )
     folders = [folder for folder, size in _LIVE_FOLDERS.items() for _ in range(size)]
     numbers = [number for size in _LIVE_FOLDERS.values() for number in range(1, size + 1)]
     images = [f"{folder}/img{number}.bmp" for folder, number in zip(folders, numbers, strict=True)]
@@ -225,10 +230,16 @@ def _read_bid(source: _Source) -> pd.DataFrame:
     number = "Image Number" if "Image Number" in rows else columns[0]
     grade = "Average Subjective Grade" if "Average Subjective Grade" in rows else columns[1]
     rows = rows[rows[number].notna() | rows[grade].notna()].reset_index(drop=True)
+    if rows.empty:
+        raise UserError(f"{file}: expected image numbers and grades in its first two columns")
     numbers = _numbers(rows[number])
-    if rows.empty or numbers.isna().any():
-        where = f" row {rows.row[numbers.isna()].iloc[0]}" if len(rows) else ""
-        raise UserError(f"{file}{where}: expected image numbers and grades in its first two columns")
+    bad = ~(numbers.between(1, 9999) & (numbers % 1 == 0))
+    if bad.any():
+        i = bad.idxmax()
+        raise UserError(
+            f"{file} row {rows.row[i]}: expected image numbers and grades in its first two columns, "
+            f"got '{rows[number][i]}' for a whole number from 1 to 9999"
+        )
     names = [f"DatabaseImage{int(value):04d}.JPG" for value in numbers]
     folder = "ImageDatabase/" if source.find("ImageDatabase") else ""
     deviations = _numbers(rows["std"]) if "std" in rows else np.nan
@@ -432,7 +443,10 @@ def _locate(
     """The root that image names are relative to, and for any table its file."""
     if layout.any_table:
         if data_path is None:
-            raise UserError(f"{name}: give the file with --data_path")
+            raise UserError(
+                f"{name}: no file named: give --data_path to train_swin.py (it is the first --dataset's), folders.py "
+                "or check_splits.py; other commands read csv and json only for a run that was trained on them"
+            )
         file = Path(data_path).resolve()
         if not file.exists():
             raise DatabaseNotFound(f"{name}: no file {file}")
@@ -479,12 +493,14 @@ def _locate_images(labels: pd.DataFrame, root: Path) -> pd.DataFrame:
 def _label_problems(labels: pd.DataFrame, low: float, high: float, any_table: bool) -> pd.Series:
     """The first reason to leave out each label, "" where there is none."""
     score = _numbers(labels.stored)
+    deviation = labels.stored_std.astype(float)
     split = labels.split.str.strip().str.lower()
     first_row = labels.groupby("path").row.transform("first")
     outside = f"is outside {low:g}..{high:g}{', see --mos_range' if any_table else ''}"
     checks = [
         (~np.isfinite(score), lambda i: f"score '{labels.stored[i]}' is not a number"),
         ((score < low) | (score > high), lambda i: f"score {score[i]:g} {outside}"),
+        ((deviation < 0) | np.isinf(deviation), lambda i: "rating deviation is negative or infinite"),
         (~split.isin(SPLIT_NAMES), lambda i: f"split '{labels.split[i]}' is not train, val or test"),
         (labels.content == "", lambda i: "content is empty"),
         (labels.path.duplicated(), lambda i: f"name is there already in row {first_row[i]}"),

@@ -81,7 +81,7 @@ def backbone_spec(name: str) -> BackboneSpec:
         return by_timm_name[name]
     if not timm.is_model(name):
         known = [*BACKBONES, *timm.list_models()]
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or list(BACKBONES)
+        near = difflib.get_close_matches(name, dict.fromkeys(known), n=3, cutoff=0.5) or list(BACKBONES)
         raise UserError(f"unknown backbone {name!r}; nearest known: {', '.join(near)}")
     return BackboneSpec(timm_name=name)
 
@@ -100,7 +100,7 @@ class SwinBackbone(nn.Module):
     def __init__(self, name: str = "tiny", drop_path_rate: float | None = None):
         super().__init__()
         spec = backbone_spec(name)
-        self.timm_name = spec.timm_name
+        self.name, self.timm_name = name, spec.timm_name
         drop_path_rate = spec.drop_path_rate if drop_path_rate is None else drop_path_rate
         self.body = _create_features(spec, drop_path_rate)
         info = self.body.feature_info
@@ -118,12 +118,17 @@ class SwinBackbone(nn.Module):
         self.std: tuple[float, ...] = tuple(pretrained_cfg["std"])
 
     def layer_parameters(self) -> list[list[nn.Parameter]]:
-        """The body's parameters by layer, from input to output; members of a plain sequence are layers too."""
-        layers = [list(self.body.parameters(recurse=False))]
+        """The body's parameters by layer, from input to output: the stem, then every block.
+
+        A stage's downsampling belongs to its first block.
+        """
+        stem, blocks = list(self.body.parameters(recurse=False)), []
         for child in self.body.children():
-            members = child.children() if isinstance(child, nn.Sequential | nn.ModuleList) else [child]
-            layers += [list(member.parameters()) for member in members]
-        return [layer for layer in layers if layer]
+            if isinstance(child, nn.Sequential | nn.ModuleList) or hasattr(child, "blocks"):
+                blocks += _blocks_of(child)
+            else:
+                stem += child.parameters()
+        return [layer for layer in (stem, *blocks) if layer]
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Stages 0..3 of normalised `images` (B, 3, H, W): four maps (B, C_i, H_i, W_i).
@@ -141,6 +146,18 @@ class SwinBackbone(nn.Module):
             images = images.contiguous(memory_format=torch.channels_last)
         stages = self.body(images)[-4:]
         return [s.permute(0, 3, 1, 2) for s in stages] if self.channels_last_output else stages
+
+
+def _blocks_of(module: nn.Module) -> list[list[nn.Parameter]]:
+    """The parameters of each block of a stage, or of a sequence of stages or blocks."""
+    if isinstance(module, nn.Sequential | nn.ModuleList):
+        return [block for child in module.children() for block in _blocks_of(child)]
+    if not hasattr(module, "blocks"):
+        return [list(module.parameters())]
+    blocks = [list(block.parameters()) for block in module.blocks.children()]
+    inside = {id(p) for block in blocks for p in block}
+    blocks[0] = [p for p in module.parameters() if id(p) not in inside] + blocks[0]
+    return blocks
 
 
 def _create_features(spec: BackboneSpec, drop_path_rate: float) -> nn.Module:
@@ -594,7 +611,7 @@ class SmartIQA(nn.Module):
             {
                 "name": "backbone" if layer_decay is None else f"backbone_{depth}",
                 "params": [p for p in layer if p.requires_grad],
-                "lr": lr * (layer_decay or 1.0) ** (len(layers) - 1 - depth),
+                "lr": lr * (1.0 if layer_decay is None else layer_decay) ** (len(layers) - 1 - depth),
             }
             for depth, layer in enumerate(layers)
         ]

@@ -62,27 +62,37 @@ def read_ablation(file: str, dataset: str | None, seeds: Sequence[int] | None, r
         raise UserError(f"{file}: expected baseline, rows, shared, seeds; got {', '.join(map(str, content))}")
     if content.get("baseline") not in content["rows"]:
         raise UserError(f"{file}: baseline {content.get('baseline')!r} is none of its rows")
+    seeds = seeds or content.get("seeds") or [0]
+    if not isinstance(seeds, list) or len(set(seeds)) < len(seeds):
+        raise UserError(f"{file}: seeds: expected a list of different whole numbers, got {seeds}")
+    if dataset:
+        name = f"{name}_{dataset}"
     configs = {}
     for row, settings in content["rows"].items():
         layers = [content.get("shared") or {}, settings or {}, {"dataset": dataset} if dataset else {}]
-        for seed in seeds or content.get("seeds") or [0]:
+        if not all(isinstance(layer, dict) for layer in layers):
+            raise UserError(f"{file}, row {row}: expected settings as `key: value`")
+        for seed in seeds:
             place = {"seed": seed, "name": f"{row}_seed{seed}", "results_dir": str(Path(results_dir) / name)}
             try:
-                configs.setdefault(str(row), []).append(resolve(*layers, place))
+                config = resolve(*layers, place)
             except UserError as error:
                 raise UserError(f"{file}, row {row}: {error}") from error
+            if config.train_test_num > 1 or config.folds:
+                raise UserError(f"{file}, row {row}: a row is one split a seed: list several seeds instead")
+            configs.setdefault(str(row), []).append(config)
     return Ablation(name, str(content["baseline"]), configs)
 
 
 def run_all(ablation: Ablation) -> None:
     """Train and test whatever is not finished."""
     for config in (config for configs in ablation.configs.values() for config in configs):
+        stored = config.run_dir / "config.yaml"
+        if stored.is_file() and stored.read_text() != config.to_yaml():
+            raise UserError(f"{config.run_dir} was run with other settings: remove it, or rename the row")
         if (config.run_dir / "results.json").is_file():
             log.info("%s is complete", config.run_dir)
             continue
-        stored = config.run_dir / "config.yaml"
-        if stored.is_file() and stored.read_text() != config.to_yaml():
-            raise UserError(f"{config.run_dir} was started with other settings: remove it, or rename the row")
         run(config, resume=config.run_dir.exists())
 
 

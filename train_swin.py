@@ -106,6 +106,7 @@ def train_and_test(
     }
     if accelerator.is_main_process:
         write_results(config.run_dir / "results.json", results)
+    accelerator.free_memory()  # of several rounds each leaves its network and its workers otherwise
     return results
 
 

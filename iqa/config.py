@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import re
 import typing
 from dataclasses import dataclass
@@ -26,10 +27,15 @@ MODEL_SIZES = ("nano", "tiny", "small", "base")
 
 
 def _setting(
-    default: Any, help: str, choices: tuple | None = None, low: float | None = None, below: float | None = None
+    default: Any,
+    help: str,
+    choices: tuple | None = None,
+    low: float | None = None,
+    below: float | None = None,
+    above: float | None = None,
 ) -> Any:
-    """A field with its help text, its allowed values, or the least value it may take and one it stays below."""
-    metadata = {"help": help, "choices": choices, "low": low, "below": below}
+    """A field with its help text, its allowed values, or the least value it may take and those it stays between."""
+    metadata = {"help": help, "choices": choices, "low": low, "below": below, "above": above}
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -108,7 +114,10 @@ class Config:
     lr_scheduler: str = _setting("cosine", "cosine per step, /10 every 6 epochs, or none", ("cosine", "step", "none"))
     warmup_epochs: float = _setting(0.0, "epochs over which every rate rises from 0 (default: none)", low=0)
     layer_decay: float | None = _setting(
-        None, "each layer of the backbone learns at this times the rate of the next (default: all alike)", low=0
+        None,
+        "each block of the backbone learns at this times the rate of the next (default: all alike)",
+        above=0,
+        below=1,
     )
     ema_decay: float | None = _setting(
         None,
@@ -117,7 +126,7 @@ class Config:
         below=1,
     )
     accumulate: int = _setting(1, "batches whose gradients make one step", low=1)
-    grad_clip: float | None = _setting(None, "largest norm of the gradient (default: not clipped)", low=0)
+    grad_clip: float | None = _setting(None, "largest norm of the gradient (default: not clipped)", above=0)
     loss_type: str = _setting("l1", "primary loss, on mos 0..100", ("l1", "l2", "plcc", "rank", "fidelity"))
     ranking_loss_alpha: float = _setting(0.0, "weight of the ranking loss added to the primary one", low=0)
     ranking_loss_margin: float = _setting(0.1, "margin of the ranking loss as a fraction of the mos range", low=0)
@@ -230,6 +239,10 @@ def _check_value(setting: dataclasses.Field, value: Any) -> None:
         raise UserError(f"{setting.name}: {value!r} is not one of {', '.join(choices)}")
     if low is not None and not value >= low:
         raise UserError(f"{setting.name}: expected at least {low:g}, got {value!r}")
+    if (above := setting.metadata["above"]) is not None and not value > above:
+        raise UserError(f"{setting.name}: expected more than {above:g}, got {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{setting.name}: expected a finite number, got {value!r}")
     if (below := setting.metadata["below"]) is not None and not value < below:
         raise UserError(f"{setting.name}: expected less than {below:g}, got {value!r}")
 

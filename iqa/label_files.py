@@ -162,11 +162,14 @@ def has_mat_variable(file: Path, key: str) -> bool:
 
 
 def read_mat_names(file: Path, key: str, count: int | None = None) -> list[str]:
-    """One variable of a MATLAB file that holds names in cells; arguments and errors as `read_mat_numbers`."""
+    """One variable of a MATLAB file that holds names; arguments and errors as `read_mat_numbers`.
+
+    They stand in cells, or in rows of a character matrix, whose blanks at the end are no part of a name.
+    """
     values = _mat_variable(file, key, count)
     if values.dtype.kind not in "OU":
         raise UserError(f"{file}: {key} holds no names; is it the file of this database?")
-    return [_cell_text(cell) for cell in values]
+    return [_cell_text(cell).rstrip() for cell in values]
 
 
 def _mat_variable(file: Path, key: str, count: int | None) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Losses: (scores, mos) -> scalar. Both are (B,) on the mos scale 0..100; higher is better.
 
-Between the network's scores and the solver. No loss is negative; each has a gradient for every batch,
-and gives 0, not NaN, where a batch says nothing (one image, or only ties).
+Between the network's scores and the solver. Up to rounding no loss is negative. Each has a gradient for every batch;
+those of pairs and of correlation give 0, not NaN, where a batch has none (one image; for rank and plcc, only ties).
 """
 
 from __future__ import annotations

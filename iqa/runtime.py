@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import logging
 import os
@@ -15,6 +16,7 @@ from accelerate import Accelerator
 
 from iqa.errors import UserError
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "pandas", "accelerate")
 
 
@@ -34,8 +36,21 @@ def make_accelerator(device: str = "auto", precision: str = "fp32", accumulate: 
         raise UserError(f"device {device} is not available here; use --device auto or cpu")
     if precision == "fp16" and (device == "cpu" or not any(available.values())):
         raise UserError("precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
+    if device == "cpu" or not any(available.values()):
+        _keep_freed_memory()
     mixed = {"fp32": "no"}.get(precision, precision)
     return Accelerator(cpu=device == "cpu", mixed_precision=mixed, gradient_accumulation_steps=accumulate)
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep the memory of freed tensors for the next ones.
+
+    By its defaults every large tensor is mapped anew and given back, and each step pays for thousands of page faults.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_MAX, 0)
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def seed_everything(seed: int) -> None:

@@ -24,6 +24,8 @@ declare_missing_operators()
 import timm  # noqa: E402  (importing timm imports torchvision, which needs the line above)
 
 _ALTERNATIVES = "give --backbone_weights FILE (.pth or .safetensors), or start from random with --no_pretrained"
+# Buffers that a network computes for itself, which timm stores in some versions and not in others.
+_COMPUTED = re.compile(r"(relative_position_index|relative_coords_table|attn_mask|num_batches_tracked)$")
 _LITE = re.compile(r"tf_efficientnet_lite([0-2])")
 
 
@@ -77,7 +79,7 @@ def read_state_dict(file: str | Path) -> dict[str, Tensor]:
 
 def to_timm_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Rename torchvision's or Microsoft's Swin tensors to timm's names; others stay as they are."""
-    state = {k: v for k, v in state.items() if not k.endswith(("relative_position_index", "attn_mask"))}
+    state = {k: v for k, v in state.items() if not _COMPUTED.search(k)}
     if "features.0.0.weight" in state and "features.1.0.attn.qkv.weight" in state:
         return {_from_torchvision_swin(name): tensor for name, tensor in state.items()}
     if "layers.0.downsample.reduction.weight" in state:
@@ -178,4 +180,9 @@ def _load_body(body: nn.Module, state: dict[str, Tensor], source: str) -> None:
                 f"expected {tuple(tensor.shape)}"
             )
         found[name] = theirs
+    used = {id(tensor) for tensor in found.values()}
+    parts = {re.sub(r"^([a-z_]+?)_(\d+)\.", r"\1.\2.", name).split(".")[0] for name in ours}
+    left = (n for n, t in state.items() if id(t) not in used and n.split(".")[0] in parts and not _COMPUTED.search(n))
+    if (name := next(left, None)) is not None:
+        raise UserError(f"{source} is of a larger network: the backbone has no tensor {name!r}")
     body.load_state_dict(found)

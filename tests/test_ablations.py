@@ -50,12 +50,31 @@ def test_rows_are_run_once_and_tabulated(small_file, tmp_path):
     assert rows[0]["parts"]["test"]["srcc"]["std"] == pytest.approx(np.std(srccs, ddof=1))
 
 
+def test_a_finished_run_of_other_settings_is_not_taken_for_this_rows(small_file, tmp_path, capsys):
+    arguments = ["--results_dir", tmp_path / "out", "--seeds", "0"]
+    assert command("run_ablations", small_file, *arguments) == 0
+    small_file.write_text(small_file.read_text().replace("fusion: scale", "fusion: channel"))
+    assert command("run_ablations", small_file, *arguments) == 2
+    assert "b_seed0 was run with other settings" in capsys.readouterr().err
+
+
+def test_another_database_has_its_own_folder(small_file, tmp_path):
+    assert read_ablation(str(small_file), "demo", None, "out").name == "small_demo"
+    config = read_ablation(str(small_file), "demo", None, "out").configs["a"][0]
+    assert (config.dataset, config.results_dir) == ("demo", "out/small_demo")
+
+
 @pytest.mark.parametrize(
     "text, said",
     [
         ("rows: {a: {}}", "baseline"),
         ("baseline: a\nrows: {a: {}}\nepochs: 3", "expected baseline"),
         ("baseline: a\nrows: {a: {fusion: sum}}", "row a"),
+        ("baseline: a\nrows: {a: 3}", "row a: expected settings"),
+        ("baseline: a\nrows: {a: {}}\nshared: [x]", "row a: expected settings"),
+        ("baseline: a\nrows: {a: {}}\nseeds: 3", "seeds: expected a list"),
+        ("baseline: a\nrows: {a: {}}\nseeds: [0, 0]", "different whole numbers"),
+        ("baseline: a\nrows: {a: {train_test_num: 2}}", "row a: a row is one split a seed"),
     ],
 )
 def test_a_file_that_is_wrong_is_one_line(text, said, tmp_path):

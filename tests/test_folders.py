@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -460,11 +461,46 @@ def test_a_mat_variable_of_another_kind_is_named(tmp_path: Path) -> None:
         read_database("livec", data_root=tmp_path)
 
 
+def test_live_references_are_names_also_in_a_character_matrix(tmp_path: Path) -> None:
+    root = trees.live(tmp_path / "live", LIVE)
+    in_cells = read_database("live", data_root=tmp_path).table
+    names = scipy.io.loadmat(root / "refnames_all.mat")["refnames_all"].ravel()
+    padded = np.array([str(cell[0]) for cell in names])  # savemat pads the shorter names with blanks
+    scipy.io.savemat(root / "refnames_all.mat", {"refnames_all": padded})
+    pd.testing.assert_frame_equal(read_database("live", data_root=tmp_path).table, in_cells)
+
+
+def test_live_with_one_reference_for_all_images_is_refused(tmp_path: Path) -> None:
+    root = trees.live(tmp_path / "live", LIVE)
+    scipy.io.savemat(root / "refnames_all.mat", {"refnames_all": np.array(["abc"] * 982)})
+    with pytest.raises(UserError, match=r"refnames_all.mat: expected the names of several references, got 'abc' 982"):
+        read_database("live", data_root=tmp_path)
+
+
 def test_deviations_that_do_not_fit_the_names_stop(tmp_path: Path) -> None:
     trees.tid(tmp_path / "tid2013", TID)
     (tmp_path / "tid2013" / "mos_std.txt").write_text("0.18\nnone\n")
     with pytest.raises(UserError, match="expected 3 numbers, got 1 in 2 words"):
         read_database("tid2013", data_root=tmp_path)
+
+
+@pytest.mark.parametrize("deviation", [-0.1, math.inf])
+def test_a_deviation_that_cannot_be_one_stops_in_every_database(deviation: float, tmp_path: Path) -> None:
+    trees.tid(tmp_path / "tid2013", TID)
+    (tmp_path / "tid2013" / "mos_std.txt").write_text("0.18\n0\n-0.27\n")
+    trees.koniq(tmp_path / "koniq-10k", [*KONIQ[:2], (*KONIQ[2][:2], deviation, KONIQ[2][3])])
+    trees.kadid(tmp_path / "kadid-10k", [*KADID[:2], (*KADID[2][:3], deviation)])
+    trees.agiqa(tmp_path / "agiqa-3k", [*AGIQA[:2], (*AGIQA[2][:3], deviation)])
+    trees.live(tmp_path / "live", LIVE)
+    scores = scipy.io.loadmat(tmp_path / "live" / "dmos_realigned.mat")
+    kept = {key: scores[key] for key in ("dmos_new", "orgs", "dmos_std")}
+    kept["dmos_std"][0, 56 + 227] = deviation  # of jpeg/img57.bmp
+    scipy.io.savemat(tmp_path / "live" / "dmos_realigned.mat", kept)
+    rows = [{**row, "mos_std": deviation if row is ROWS[2] else ""} for row in ROWS]
+    file = trees.table(tmp_path / "labels.csv", rows)
+    for name, row in (("tid2013", 3), ("koniq-10k", 4), ("kadid-10k", 4), ("agiqa-3k", 4), ("live", 284), ("csv", 4)):
+        with pytest.raises(UserError, match=rf"1 of \d.*\(row {row}: rating deviation is negative or infinite\)"):
+            read_database(name, data_root=tmp_path, data_path=file if name == "csv" else None)
 
 
 def test_an_old_workbook_under_the_new_name_is_one_line(tmp_path: Path) -> None:
@@ -491,14 +527,26 @@ def test_a_wrong_workbook_is_named(tmp_path: Path) -> None:
             read_database("bid", data_root=tmp_path)
 
 
+@pytest.mark.parametrize("number", ["inf", 1.5, 0, -1, 1e300])
+def test_an_image_number_of_bid_is_a_whole_one(number: object, tmp_path: Path) -> None:
+    book = trees.bid(tmp_path / "bid", BID) / "DatabaseGrades.xlsx"
+    trees.workbook(book, [["Image Number", "Average Subjective Grade"], [1, 2.5], [number, 3]])
+    with pytest.raises(UserError, match=r"DatabaseGrades.xlsx row 3: .* got '.*' for a whole number from 1") as caught:
+        read_database("bid", data_root=tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 def test_options_that_cannot_apply_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="csv and json only"):
         read_tree("koniq-10k", tmp_path, mos_column="SD")
     with pytest.raises(UserError, match="unknown database 'koniq'; known are koniq-10k"):
         read_database("koniq")
-    with pytest.raises(UserError, match="give the file with --data_path"):
-        read_database("csv", data_root=tmp_path)
     file = trees.table(tmp_path / "labels.csv", ROWS)
+    for name in ("csv", "json"):
+        with pytest.raises(
+            UserError, match=f"{name}: no file named: give --data_path to train_swin.py .*first --dataset"
+        ):
+            read_database(name, data_root=tmp_path)
     with pytest.raises(UserError, match="the first must be the lower one"):
         read_database("csv", data_path=file, mos_range=(5, 1))
     (tmp_path / "labels.json").write_text('{"a": 1}')

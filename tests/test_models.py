@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -405,3 +406,27 @@ def test_a_backbone_with_five_stages_gives_its_last_four() -> None:
     backbone = network("tf_efficientnet_lite0").backbone
     assert len(backbone.body.feature_info.channels()) == 5
     assert backbone.strides == [4, 8, 16, 32]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "blocks"),
+    [("nano", 8), ("resnet50", 16), ("convnext_tiny", 18), ("tf_efficientnet_lite0", 16), ("tiny", 12)],
+)
+def test_layers_are_the_stem_and_every_block_and_hold_each_parameter_once(backbone: str, blocks: int) -> None:
+    built = SwinBackbone(backbone)
+    layers = built.layer_parameters()
+    assert len(layers) == 1 + blocks
+    assert sorted(id(p) for layer in layers for p in layer) == sorted(id(p) for p in built.parameters())
+
+
+def test_each_layer_learns_at_layer_decay_times_the_rate_of_the_next() -> None:
+    groups = SmartIQA("nano", "concat").parameter_groups(lr=1e-4, lr_ratio=10, layer_decay=0.5)
+    rates = [group["lr"] for group in groups]
+    assert rates[:-1] == pytest.approx([1e-4 * 0.5**depth for depth in range(8, -1, -1)])
+    assert rates[-1] == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.3])
+def test_drop_path_is_as_asked_also_where_timm_has_a_default_of_its_own(rate: float) -> None:
+    drops = [m.drop_prob for m in SwinBackbone("tiny", rate).modules() if isinstance(m, DropPath)]
+    assert max(drops, default=0.0) == pytest.approx(rate)

@@ -199,3 +199,10 @@ def test_weights_that_cannot_be_reached_name_both_alternatives() -> None:
 def test_a_backbone_of_other_sizes_has_no_published_weights() -> None:
     with pytest.raises(UserError, match="other sizes.* has no published weights: give --backbone_weights"):
         SmartIQA("nano", pretrained=True)
+
+
+def test_weights_of_a_deeper_network_are_refused_by_their_first_tensor_too_many(tmp_path):
+    deeper = timm.create_model("swin_small_patch4_window7_224", pretrained=False).state_dict()
+    torch.save(deeper, tmp_path / "small.pth")
+    with pytest.raises(UserError, match=r"larger network: the backbone has no tensor 'layers.2.blocks.6"):
+        SmartIQA("tiny", backbone_weights=str(tmp_path / "small.pth"))
