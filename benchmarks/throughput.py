@@ -271,6 +271,7 @@ def measure_evaluation(backbone: str, pictures: pd.DataFrame, cache: PixelCache,
 
 def measure(sizes: Sizes) -> dict:
     """All measurements, and the numbers that have targets."""
+    make_accelerator("cpu")  # sets how memory is kept, as every run does: before the loader is measured
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         pictures = made_up_pictures(folder, sizes.pictures, WIDTH, HEIGHT)

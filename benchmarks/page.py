@@ -1,0 +1,149 @@
+"""Write the tables of docs/performance.md and docs/scaling.md from the results in benchmarks/results/.
+
+    python benchmarks/page.py
+
+Between the markers of the two pages stands only what this writes, so that no number there is typed in.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # the project is not installed as a package
+from iqa.files import write_atomically  # noqa: E402
+
+PAGES = ("docs/performance.md", "docs/scaling.md")
+NOTHING = "No result is committed yet."
+GLOBAL_BATCH = 32  # `batch_size`'s default
+PROCESSES = (2, 4, 8, 16, 32, 64)
+# Bytes a second between neighbours of the ring: assumptions.
+LINKS = {"1 Gbit/s Ethernet": 0.125e9, "25 Gbit/s Ethernet": 3.1e9, "NVLink, 300 GB/s": 300e9}
+_SECTION = "<!-- {name} -->\n{text}\n<!-- /{name} -->"
+
+
+def read_measurements(folder: Path) -> list[tuple[str, dict]]:
+    """File name and content of every measurement in a folder; runs lie in folders of their own and are passed over."""
+    return [(file.name, json.loads(file.read_text())) for file in sorted(folder.glob("*.json"))]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; numbers with three digits."""
+    cells = [[f"{v:,.3g}" if isinstance(v, float) and v < 1000 else _text(v) for v in row] for row in rows]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [list(head), ["---"] * len(head), *cells])
+
+
+def _text(value: object) -> str:
+    return f"{value:,.0f}" if isinstance(value, int | float) else str(value)
+
+
+def _headline(file: str, result: dict) -> str:
+    machine, versions = result["provenance"]["machine"], result["provenance"]["versions"]
+    place = result.get("device") or f"{machine['processor']}, {machine['cores']} threads"
+    commit = (result["provenance"]["git_commit"] or "no commit")[:7]
+    return f"`benchmarks/results/{file}`: {place}, torch {versions['torch']}, commit {commit}.\n"
+
+
+def targets_table(result: dict) -> str:
+    """A row a target: measured, asked, met."""
+    rows = [
+        [f"`{name}`", t["measured"], f"at least {t['at_least']:,}" if "at_least" in t else f"below {t['below']:,}",
+         "yes" if t["met"] else "**no**"]
+        for name, t in result["targets"].items()
+    ]  # fmt: skip
+    return table(["", "measured", "target", "met"], rows)
+
+
+def throughput_section(file: str, result: dict) -> str:
+    """Targets, and the speeds behind them with their quartiles."""
+    parts, measured = [], result["measurements"]
+    parts += [(f"loader: {work}", s) for work, s in measured["loader"]["crops_per_s"].items()]
+    for name, of in measured["training"].items():
+        parts += [(f"training {name}: {work}", s) for work, s in of["images_per_s"].items()]
+    for name, of in measured["evaluation"].items():
+        parts += [(f"evaluation {name}: {work}", s) for work, s in of["crops_per_s"].items()]
+    rows = [[label.replace("_", " "), s["median"], "{:.3g} .. {:.3g}".format(*s["quartiles"]), s["n"]]
+            for label, s in parts]  # fmt: skip
+    speeds = table(["crops (images) a second", "median", "quartiles", "n"], rows)
+    return "\n".join([_headline(file, result), targets_table(result), "", speeds])
+
+
+def cost_section(file: str, result: dict) -> str:
+    """Targets, and seconds and memory by part and number of images."""
+    rows = [
+        [part, f"{int(images):,}", cost["seconds"], cost["peak_bytes"] / 1e6]
+        for images, costs in result["images"].items()
+        for part, cost in costs.items()
+    ]
+    costs = table(["", "images", "seconds", "peak MB"], sorted(rows, key=lambda row: row[0]))
+    runs = table(
+        ["run of KonIQ-10k's size", "peak MB"],
+        [[f"batch {r['batch']}, {r['workers']} workers", r["peak_bytes"] / 1e6] for r in result["koniq_size"]],
+    )
+    return "\n".join([_headline(file, result), targets_table(result), "", costs, "", runs])
+
+
+def gpu_section(file: str, result: dict) -> str:
+    """A row a variant."""
+    keys = ("train_images_per_s", "mfu", "epoch_seconds", "test_seconds")
+    rows = [
+        [v["backbone"], v["batch"], "yes" if v["compiled"] else "no", *(v.get(key, v.get("reason")) for key in keys)]
+        for v in result["variants"]
+    ]
+    head = ["backbone", "batch", "compiled", "images/s", "MFU", "epoch (s)", "test (s)"]
+    return "\n".join([_headline(file, result), table(head, rows)])
+
+
+def speed_up(step_seconds: float, gradient_bytes: float, bytes_per_s: float, processes: int) -> float:
+    """How much faster a step of one global batch is on several processes, if nothing of the all-reduce is hidden.
+
+    A ring all-reduce sends 2 (N - 1) / N of the gradients over each link.
+    """
+    shared = 2 * (processes - 1) / processes * gradient_bytes / bytes_per_s
+    return step_seconds / (step_seconds / processes + shared)
+
+
+def scaling_section(file: str, result: dict) -> str:
+    """Speed-up by number of processes, backbone and link, from the measured speed of one."""
+    rows = []
+    for name, measured in result["measurements"]["training"].items():
+        step, volume = GLOBAL_BATCH / measured["images_per_s"]["whole"]["median"], 4 * measured["parameters"]
+        for link, rate in LINKS.items():
+            speed_ups = [f"{speed_up(step, volume, rate, n):.1f}" for n in PROCESSES]
+            rows.append([name, f"{step:.2f}", f"{volume / 1e6:.0f}", link, *speed_ups])
+    head = ["backbone", "step (s)", "gradients (MB)", "link (assumed)", *map(str, PROCESSES)]
+    return "\n".join([_headline(file, result), table(head, rows)])
+
+
+# Section of a page -> the kind of result it shows, and how.
+SECTIONS = {
+    "throughput": ("throughput", throughput_section),
+    "cost": ("cost", cost_section),
+    "gpu": ("gpu", gpu_section),
+    "scaling": ("throughput", scaling_section),
+}
+
+
+def filled(page: str, results: Sequence[tuple[str, dict]]) -> str:
+    """A page with the text between its markers made anew."""
+    for name, (kind, section) in SECTIONS.items():
+        texts = [section(file, result) for file, result in results if result["kind"] == kind]
+        text = _SECTION.format(name=name, text="\n\n".join(texts) or NOTHING)
+        page = re.sub(_SECTION.format(name=name, text=".*?"), lambda _, text=text: text, page, flags=re.DOTALL)
+    return page
+
+
+def main() -> None:
+    """Fill both pages."""
+    results = read_measurements(ROOT / "benchmarks" / "results")
+    for page in (ROOT / name for name in PAGES):
+        text = filled(page.read_text(), results)
+        write_atomically(page, lambda file, text=text: file.write_text(text))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""The measuring scripts: what they compute is right and what they write is whole; no time is asserted."""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import cost, gpu, page, throughput
+from benchmarks.common import against_target, interleaved, made_up_pictures, spread
+from data_loader import PixelCache
+from iqa.runtime import make_accelerator
+from models_swin import SmartIQA
+from predict import Scorer
+from tests.test_commands import command
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory) -> dict:
+    file = tmp_path_factory.mktemp("benchmarks") / "throughput.json"
+    assert command("benchmarks.throughput", "--json", file, "--quick") == 0
+    return json.loads(file.read_text())
+
+
+def test_throughput_writes_every_number_with_its_target_and_provenance(quick):
+    numbers = [
+        "loader_crops_per_s", "train_ratio_tiny", "train_ratio_nano", "overhead_share", "eval_batch_gain",
+        "frozen_epoch_gain_lite0", "frozen_epoch_gain_tiny", "frozen_epoch_gain_nano",
+    ]  # fmt: skip
+    assert all(quick[name] > 0 and math.isfinite(quick[name]) for name in numbers)
+    assert math.isfinite(quick["loader_jitter_cost"])
+    assert set(quick["targets"]) == {*numbers, "loader_jitter_cost"}
+    assert all(target["measured"] == quick[name] for name, target in quick["targets"].items())
+    assert {"command", "versions", "machine"} <= quick["provenance"].keys() and quick["quick"]
+
+
+def test_a_ratio_is_the_median_over_neighbours_in_time(quick):
+    measured = quick["measurements"]["training"]["nano"]
+    whole, bare = (measured["images_per_s"][work]["values"] for work in ("whole", "bare"))
+    expected = spread([a / b for a, b in zip(whole, bare, strict=True)])["median"]
+    assert quick["train_ratio_nano"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_overhead_is_a_share_of_the_epoch(quick):
+    for measured in quick["measurements"]["training"].values():
+        assert all(0 < share < 1 for share in measured["overhead_share"]["values"])
+
+
+def test_what_is_compared_takes_turns_after_one_untimed_call():
+    calls: list[str] = []
+    seconds = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repetitions=2)
+    assert calls == ["a", "b"] * 3
+    assert [len(values) for values in seconds.values()] == [2, 2]
+
+
+def test_a_spread_is_median_and_quartiles():
+    assert spread([4.0, 1.0, 3.0, 2.0, 5.0]) | {"values": None} == {
+        "median": 3.0, "quartiles": [2.0, 4.0], "n": 5, "values": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("asked", "met"), [({"at_least": 2}, True), ({"at_least": 2.1}, False), ({"below": 2}, False)])
+def test_a_target_says_whether_it_is_met(asked, met):
+    assert against_target(2.0, **asked) == {"measured": 2.0, **asked, "met": met}
+
+
+def test_one_crop_at_a_time_gives_the_scores_that_batches_give(tmp_path):
+    sizes = throughput.QUICK
+    pictures = made_up_pictures(tmp_path, 5, 70, 50)
+    config = throughput.settings(sizes)
+    scorer = Scorer(
+        SmartIQA("nano", "channel"), config, make_accelerator("cpu"), PixelCache(tmp_path, pictures, config)
+    )
+    one, batched = throughput.score_one_crop_at_a_time(scorer, pictures), scorer.score_table(pictures)
+    assert one == pytest.approx(batched, abs=1e-3)
+
+
+@pytest.mark.parametrize("script", ["throughput", "cost"])
+def test_a_result_that_cannot_be_written_is_one_line_before_anything_is_measured(script, tmp_path, capsys):
+    missing = tmp_path / "no_such_folder" / "result.json"
+    assert command(f"benchmarks.{script}", "--json", missing, "--quick") == 2
+    assert capsys.readouterr().err.strip().splitlines() == [
+        f"error: --json {missing}: No such file or directory; name a file in a folder that can be written"
+    ]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
+def test_without_a_gpu_its_script_says_so_in_one_line(tmp_path, capsys):
+    assert command("benchmarks.gpu", "--json", tmp_path / "gpu.json") == 2
+    assert capsys.readouterr().err.startswith("error: no CUDA device here")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_gpu_script_counts_arithmetic_and_time_by_hand(monkeypatch):
+    monkeypatch.setattr(
+        gpu, "measure_speed", lambda *how, **sizes: {"train_images_per_s": 100, "test_images_per_s": 50}
+    )
+    monkeypatch.setattr(gpu, "count_macs", lambda model, side: 2e9)
+    row = gpu.measure_variant("nano", 4, compiled=False, device=torch.device("cpu"), rate=2.4e12)
+    assert row["mfu"] == pytest.approx(3 * 2 * 2e9 * 100 / 2.4e12)  # backward is twice the forward; 2 FLOPs a MAC
+    assert (row["epoch_seconds"], row["test_seconds"]) == (7058 * 20 / 100, 2015 * 20 / 50)
+
+
+def test_the_gpu_script_trains_and_tests_on_the_device_it_is_given(monkeypatch):
+    monkeypatch.setattr(gpu, "WARM_UP", 0)
+    speed = gpu.measure_speed("nano", 2, compiled=False, device=torch.device("cpu"), side=32, steps=1)
+    assert speed.keys() == {"train_images_per_s", "test_images_per_s"} and min(speed.values()) > 0
+    assert gpu.matrix_rate(torch.device("cpu"), size=64, steps=1) > 0
+
+
+def test_growth_is_the_exponent_between_the_last_two_sizes():
+    costs = [{"loading": {"seconds": s}} for s in (7.0, 1.0, 100.0)]
+    assert cost.growth((10, 100, 1000), costs) == {"loading": pytest.approx(2.0)}
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc")
+def test_peak_memory_sees_what_is_allocated_and_not_what_is_mapped(tmp_path):
+    with open(tmp_path / "zeros", "wb") as file:
+        os.truncate(file.fileno(), 64_000_000)
+    before = cost.resident_bytes()
+    mapped = np.memmap(tmp_path / "zeros", mode="r")
+    assert mapped.max() == 0 and cost.resident_bytes() - before < 20_000_000
+    with cost.PeakMemory() as peak, mmap.mmap(-1, 64_000_000) as allocated:  # of the system, not what torch has kept
+        allocated.write(b"1" * 64_000_000)
+        peak.bytes = max(peak.bytes, cost.resident_bytes())  # without waiting for the watch
+    assert peak.bytes - before >= 64_000_000
+
+
+def test_cost_measures_every_part_at_every_size(tmp_path, monkeypatch):
+    monkeypatch.setattr(cost, "in_own_process", lambda work, *arguments: work(*arguments))
+    monkeypatch.setattr(cost, "measure_koniq_size", lambda sizes, batch: {"peak_bytes": batch})
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # `measure_size` sets it: put back afterwards
+    result = cost.measure(cost.QUICK)
+    assert [set(costs) for costs in result["images"].values()] == [
+        {"loading", "training", "evaluation", "statistics"}
+    ] * 2
+    assert all(part["seconds"] > 0 and part["peak_bytes"] > 0 for c in result["images"].values() for part in c.values())
+    assert result["targets"]["koniq_size_peak_bytes"]["measured"] == cost.QUICK.koniq_batches[0]
+    assert set(result["metrics"]["seconds"]) == {"srcc", "plcc", "krcc", "rmse"}
+
+
+def test_a_ring_halves_its_gain_where_the_page_says():
+    step, gradients, rate = 4.0, 1e8, 1e8
+    half = 1 + step * rate / (2 * gradients)
+    assert page.speed_up(step, gradients, rate, 1) == 1
+    assert page.speed_up(step, gradients, rate, half) == pytest.approx(half / 2)
+
+
+def test_the_pages_say_what_the_committed_results_say():
+    results = page.read_measurements(ROOT / "benchmarks" / "results")
+    for name in page.PAGES:
+        text = (ROOT / name).read_text()
+        assert page.filled(text, results) == text, "run: python benchmarks/page.py"
+
+
+def test_a_page_gets_every_kind_of_result(quick):
+    gpu_row = {"backbone": "tiny", "batch": 32, "compiled": True, "reason": "out of memory"}
+    costs = {"loading": {"seconds": 1.5, "peak_bytes": 4e8}}
+    koniq = {"batch": 32, "workers": 2, "peak_bytes": 2.5e9}
+    other = {"provenance": quick["provenance"], "targets": {}}
+    results = [
+        ("a.json", quick),
+        ("b.json", {"kind": "cost", "images": {"1000": costs}, "koniq_size": [koniq], **other}),
+        ("c.json", {"kind": "gpu", "device": "a device", "variants": [gpu_row], **other}),
+    ]
+    pages = [page.filled((ROOT / name).read_text(), results) for name in page.PAGES]
+    assert page.NOTHING not in "".join(pages)
+    assert "| loading | 1,000 | 1.5 | 400 |" in pages[0] and "out of memory" in pages[0]
+    assert "| batch 32, 2 workers | 2,500 |" in pages[0]
+    assert page.filled(pages[0], results) == pages[0]
