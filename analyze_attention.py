@@ -77,6 +77,21 @@ def fusion_name(model: SmartIQA) -> str:
     return next(name for name, kind in FUSIONS.items() if type(model.fusion) is kind)
 
 
+def backbone_names(model: SmartIQA) -> dict[str, str]:
+    """What a record says of a model's backbone: `backbone`, the name it was asked for by, and `timm_name`."""
+    return {"backbone": model.backbone.name, "timm_name": model.backbone.timm_name}
+
+
+def in_full(record: dict) -> str:
+    """The backbone and fusion of a record; timm's name stands beside a short one.
+
+    >>> in_full({"backbone": "nano", "timm_name": "swin_tiny_patch4_window7_224", "fusion": "scale"})
+    'nano (timm: swin_tiny_patch4_window7_224), fusion scale'
+    """
+    beside = "" if record["backbone"] == record["timm_name"] else f" (timm: {record['timm_name']})"
+    return f"{record['backbone']}{beside}, fusion {record['fusion']}"
+
+
 def with_groups(table: pd.DataFrame, column: str, database: str) -> pd.DataFrame:
     """The table with a column `group`: the values of `column` as text, `(none)` where empty.
 
@@ -320,20 +335,21 @@ def write_analysis(output: Path, table: pd.DataFrame, made: dict, group_by: str 
     Args:
         output: the folder.
         table: images with level, score, their weights where there are any, and `group` where asked for.
-        made: what is recorded beside: run, dataset, fusion, sampling, config.
+        made: what is recorded beside: run, dataset, backbone, timm_name, fusion, sampling, config.
         group_by: the column that `group` was taken from.
     """
     kept = ["image", "content", "distortion", "mos", "score", "level", *(s for s in STAGES if s in table), "panel"]
     kept += ["group"] if group_by else []
     images = table[kept].astype({"level": str}).to_dict("records")
     record = made | {"provenance": provenance(), "levels": by_level(table)}
-    sections = [markdown_table(record["levels"])]
+    sections = [f"{in_full(made)}, on {made['dataset']}", markdown_table(record["levels"])]
     if has_weights(table):
         record["trends"] = trends(table)
         sections.append("\n".join(in_words(record["trends"])))
         sections.append(_beside_published(output, record))
     else:
-        sections.append(f"Fusion {made['fusion']} has no stage weights: the maps in panels/ are all there is to see.")
+        seen = "are all there is to see" if table["panel"].notna().any() else "were not asked for (--panels 0)"
+        sections.append(f"Fusion {made['fusion']} has no stage weights: the maps in panels/ {seen}.")
     if group_by:
         record["groups"], text = _compare_groups(table, group_by)
         sections.append(text)
@@ -355,8 +371,7 @@ def _beside_published(output: Path, record: dict) -> str:
         record["published"] = published.content
         figure = attention_figures.bars_beside_published(levels, published.content, STAGES)
         save_figure(figure, output / "attention_by_level")
-        measured = f"{record['backbone']} on {record['dataset']}"
-        return f"{published_markdown(published)} (measured here: {measured})"
+        return f"{published_markdown(published)} (measured here: {in_full(record)}, on {record['dataset']})"
     means = {stage: [row["mean"][i] for row in levels.values()] for i, stage in enumerate(STAGES)}
     spread = {stage: [row["std"][i] for row in levels.values()] for i, stage in enumerate(STAGES)}
     figure = grouped_bars(list(levels), means, spread, ylabel="stage weight", xlabel="quality level (fifths of mos)")
@@ -445,7 +460,7 @@ def _describe(scorer: Scorer, arguments: argparse.Namespace, run: Path) -> dict:
     return {
         "run": str(run),
         "dataset": arguments.dataset,
-        "backbone": model.backbone.timm_name,
+        **backbone_names(model),
         "fusion": fusion_name(model),
         "sampling": {"images_per_level": arguments.num_samples, "crops": arguments.crops, "seed": scorer.config.seed},
         "config": dataclasses.asdict(scorer.config),

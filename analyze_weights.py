@@ -20,19 +20,18 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 from torch import Tensor, nn
 
-from analyze_attention import fusion_name, unseen_images
+from analyze_attention import backbone_names, fusion_name, in_full, unseen_images
 from folders import DATABASES
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.evaluation import predict
 from iqa.files import write_json
-from iqa.plots import COLOURS, MARKERS, STYLE, save_figure, shorten
+from iqa.plots import STYLE, save_figure, scatter_by_label, scatter_by_mos, shorten
 from iqa.runtime import provenance, start_logging
 from models_swin import SmartIQA
 from predict import Scorer, load_model, run_folder
@@ -41,7 +40,7 @@ FEWEST, MOST = 5, 2000  # images: fewer have no components to speak of, more wou
 COMPONENTS = 10  # whose variance is recorded; two are drawn
 CHUNK = 250  # images whose weights are held in double precision at a time
 LABELS = ("content", "distortion")
-MOST_NAMED = 20  # labels with a colour and marker of their own; the rest is grey
+MOST_NAMED = 20  # entries of a legend
 AXES_SIDE = 2.35  # inches
 
 
@@ -153,11 +152,11 @@ def sample_images(tables: list[pd.DataFrame], samples: int, seed: int) -> pd.Dat
 
 def markdown(models: dict[str, dict]) -> str:
     """What was measured on each model, as a table."""
-    heads = ["model", "images", "weights", "PC 1", "PC 2", "SRCC of PC 1 and mos", "of PC 2 and mos"]
+    heads = ["model", "network", "images", "weights", "PC 1", "PC 2", "SRCC of PC 1 and mos", "of PC 2 and mos"]
     heads += [f"silhouette by {label} ({space})" for label in LABELS for space in ("all dimensions", "plane")]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for name, model in models.items():
-        cells = [name, str(len(model["images"])), str(model["dimensions"])]
+        cells = [name, in_full(model), str(len(model["images"])), str(model["dimensions"])]
         cells += [f"{share:.1%}" for share in model["explained_variance"][:2]]
         cells += [f"{row['srcc']:+.3f} (p = {row['p']:.2g})" for row in model["mos"].values()]
         for label in LABELS:
@@ -190,7 +189,11 @@ def draw(models: dict[str, dict]) -> Figure:
     )  # fmt: skip
     for row, label in zip(axes, rows, strict=True):
         for ax, (name, model) in zip(row, models.items(), strict=False):
-            drawn = _scatter_mos(ax, tables[name]) if label == "mos" else _scatter_labels(ax, tables[name], label)
+            table = tables[name]
+            if label == "mos":
+                drawn = scatter_by_mos(ax, table["pc1"], table["pc2"], table["mos"])
+            else:
+                scatter_by_label(ax, table["pc1"], table["pc2"], table[label], MOST_NAMED)
             shares = model["explained_variance"]
             title = f"{shorten(name, 34)}: by {label}" if columns > 1 else f"by {label}"
             ax.set(xlabel=f"PC 1 ({shares[0]:.1%})", ylabel=f"PC 2 ({shares[1]:.1%})", title=title)
@@ -202,23 +205,6 @@ def draw(models: dict[str, dict]) -> Figure:
             handles, names = row[0].get_legend_handles_labels()
             row[-1].legend(handles, names, loc="center left", fontsize=6, title=label, title_fontsize=7)
     return figure
-
-
-def _scatter_labels(axes: Axes, table: pd.DataFrame, label: str) -> None:
-    """The most frequent labels in colours and markers of their own, the others grey."""
-    counts = table[label].value_counts()
-    own = sorted(counts.index[:MOST_NAMED])
-    rest = table[~table[label].isin(own)]
-    if len(rest):
-        axes.scatter(rest.pc1, rest.pc2, s=6, color="0.75", linewidths=0, label=f"{len(counts) - len(own)} others")
-    for i, name in enumerate(own):
-        mine = table[table[label] == name]
-        style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i // len(COLOURS)]}
-        axes.scatter(mine.pc1, mine.pc2, s=10, alpha=0.8, linewidths=0, label=shorten(name or "(none)", 26), **style)
-
-
-def _scatter_mos(axes: Axes, table: pd.DataFrame):
-    return axes.scatter(table.pc1, table.pc2, c=table.mos, cmap="cividis", vmin=0, vmax=100, s=8, linewidths=0)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -270,7 +256,7 @@ def main() -> None:
 
 def _model_record(scorer: Scorer, table: pd.DataFrame) -> dict:
     model = scorer.model
-    made = {"backbone": model.backbone.timm_name, "fusion": fusion_name(model), "seed": scorer.config.seed}
+    made = backbone_names(model) | {"fusion": fusion_name(model), "seed": scorer.config.seed}
     return made | analyse(*generate(scorer, table), table)
 
 

@@ -25,6 +25,7 @@ import dataclasses
 import logging
 import zipfile
 import zlib
+from collections.abc import Collection
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from scipy import ndimage, stats
 from torch import Tensor
 
@@ -139,10 +141,15 @@ def read_npz_pair(paths: dict[str, Path], num_samples: int | None) -> Samples:
 
 def _read_npz(path: Path) -> dict[str, np.ndarray | None]:
     arrays: dict[str, np.ndarray | None] = dict.fromkeys(("attention", "mask", "error", "group"))
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    if not zipfile.is_zipfile(path):
+        raise UserError(f"{path} is no .npz archive, or a part of one: write it with numpy.savez(path, attention=...)")
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays |= {name: file[name] for name in arrays if name in file}
-    except (OSError, EOFError, ValueError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+            # A member that is no array comes as its bytes.
+            arrays |= {name: np.asarray(file[name]) for name in arrays if name in file}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} cannot be read as .npz: {' '.join(str(error).split())}") from error
     if arrays["attention"] is None:
         raise UserError(f"{path}: no array 'attention' (samples, queries, tokens)")
@@ -580,17 +587,18 @@ def draw_example(samples: Samples, overall: dict[str, dict[str, np.ndarray]], ro
         panels[0].set_title("crop")
         # 1 is what every place would have if all counted alike.
         shown = {model: values * values.size for model, values in shown.items()}
-    top = max(np.nanmax(values) for values in shown.values())
+    limits = _limits(shown.values(), is_map=crop is not None)
     for axis, (model, values) in zip(panels[-2:], shown.items(), strict=True):
-        image = _draw_map(axis, values, crop, top) if crop is not None else _draw_matrix(axis, values, top)
+        image = _draw_map(axis, values, crop, limits) if crop is not None else _draw_matrix(axis, values, limits)
         axis.set_title(f"{model}: entropy {overall[model]['entropy'][row]:.3f} nats{_error_text(samples, model, row)}")
     for axis in panels:
         axis.grid(visible=False)
     if crop is not None:
         for axis in panels:
             axis.set_axis_off()
-    label = "attention rollout, 1 = uniform" if crop is not None else "attention weight"
-    figure.colorbar(image, ax=panels, label=label, shrink=0.8)
+    label = "attention rollout, times an even spread" if crop is not None else "attention weight"
+    bar = figure.colorbar(image, ax=panels, label=label, shrink=0.8, extend="both" if crop is not None else "neither")
+    bar.formatter.set_useOffset(False)  # 0.998 is read, 9.98e-1 plus an offset is not
     group = "" if samples.groups is None else f", {samples.groups[row]}"
     percentile = f"{100 * quantile:.0f}th percentile of the difference in entropy"
     figure.suptitle(f"{shorten(samples.names[row], 48)}{group}: {percentile}")
@@ -602,19 +610,31 @@ def _error_text(samples: Samples, model: str, row: int) -> str:
     return "" if error is None else f"\nerror {error[row]:.3g}"
 
 
-def _draw_map(axes: Axes, values: np.ndarray, crop: np.ndarray, top: float):
+def _limits(shown: Collection[np.ndarray], is_map: bool) -> tuple[float, float]:
+    """The ends of both models' colours: of maps the 1st and 99th percentile, of weights 0 and the largest."""
+    values = np.concatenate([values.ravel() for values in shown])
+    if not is_map:
+        return 0.0, float(np.nanmax(values))
+    low, high = np.quantile(values, (0.01, 0.99))
+    return float(low), max(float(high), float(low) + 1e-6)
+
+
+def _draw_map(axes: Axes, values: np.ndarray, crop: np.ndarray, limits: tuple[float, float]) -> AxesImage:
     """A map over the grey picture."""
     axes.imshow(crop.mean(axis=2), cmap="gray", vmin=0, vmax=255)
     H, W = crop.shape[:2]
-    return axes.imshow(values, "viridis", vmin=0, vmax=top, alpha=0.6, extent=(-0.5, W - 0.5, H - 0.5, -0.5))
+    return axes.imshow(
+        values, "viridis", vmin=limits[0], vmax=limits[1], alpha=0.6, extent=(-0.5, W - 0.5, H - 0.5, -0.5)
+    )
 
 
-def _draw_matrix(axes: Axes, values: np.ndarray, top: float):
+def _draw_matrix(axes: Axes, values: np.ndarray, limits: tuple[float, float]) -> AxesImage:
     """Queries by tokens; tokens that do not count stay grey."""
     axes.set_facecolor("0.85")
     axes.set(xlabel="token", ylabel="query")
     axes.locator_params(integer=True)
-    return axes.imshow(values, "viridis", vmin=0, vmax=top, aspect="auto", interpolation="nearest")
+    low, high = limits
+    return axes.imshow(values, "viridis", vmin=low, vmax=high, aspect="auto", interpolation="nearest")
 
 
 def summary_table(record: dict) -> str:

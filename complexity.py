@@ -9,6 +9,7 @@ process, after warm-up, with its spread; it describes the machine that is named 
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import resource
 import statistics
@@ -103,6 +104,7 @@ def measure(variant: str, passes: int, batches: Sequence[int], device_name: str)
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _peak_resident_bytes()
     return {
         "variant": variant,
+        "backbone": model.backbone.name,
         "timm_name": model.backbone.timm_name,
         "side": SIDE,
         "parameters": count_parameters(model),
@@ -126,15 +128,15 @@ def measure_all(variants: Sequence[str], passes: int, batches: Sequence[int], de
     for variant in variants:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             rows.append(pool.apply(measure, (variant, passes, batches, device)))
-        print(f"measured {variant}", flush=True)
+        print(f"measured {variant} (timm: {rows[-1]['timm_name']})", flush=True)
     return rows
 
 
 def to_table(rows: Sequence[dict]) -> pd.DataFrame:
-    """A row a variant: millions of parameters by part, GMACs, GFLOPs, latency, peak memory."""
+    """A row a variant: timm's name, millions of parameters by part (NaN: has none), GMACs, GFLOPs, latency, memory."""
     table = []
     for row in rows:
-        cells = {"variant": row["variant"], "parameters": row["parameters"]["total"]}
+        cells = {"variant": row["variant"], "timm name": row["timm_name"], "parameters": row["parameters"]["total"]}
         cells |= {f"{part} (M)": n / 1e6 for part, n in row["parameters"].items() if part != "total"}
         cells |= {"GMACs": row["macs"] / 1e9, "GFLOPs": row["flops"] / 1e9}
         for batch, latency in row["latency_ms_per_image"].items():
@@ -172,15 +174,22 @@ def write_tables(rows: Sequence[dict], output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     table, lines = to_table(rows), check_published(rows)
     write_json(output / "complexity.json", {"provenance": provenance(), "variants": list(rows), "published": lines})
-    texts = {"csv": table.to_csv(index=False), "tex": table.to_latex(index=False, float_format="%.2f", escape=True)}
+    style = {"index": False, "float_format": "%.2f", "na_rep": "-"}
+    texts = {"csv": table.to_csv(index=False), "tex": table.to_latex(**style, escape=True)}
     head, *body = [list(table.columns), *table.itertuples(index=False)]
-    cells = [[f"{v:.2f}" if isinstance(v, float) else str(v) for v in row] for row in body]
+    cells = [[_cell(value) for value in row] for row in body]
     markdown = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *cells]]
     texts["md"] = "\n".join([*markdown, "", *(f"- {line}" for line in lines)]) + "\n"
     for ending, text in texts.items():
         write_atomically(output / f"complexity.{ending}", lambda file, text=text: file.write_text(text))
-    print(table.to_string(index=False, float_format="%.2f"))
+    print(table.to_string(**style))
     print("\n".join(lines))
+
+
+def _cell(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "-" if math.isnan(value) else f"{value:.2f}"
 
 
 def main() -> None:

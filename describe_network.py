@@ -18,30 +18,13 @@ from torch import Tensor, nn
 
 from iqa.errors import Parser, exit_on_user_error
 from iqa.files import write_json
+from iqa.paper_network import NETWORK_HEIGHT, PARTS, draw_network
 from iqa.plots import PAGE_WIDTH, new_figure, save_figure
 from models_swin import CONTENT_BRANCHES, FUSIONS, SmartIQA
 
 BACKBONE, FUSION, SIDE = "tiny", "channel", 224
 # Before and after, as the paper's first figure: name, backbone, fusion.
 NETWORKS = (("HyperIQA", "resnet50", "single"), ("SMART-IQA", BACKBONE, FUSION))
-PARTS = ("backbone", "content", "fusion", "reduce", "hypernet", "target_net")
-# Where each part is drawn, in units of boxes: column from the left, row from the bottom.
-PLACES = {
-    "backbone": (0, 1),
-    "fusion": (1, 2),
-    "reduce": (2, 2),
-    "hypernet": (3, 2),
-    "content": (1.5, 0),
-    "target_net": (4, 1),
-}
-ARROWS = (
-    ("backbone", "fusion"),
-    ("fusion", "reduce"),
-    ("reduce", "hypernet"),
-    ("hypernet", "target_net"),
-    ("backbone", "content"),
-    ("content", "target_net"),
-)
 
 
 def shapes_of(value: object) -> list[tuple[int, ...]]:
@@ -75,29 +58,10 @@ def _text(shapes: Sequence[tuple[int, ...]]) -> str:
     return ", ".join("x".join(map(str, shape)) or "1" for shape in shapes)
 
 
-def draw(shapes: dict[str, list[tuple[int, ...]]]) -> Figure:
-    """Boxes for the parts with their output shapes, arrows for what flows between them."""
-    figure, (axes,) = new_figure(PAGE_WIDTH, 2.6)
-    axes.set_axis_off()
-    axes.set(xlim=(-0.55, 4.5), ylim=(-0.4, 2.6))
-    boxes = {}
-    for part, (x, y) in PLACES.items():
-        shown = shapes[part][:1] if part in ("fusion", "target_net") else shapes[part]
-        lines = [_text([shape]) for shape in shown[:5]]
-        label = "\n".join([part, *lines])
-        style = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": "black"}
-        boxes[part] = axes.text(x, y, label, ha="center", va="center", fontsize=7, bbox=style)
-    for start, end in ARROWS:
-        axes.annotate(
-            "",
-            xy=PLACES[end],
-            xytext=PLACES[start],
-            arrowprops={
-                "arrowstyle": "->",
-                "patchA": boxes[start].get_bbox_patch(),
-                "patchB": boxes[end].get_bbox_patch(),
-            },
-        )
+def draw(parts: dict[str, dict]) -> Figure:
+    """The drawing of the page: parts as `network_record` gives them."""
+    figure, (axes,) = new_figure(PAGE_WIDTH, NETWORK_HEIGHT)
+    draw_network(axes, parts)
     return figure
 
 
@@ -174,10 +138,11 @@ def main() -> None:
     output = Path(parser.parse_args().output)
     output.mkdir(parents=True, exist_ok=True)
     (output / "network.md").write_text(page())
-    for file in save_figure(draw(record_shapes(SmartIQA(BACKBONE, FUSION))), output / "network"):
+    records = [network_record(*network) for network in NETWORKS]
+    for file in save_figure(draw(records[-1]["parts"]), output / "network"):
         if file.suffix == ".pdf":
             file.unlink()  # the page shows the PNG
-    write_json(output / "network.json", {"networks": [network_record(*network) for network in NETWORKS]})
+    write_json(output / "network.json", {"networks": records})
     print(f"written to {output / 'network.md'}")
 
 

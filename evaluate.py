@@ -27,9 +27,10 @@ from folders import DATABASES, Database, DatabaseNotFound, read_database, read_r
 from iqa.config import Config, load_yaml, resolve
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.image_check import file_hash
+from iqa.metrics import MOST_IMAGES_IN_PAIRS
 from iqa.results import compare_predictions, part_metrics, prediction_rows, read_json, write_results
 from iqa.runtime import provenance, start_logging
-from iqa.significance import in_words
+from iqa.significance import in_words, krasula_in_words
 from iqa.splits import read_split
 from iqa.verification import verify
 from predict import Scorer, is_published, load_model, load_run_config, run_folder
@@ -242,17 +243,24 @@ def read_checkpoints(paths: Sequence[str]) -> list[Checkpoint]:
     """The checkpoints of a command line, without their weights; each is named after its folder or file.
 
     Raises:
-        UserError: no run there, one given twice, or a folder of several splits.
+        UserError: no run there, one given twice, under whatever name, or a folder of several splits.
     """
-    for path in paths:
-        if sum(Path(other).resolve() == Path(path).resolve() for other in paths) > 1:
-            raise UserError(f"--checkpoint: {path} is given twice")
+    weights = [weights_file(path).resolve() for path in paths]
+    for number, path in enumerate(paths):
+        if weights[number] in weights[:number]:
+            first_name = paths[weights.index(weights[number])]
+            raise UserError(f"--checkpoint: {path} is given twice, first as {first_name}")
         if (Path(path) / "split_00").is_dir():
             raise UserError(f"{path} holds several splits: test one of them, for example {Path(path) / 'split_00'}")
     names = [_short_name(path) for path in paths]
     names = paths if len(set(names)) < len(names) else names
     configs = [Config() if is_published(path) else load_run_config(path) for path in paths]
     return [Checkpoint(n, p, run_folder(p), c) for n, p, c in zip(names, paths, configs, strict=True)]
+
+
+def weights_file(path: str | Path) -> Path:
+    """The file of weights that a checkpoint is: itself, or `best.safetensors` in the folder of a run."""
+    return Path(path) / "best.safetensors" if Path(path).is_dir() else Path(path)
 
 
 def _short_name(path: str) -> str:
@@ -336,6 +344,12 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--test_mode", choices=("random", "center", "grid", "full"), help="default: as the run")
     parser.add_argument("--test_patch_num", type=int, help="crops per image (default: as the run)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument(
+        "--ratings",
+        type=int,
+        metavar="N",
+        help="how many ratings each mos averages: compares checkpoints by the pairs people tell apart (Krasula) too",
+    )
     parser.add_argument("--groups", action="store_true", help="print generators, distortions, quality levels too")
     parser.add_argument("--output", metavar="FILE.json", help="default: RUN/evaluation_<names>.json")
     parser.add_argument("--verify", nargs="+", metavar="FILE", help="recompute results.json or summary.json, and stop")
@@ -358,6 +372,8 @@ def _check_arguments(parser: Parser, arguments: argparse.Namespace) -> None:
         parser.error("--protocol playground and --split_file go together: the list is what makes the protocol")
     if arguments.split_file and len(arguments.datasets) > 1:
         parser.error("--split_file is for one database: evaluate the others apart")
+    if arguments.ratings is not None and (arguments.ratings < 1 or len(arguments.checkpoint) < 2):
+        parser.error("--ratings is for comparing checkpoints: give at least two, and at least 1 rating")
     if arguments.protocol == "paper" and (arguments.test_mode or arguments.test_patch_num):
         parser.error("--protocol paper fixes the crops: give it without --test_mode and --test_patch_num")
 
@@ -397,6 +413,8 @@ def evaluate(arguments: argparse.Namespace, checkpoints: Sequence[Checkpoint]) -
     databases = _databases_of(checkpoints, arguments)
     lists = {d.name: table_to_test(d, checkpoints, _listed(arguments.split_file, d)) for d in databases}
     tables = {name: table for name, (table, _) in lists.items()}
+    if arguments.ratings is not None:
+        _require_deviations(tables)
     changes = _changed_settings(arguments, checkpoints)
     results: dict = {"checkpoints": {}, "parts": {}, "metrics": {}, "predictions": {}, "timings": {}}
     for checkpoint in checkpoints:
@@ -412,7 +430,7 @@ def evaluate(arguments: argparse.Namespace, checkpoints: Sequence[Checkpoint]) -
             results["parts"][part] = _describe_part(
                 database, checkpoint, lists[database.name][1], results["metrics"][part]
             )
-    results["comparisons"] = _comparisons(checkpoints, databases, results["predictions"])
+    results["comparisons"] = _comparisons(checkpoints, databases, results["predictions"], arguments.ratings)
     return {
         "config": vars(scorer.config) if len(checkpoints) == 1 else vars(checkpoints[0].config),
         "provenance": {**made, "seed": checkpoints[0].config.seed},
@@ -447,6 +465,15 @@ def _listed(file: str | None, database: Database) -> pd.Series | None:
     return None if file is None else read_split(file, database)
 
 
+def _require_deviations(tables: dict[str, pd.DataFrame]) -> None:
+    """Stop where Krasula's analyses cannot be made, before anything is scored."""
+    for name, table in tables.items():
+        if table["mos_std"].isna().any():
+            raise UserError(f"--ratings: {name} does not say how far the ratings of every image deviate: leave it out")
+        if len(table) > MOST_IMAGES_IN_PAIRS:
+            raise UserError(f"--ratings looks at every pair: {name} has more than {MOST_IMAGES_IN_PAIRS} images")
+
+
 def _changed_settings(arguments: argparse.Namespace, checkpoints: Sequence[Checkpoint]) -> dict:
     """Settings of the runs that the command line or the protocol replaces."""
     if arguments.protocol == "paper":
@@ -469,7 +496,7 @@ def _describe_checkpoint(checkpoint: Checkpoint, config: Config) -> dict:
     made = trained.get("provenance", {})
     return {
         "path": checkpoint.path,
-        "file_hash": file_hash(file / "best.safetensors" if file.is_dir() else file),
+        "file_hash": file_hash(weights_file(file)),
         "trained_on": None if is_published(file) else checkpoint.trained_on(),
         "selected_on": trained.get("protocol", {}).get("selected_on", checkpoint.selected_on()),
         "training_notes": trained.get("protocol", {}).get("notes", []),
@@ -510,7 +537,10 @@ def _describe_protocol(arguments: argparse.Namespace, results: dict) -> dict:
 
 
 def _comparisons(
-    checkpoints: Sequence[Checkpoint], databases: Sequence[Database], predictions: dict[str, list]
+    checkpoints: Sequence[Checkpoint],
+    databases: Sequence[Database],
+    predictions: dict[str, list],
+    ratings: int | None,
 ) -> list[dict]:
     """Every checkpoint after the first against it, on each database."""
     first, *others = checkpoints
@@ -518,7 +548,8 @@ def _comparisons(
     for database in databases:
         for other in others:
             part_a, part_b = (f"{database.name}: {checkpoint.name}" for checkpoint in (first, other))
-            compared = compare_predictions(predictions[part_a], predictions[part_b], first.config.seed)
+            rows_a, rows_b = predictions[part_a], predictions[part_b]
+            compared = compare_predictions(rows_a, rows_b, first.config.seed, ratings=ratings)
             named = {"database": database.name, "a": first.name, "b": other.name, "part_a": part_a, "part_b": part_b}
             found.append(named | compared | {"words": in_words(compared, first.name, other.name)})
     return found
@@ -536,6 +567,9 @@ def _print_results(results: dict, groups: bool) -> None:
     for compared in results["comparisons"]:
         for sentence in [compared["words"], *compared["notes"]]:
             print(f"{compared['database']}: {sentence}")
+        if "krasula" in compared:
+            found = compared["krasula"]
+            print(f"{compared['database']}: {krasula_in_words(found['a'], found['b'], compared['a'], compared['b'])}")
     if len(results["checkpoints"]) > 2:
         print(f"{len(results['comparisons'])} comparisons: p is of each alone, not corrected for their number")
     for note in protocol["notes"]:
@@ -556,6 +590,8 @@ def _verify_files(files: Sequence[str]) -> int:
             print(f"{file}: {name}: stored {stored}, recomputed {recomputed}")
         for name in found.unchecked:
             print(f"{file}: {name}: cannot be recomputed from this file, not checked")
+        for note in found.notes:
+            print(f"{file}: {note}")
         verdict = f"{len(found.differences)} differ" if found.differences else "all agree"
         print(f"{file}: {found.checked} numbers checked, {verdict}")
         code = max(code, 1 if found.differences else 0)

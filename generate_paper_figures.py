@@ -4,9 +4,10 @@
 
 RESULTS are what the project's scripts record: folders of runs, of runs over splits, of ablations, or single JSON
 files of theirs; each is recognised by its content. Every figure is written as PDF and PNG, every table as LaTeX and
-Markdown; `figures.json` says which files and values each one shows. What cannot be drawn is listed as missing with
-the command that makes its results. Published numbers come from `configs/published_results.yaml`; they are drawn
-beside measured ones, hatched and marked, never alone.
+Markdown (each table of ablations as LaTeX of its own), in place of those of an earlier call; `figures.json` says which
+files and values each one shows. What cannot be drawn is listed as missing with the command that makes its results.
+Published numbers come from `configs/published_results.yaml`; they are drawn beside measured ones, hatched and marked,
+never alone.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ TABLES = {
 
 
 def make_all(recorded: Recorded, published: PublishedResults, output: Path) -> dict:
-    """Write every figure and table that the results allow.
+    """Write every figure and table that the results allow, in place of those of an earlier call.
 
     Everything is made before anything is written, so that a field that is missing leaves no half of a set.
 
@@ -121,6 +122,7 @@ def make_all(recorded: Recorded, published: PublishedResults, output: Path) -> d
     """
     made = {name: spec.make(recorded, published) for name, spec in (FIGURES | TABLES).items()}
     output.mkdir(parents=True, exist_ok=True)
+    clear(output)
     manifest: dict[str, Any] = {"figures": {}, "tables": {}, "missing": {}}
     for name, result in made.items():
         if result is None:
@@ -142,12 +144,23 @@ def make_all(recorded: Recorded, published: PublishedResults, output: Path) -> d
 
 
 def write_table(table: Table, path: Path) -> list[Path]:
-    """Write `path` as LaTeX and Markdown."""
-    texts = {".tex": to_latex(table), ".md": to_markdown(table, path.name.replace("_", " "))}
+    """Write `path` as LaTeX, a file for each of the table's parts, and as Markdown."""
+    texts = {f"_{part}.tex": to_latex(cells, table.note) for part, cells in table.parts.items()}
+    texts = texts or {".tex": to_latex(table.cells, table.note)}
+    texts[".md"] = to_markdown(table, path.name.replace("_", " "))
     files = [path.with_name(path.name + ending) for ending in texts]
     for file, text in zip(files, texts.values(), strict=True):
         write_atomically(file, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
     return files
+
+
+def clear(output: Path) -> None:
+    """Remove every figure and table of an earlier call, so that none stays beside a manifest that does not list it."""
+    known = {f"{name}{ending}" for name in FIGURES for ending in (".pdf", ".png")}
+    known |= {f"{name}{ending}" for name in TABLES for ending in (".tex", ".md")}
+    files = [output / name for name in known]
+    for file in [*files, *output.glob("table_ablation_*.tex")]:
+        file.unlink(missing_ok=True)
 
 
 def values_of(key: str, values: Any) -> Iterator[str]:
@@ -164,10 +177,9 @@ def values_of(key: str, values: Any) -> Iterator[str]:
 
 def report(manifest: dict, output: Path) -> None:
     """Print what was drawn, what is missing and what was not used."""
-    for name in manifest["figures"]:
-        print(f"drawn    {output / name}.pdf, .png")
-    for name in manifest["tables"]:
-        print(f"written  {output / name}.tex, .md")
+    for kind, done in (("figures", "drawn   "), ("tables", "written ")):
+        for made in manifest[kind].values():
+            print(f"{done} {output / made['files'][0]}", *made["files"][1:], sep=", ")
     for name, missing in manifest["missing"].items():
         print(f"missing  {name}: needs {missing['needs']}; make it with: {missing['command']}")
     for file in manifest["left_out"]:

@@ -21,12 +21,26 @@ from folders import read_database
 from iqa.config import FIELDS
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.files import write_atomically
+from iqa.history import read_epochs
 from iqa.image_files import open_rgb
 from iqa.report_page import best_and_worst, draw_curve, draw_scatter, fit_errors, render, table_data, thumbnail
-from iqa.results import predictions_table, read_history, read_json, read_results
+from iqa.results import predictions_table, read_json, read_results
 
 GENERATOR = "smart-iqa report.py"  # written into every page, so that nothing else is written over
-_HISTORY_FIELDS = ("epoch", "train_loss", "val_srcc")
+# What the page shows of a results file where it is there, and its kind; null is as good as missing.
+_OPTIONAL = {
+    "training": dict,
+    "training.best_epoch": int,
+    "training.parameters": int,
+    "protocol.n": dict,
+    "protocol.contents": dict,
+    "protocol.notes": list,
+    "provenance.command": str,
+    "provenance.versions": dict,
+    "provenance.machine": dict,
+    "timings.training_seconds": int | float,
+}
+_OPTIONAL_STATISTICS = ("plcc_logistic4", "plcc_logistic5", "outlier_ratio")
 
 
 @dataclass(frozen=True)
@@ -67,6 +81,22 @@ def results_file(run: Path) -> Path:
     return run / "results.json"
 
 
+def check_optional(file: Path, results: dict) -> None:
+    """Take out the optional fields that are null.
+
+    Raises:
+        UserError: one is of another kind than the page shows.
+    """
+    for path, kind in _OPTIONAL.items():
+        *outer, last = path.split(".")
+        around = results if not outer else results.get(outer[0], {})
+        value = around.get(last)
+        if value is None:
+            around.pop(last, None)
+        elif not isinstance(value, kind):
+            raise UserError(f"{file}: field {path!r} is {value!r}, which the page cannot show")
+
+
 def read_parts(file: Path, results: dict) -> list[Part]:
     """The parts of a run's results, then those of the evaluations beside it.
 
@@ -92,15 +122,22 @@ def _parts_of(file: Path, results: dict, suffix: str) -> list[Part]:
         described = results.get("databases", {}).get(database, {})
         crops = f"{config['test_mode']}, {config['test_patch_num']}" if "test_mode" in config else "–"
         table = predictions_table(results, name)
-        parts.append(Part(name + suffix, database, metrics, table, crops, _database_notes(described)))
+        parts.append(Part(name + suffix, database, metrics, table, crops, _database_notes(file, database, described)))
     return parts
 
 
 def _check_part(file: Path, part: str, metrics: dict, rows: list[dict]) -> None:
     """Every number of a part is one, and there are as many rows as the metrics say; statistics may be null."""
-    for field in ("srcc", "plcc", "krcc", "rmse"):
-        if metrics[field] is not None and not isinstance(metrics[field], int | float):
+    for field in _OPTIONAL_STATISTICS:
+        if metrics.get(field) is not None and not isinstance(metrics[field], int | float):
             raise UserError(f"{file}: 'metrics.{part}.{field}': expected a number or null, got {metrics[field]!r}")
+    _listed(file, f"metrics.{part}", metrics, "notes")
+    for field in ("srcc_ci95", "plcc_ci95"):
+        ends = metrics.get(field)
+        if ends is not None and not (
+            isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, int | float | None) for end in ends)
+        ):
+            raise UserError(f"{file}: 'metrics.{part}.{field}': expected two numbers or null, got {ends!r}")
     for i, row in enumerate(rows):
         for field in ("mos", "score"):
             if not (isinstance(row[field], int | float) and math.isfinite(row[field])):
@@ -111,11 +148,17 @@ def _check_part(file: Path, part: str, metrics: dict, rows: list[dict]) -> None:
         )
 
 
-def _database_notes(described: dict) -> list[str]:
-    notes = list(described.get("notes", []))
-    if described.get("left_out"):
-        notes.append(f"{len(described['left_out'])} images of the database were left out as unusable")
-    return notes
+def _database_notes(file: Path, database: str, described: dict) -> list[str]:
+    notes, left_out = (_listed(file, f"databases.{database}", described, key) for key in ("notes", "left_out"))
+    return notes + [f"{len(left_out)} images of the database were left out as unusable"] * bool(left_out)
+
+
+def _listed(file: Path, where: str, around: dict, key: str) -> list:
+    """A list that need not be there."""
+    values = around.get(key)
+    if values is not None and not isinstance(values, list):
+        raise UserError(f"{file}: field '{where}.{key}' is {values!r}, expected a list")
+    return list(values or [])
 
 
 def find_pictures(database: str, config: dict, data_root: str | None) -> tuple[dict[str, str], str | None]:
@@ -172,7 +215,7 @@ def describe_part(part: Part, config: dict, data_root: str | None) -> dict:
         "database": part.database,
         "metrics": part.metrics,
         "crops": part.crops,
-        "notes": [*part.metrics.get("notes", []), *part.notes],
+        "notes": [*(part.metrics.get("notes") or []), *part.notes],
         "scatter": draw_scatter(part.table, _mos_label(part.database)),
         "no_logistic": fitted.reason,
         "best": best_cards,
@@ -206,16 +249,11 @@ def read_curves(file: Path, results: dict) -> dict | None:
     """The epochs of a run and their curves, or None where no history lies beside the results.
 
     Raises:
-        UserError: a line without a needed field.
+        UserError: a line without a needed field, or one that is no number.
     """
-    history_file = file.parent / "history.jsonl"
-    history = read_history(history_file) if history_file.is_file() else []
+    history = read_epochs(file.parent / "history.jsonl")
     if not history:
         return None
-    for i, line in enumerate(history, 1):
-        for field in _HISTORY_FIELDS:
-            if field not in line:
-                raise UserError(f"{history_file}, line {i}: no field {field!r}")
     epochs = [line["epoch"] for line in history]
     chosen = results.get("training", {}).get("best_epoch")
     labels = {"train_loss": "training loss", "val_srcc": f"{results['protocol'].get('selected_on', 'val')} SRCC"}
@@ -279,6 +317,7 @@ def gather(run: str | Path, data_root: str | None = None) -> dict:
     """
     file = results_file(Path(run))
     results = read_results(file)
+    check_optional(file, results)
     config, folder = results["config"], file.resolve().parent
     parts = read_parts(file, results)
     changed, kept = settings_rows(config)

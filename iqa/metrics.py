@@ -22,11 +22,13 @@ from scipy import optimize, special, stats
 from iqa.errors import UserError
 
 FEWEST_IMAGES = 3  # two points always lie on a line: their correlation says nothing
-FEWEST_CONTENTS = 10  # below this a percentile interval covers clearly less than it claims
+# Below this a percentile interval covers clearly less than it claims. `iqa.significance` widens its own for the number
+# of contents and so decides from fewer on.
+FEWEST_CONTENTS = 10
 MOST_IMAGES_IN_PAIRS = 12_000  # 72 million pairs: where each is looked at, more would take minutes or gigabytes
 QUALITY_LEVELS = ("Very Low", "Low", "Mid", "High", "Very High")  # fifths of the mos distribution
 RESAMPLES = 2000  # of the intervals in a results file
-PAIR_CELLS = 2**22  # pairs of images held at once: 32 MiB of float64
+PAIR_CELLS = 2**19  # pairs of images held at once: 4 MiB of float64
 RESAMPLE_CELLS = 2**17  # images x resamples held at once: 1 MiB of float64 stays in the processor's cache
 
 
@@ -47,7 +49,7 @@ def finite_vector(values: ArrayLike, name: str) -> np.ndarray:
     """
     try:
         vector = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{name}: expected numbers, got something else ({error})") from error
     if vector.ndim != 1:
         raise UserError(f"{name}: expected one dimension (n,), got shape {vector.shape}")
@@ -268,6 +270,7 @@ NARROWEST, WIDEST = 0.01, 30.0
 OUTSIDE = 3.0  # how far the middle of the curve may lie beyond the scores, same unit
 START_QUANTILES = (0.1, 0.3, 0.5, 0.7, 0.9)
 START_WIDTHS = (0.1, 0.3, 1.0, 3.0)
+FAR_OFF = 0.1  # most scores spread by less than this: some others lie far off and have made the deviation
 REFINED_STARTS = 3
 
 
@@ -303,8 +306,8 @@ def fit_logistic(scores: ArrayLike, mos: ArrayLike, parameters: int = 4) -> Logi
 
     Given the curve's middle b3 and width |b4| or 1/b2, the rest is a linear problem with one solution; so the
     search is over those two alone (variable projection, Golub and Pereyra 1973), refined from the best of 20
-    starts. Nothing forces the curve to rise: scores that rank backwards get a falling one, whose PLCC is
-    positive.
+    starts, or of more where some scores lie far off. Nothing forces the curve to rise: scores that rank
+    backwards get a falling one, whose PLCC is positive.
 
     Returns:
         The best fit; where none exists, NaN coefficients and the `reason`.
@@ -340,6 +343,22 @@ def _standardised(values: np.ndarray) -> np.ndarray:
     return centred / centred.std()
 
 
+def _spread_of_most(scores: np.ndarray) -> float:
+    """Spread of most of the standardised scores where others lie far off, else 1, their deviation.
+
+    It is the interquartile range, in units of what a normal distribution's is in deviations.
+    """
+    low, high = np.quantile(scores, [0.25, 0.75])
+    spread = float(high - low) / 1.349
+    return spread if 0 < spread < FAR_OFF else 1.0
+
+
+def _start_widths(spread: float) -> np.ndarray:
+    """Logarithms of the widths to start from, two decades at a time down to the spread of most scores."""
+    decades = 2 * np.arange(round(-np.log10(spread) / 2) + 1)
+    return np.log(np.outer(10.0**-decades, START_WIDTHS).ravel())
+
+
 def _design(scores: np.ndarray, parameters: int, middle: float, width: float) -> np.ndarray:
     """Columns whose weighted sum is the curve: (n, 2) for 4 parameters, (n, 3) for 5."""
     curve = special.expit((scores - middle) / width)
@@ -358,11 +377,12 @@ def _search(scores: np.ndarray, mos: np.ndarray, parameters: int) -> tuple[float
     def cost(point: Sequence[float]) -> float:
         return -_explained(scores, mos_rest, linear, point[0], np.exp(point[1])) / scores.size
 
-    middles, widths = np.quantile(scores, START_QUANTILES), np.log(START_WIDTHS)
-    starts = sorted(itertools.product(middles, widths), key=cost)[:REFINED_STARTS]
+    spread = _spread_of_most(scores)
+    starts = itertools.product(np.quantile(scores, START_QUANTILES), _start_widths(spread))
+    starts = sorted(starts, key=cost)[:REFINED_STARTS]
     bounds = [
         (scores.min() - OUTSIDE, scores.max() + OUTSIDE),
-        (np.log(NARROWEST), np.log(WIDEST)),
+        (np.log(NARROWEST * spread), np.log(WIDEST)),
     ]
     # A simplex needs no slope, which a curve steeper than the gaps between scores does not have.
     search = {
@@ -548,23 +568,24 @@ def _resampled_concordance(scores: np.ndarray, mos: np.ndarray, drawn: Resamplin
     """Concordant minus discordant pairs in each resample, (resamples,): the quadratic form w' S w / 2.
 
     S_ij sums the signs of the pairs between contents i and j, w_j is how often content j was drawn. A few rows
-    of S at a time are made and used.
+    of S at a time are made and used, from the diagonal on: S is symmetric, so what lies right of it counts twice.
     """
     order = np.argsort(drawn.clusters, kind="stable")
     scores, mos, clusters = scores[order], mos[order], drawn.clusters[order]
     start = np.searchsorted(clusters, np.arange(clusters[-1] + 2))  # content j is rows start[j] .. start[j + 1]
-    # No sum of signs exceeds images x largest content, so that single precision, twice as fast, is often exact.
-    exact = np.float32 if scores.size * np.diff(start).max() < 2**24 else np.float64
+    # No such sum exceeds 2 x images x largest content, so that single precision, twice as fast, is often exact.
+    exact = np.float32 if 2 * scores.size * np.diff(start).max() < 2**24 else np.float64
     drawn_of = np.concatenate(list(resample_counts(np.arange(len(start) - 1), *drawn[1:])), axis=1).astype(exact)
     total = np.zeros(drawn.resamples)
     width = max(1, PAIR_CELLS // (scores.size * int(np.diff(start).max())))
     for low in range(0, len(start) - 1, width):
         high = min(low + width, len(start) - 1)
-        rows = slice(start[low], start[high])
-        signs = np.sign(scores[rows, None] - scores) * np.sign(mos[rows, None] - mos)  # (rows, n)
-        by_content = np.add.reduceat(signs, start[:-1], axis=1)  # (rows, contents)
+        rows, columns = slice(start[low], start[high]), slice(start[low], None)
+        signs = np.sign(scores[rows, None] - scores[columns]) * np.sign(mos[rows, None] - mos[columns])
+        by_content = np.add.reduceat(signs, start[low:-1] - start[low], axis=1)  # (rows, contents from low on)
         by_content = np.add.reduceat(by_content, start[low:high] - start[low], axis=0).astype(exact)
-        total += np.einsum("cr,cr->r", drawn_of[low:high], by_content @ drawn_of, dtype=np.float64)
+        by_content[:, high - low :] *= 2
+        total += np.einsum("cr,cr->r", drawn_of[low:high], by_content @ drawn_of[low:], dtype=np.float64)
     return total / 2
 
 

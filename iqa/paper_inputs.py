@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from iqa.errors import UserError
-from iqa.results import check_results, read_history
+from iqa.history import read_epochs
+from iqa.results import check_results
 
 # A field that only this kind of file has at its top.
 SIGNS = {
@@ -38,6 +39,17 @@ SIGNS = {
 }
 ANALYSES = ("attention", "weights")
 EXPECTED = "results.json, summary.json, table.json, complexity.json, attention_analysis.json, target_weights.json"
+# Settings that figures are sorted and named by, and their kinds.
+USED_SETTINGS = {
+    "dataset": str,
+    "also_train_on": list,
+    "backbone": str,
+    "fusion": str,
+    "loss_type": str,
+    "select_on": str,
+    "lr": int | float,
+    "ranking_loss_alpha": int | float,
+}
 # Settings that say where and as what a run was made, not what was trained.
 PLACE = {"name", "seed", "results_dir", "data_root", "num_workers", "device", "train_test_num"}
 
@@ -77,16 +89,49 @@ class Record:
             raise UserError(f"{self.file}: field {dotted(path)!r} is {value!r}, expected a number")
         return float(value)
 
-    def items(self, *path: str | int) -> list | dict:
-        """The list or mapping at a path.
+    def finite(self, *path: str | int) -> float:
+        """The number at a path, which null is none of.
 
         Raises:
-            UserError: no such field, or empty, or neither a list nor a mapping.
+            UserError: no such field, or no finite number.
         """
+        number = self.number(*path)
+        if not math.isfinite(number):
+            raise UserError(f"{self.file}: field {dotted(path)!r} is {self.field(*path)!r}, expected a number")
+        return number
+
+    def rows(self, *path: str | int) -> list:
+        """The list at a path.
+
+        Raises:
+            UserError: no such field, or no list, or an empty one.
+        """
+        return self._filled(list, "a list", path)
+
+    def fields(self, *path: str | int) -> dict:
+        """The object at a path.
+
+        Raises:
+            UserError: no such field, or no object, or an empty one.
+        """
+        return self._filled(dict, "an object", path)
+
+    def _filled(self, kind: type, name: str, path: Sequence[str | int]) -> Any:
         value = self.field(*path)
-        if not isinstance(value, list | dict) or not value:
+        if not isinstance(value, kind):
+            raise UserError(f"{self.file}: field {dotted(path)!r} is {value!r}, expected {name}")
+        if not value:
             raise UserError(f"{self.file}: field {dotted(path)!r} holds nothing")
         return value
+
+    def optional(self, *path: str | int) -> dict:
+        """The object at a path whose last field older files lack; empty where it is missing, null or empty.
+
+        Raises:
+            UserError: something else is there.
+        """
+        around = self.field(*path[:-1])
+        return self.fields(*path) if isinstance(around, dict) and around.get(path[-1]) not in (None, {}) else {}
 
 
 @dataclass(frozen=True)
@@ -275,9 +320,9 @@ def _kind(file: Path, content: Any) -> str:
 
 def _role(record: Record) -> str:
     """Whose results: a baseline's (it says its model), a run's (it has a part `test`) or an evaluation's."""
-    if "model" in record.items("protocol"):
+    if "model" in record.fields("protocol"):
         return "baseline"
-    return "run" if "test" in record.items("metrics") else "evaluation"
+    return "run" if "test" in record.fields("metrics") else "evaluation"
 
 
 def _named(file: Path, kind: str, content: dict) -> Record:
@@ -297,7 +342,7 @@ def _named(file: Path, kind: str, content: dict) -> Record:
 
 def _whole_run(record: Record) -> Run:
     history_file, baseline_file = record.file.parent / "history.jsonl", record.file.parent / "ridge_baseline.json"
-    history = read_history(history_file) if history_file.is_file() else []
+    history = read_epochs(history_file)
     baseline = None
     if baseline_file.is_file():
         content = check_results(_load(baseline_file), baseline_file)
@@ -328,19 +373,29 @@ def measured_rows(recorded: Recorded) -> list[Row]:
 
 
 def _row_of_results(record: Record, experiment: str) -> Row:
-    settings = record.items("config")
+    settings = _settings(record, "config")
     scores: dict[str, dict[str, Score]] = {}
     for part in record.field("metrics"):
         name = "test" if part == settings.get("dataset") else part
         scores[name] = {key: _score_of_results(record, part, key) for key in ("srcc", "plcc", "krcc", "rmse")}
-    protocol = record.items("protocol")
+    protocol = record.fields("protocol")
     if experiment == "baselines":
         says = str(protocol["model"])
     else:
         split = [f"split {protocol['split']}"] if protocol.get("split") else []
         says = ", ".join([*split, f"selected on {protocol.get('selected_on', 'not recorded')}"])
-    parameters = record.content.get("training", {}).get("parameters", math.nan)
+    parameters = record.number("training", "parameters") if "parameters" in record.optional("training") else math.nan
     return Row(record.name, experiment, settings, scores, says, parameters)
+
+
+def _settings(record: Record, *path: str | int) -> dict:
+    """The settings at a path, empty where there are none; those that figures use are of their kind, or left out."""
+    settings = record.optional(*path)
+    for key, kind in USED_SETTINGS.items():
+        if settings.get(key) is not None and not isinstance(settings[key], kind):
+            where = dotted((*path, key))
+            raise UserError(f"{record.file}: field {where!r} is {settings[key]!r}, which is no such setting")
+    return {key: value for key, value in settings.items() if value is not None or key not in USED_SETTINGS}
 
 
 def _rows_of_evaluation(record: Run) -> list[Row]:
@@ -348,12 +403,13 @@ def _rows_of_evaluation(record: Run) -> list[Row]:
     if "parts" not in record.content:
         return [_row_of_results(record, "evaluations")]
     rows = []
-    for name, checkpoint in record.items("checkpoints").items():
+    for name in record.fields("checkpoints"):
+        checkpoint = record.fields("checkpoints", name)
         trained_on = checkpoint.get("trained_on") or []
         names = [trained_on] if isinstance(trained_on, str) else list(trained_on)
         scores = {}
-        for part, about in record.items("parts").items():
-            if about.get("checkpoint") == name:
+        for part in record.fields("parts"):
+            if record.fields("parts", part).get("checkpoint") == name:
                 database = record.field("parts", part, "database")
                 key = "test" if database in names[:1] else database
                 scores[key] = {k: _score_of_results(record, part, k) for k in ("srcc", "plcc", "krcc", "rmse")}
@@ -370,22 +426,22 @@ def _score_of_results(record: Record, part: str, key: str) -> Score:
     interval = record.field("metrics", part).get(f"{key}_ci95")
     if interval is not None:
         low, high = (record.number("metrics", part, f"{key}_ci95", i) for i in range(2))
-    value, n = record.number("metrics", part, key), record.number("metrics", part, "n")
+    value, n = record.number("metrics", part, key), record.finite("metrics", part, "n")
     return Score(value, low, high, int(n), "images", ((record.file, dotted(("metrics", part, key))),))
 
 
 def _row_of_splits(record: Record) -> Row:
     scores = {
-        part: {key: _mean_score(record, "splits", "summary", part, key) for key in found}
-        for part, found in record.items("summary").items()
+        part: {key: _mean_score(record, "splits", "summary", part, key) for key in record.fields("summary", part)}
+        for part in record.fields("summary")
     }
-    settings = record.items("config")
+    settings = _settings(record, "config")
     return Row(record.name, "splits", settings, scores, f"selected on {settings.get('select_on', 'not recorded')}")
 
 
 def _mean_score(record: Record, over: str, *path: str | int) -> Score:
     mean, deviation = record.number(*path, "mean"), record.number(*path, "std")
-    n = int(record.number(*path, "n"))
+    n = int(record.finite(*path, "n"))
     source = (record.file, dotted((*path, "mean")))
     return Score(mean, mean - deviation, mean + deviation, n, over, (source,))
 
@@ -393,13 +449,13 @@ def _mean_score(record: Record, over: str, *path: str | int) -> Score:
 def ablation_rows(table: Record) -> list[Row]:
     """The rows of one table of `run_ablations.py`."""
     rows = []
-    for i, row in enumerate(table.items("rows")):
+    for i in range(len(table.rows("rows"))):
         name = str(table.field("rows", i, "row"))
         scores = {
             part: {key: _mean_score(table, "seeds", "rows", i, "parts", part, key) for key in ("srcc", "plcc")}
-            for part in table.items("rows", i, "parts")
+            for part in table.fields("rows", i, "parts")
         }
-        settings = row.get("config") or _settings_in_name(name)
+        settings = _settings(table, "rows", i, "config") or _settings_in_name(name)
         selected = f"selected on {settings['select_on']}" if "select_on" in settings else "selection not recorded"
         parameters = table.number("rows", i, "parameters")
         rows.append(Row(name, table.name, settings, scores, selected, parameters))

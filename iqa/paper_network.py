@@ -6,17 +6,15 @@ As `iqa.paper_scores`: what was recorded and what was published in, a figure wit
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 
-from iqa.paper_inputs import Record, Recorded
+from iqa.errors import UserError
+from iqa.paper_inputs import Record, Recorded, dotted
 from iqa.paper_scores import Drawn
 from iqa.plots import (
     COLOURS,
-    MARKERS,
     PAGE_WIDTH,
     PUBLISHED_HATCH,
     SHADES,
@@ -27,6 +25,8 @@ from iqa.plots import (
     new_grid,
     new_panels,
     published_legend,
+    scatter_by_label,
+    scatter_by_mos,
     shorten,
 )
 from iqa.published_results import PublishedEntry, PublishedResults
@@ -34,12 +34,13 @@ from iqa.published_results import PublishedEntry, PublishedResults
 # Parts of a network in the order they compute, with the words of the figure.
 PARTS = {
     "backbone": "backbone",
+    "content": "content vector",
     "fusion": "fusion",
     "reduce": "reduce",
     "hypernet": "HyperNet",
-    "content": "content vector",
     "target_net": "TargetNet",
 }
+# Where each part is drawn: column from the left, row from the bottom.
 PLACES = {
     "backbone": (0, 0.5),
     "fusion": (1.1, 1),
@@ -57,6 +58,7 @@ ARROWS = (
     ("content", "target_net"),
 )
 CHANGED = "#DCEAF6"
+NETWORK_HEIGHT = 1.75  # inches
 # Quantity of `complexity.py` -> title; what is published of it.
 COSTS = {
     "parameters": ("parameters (million)", "parameters_millions"),
@@ -68,10 +70,10 @@ COSTS = {
 
 def draw_architecture(recorded: Recorded, published: PublishedResults) -> Drawn | None:
     """Networks under each other, drawn from their own shapes; parts that differ from the first one are shaded."""
-    networks = [(record, i) for record in recorded.networks for i in range(len(record.items("networks")))]
+    networks = [(record, i) for record in recorded.networks for i in range(len(record.rows("networks")))]
     if not networks:
         return None
-    figure, all_axes = new_panels(PAGE_WIDTH, [1.75] * len(networks))
+    figure, all_axes = new_panels(PAGE_WIDTH, [NETWORK_HEIGHT] * len(networks))
     values: dict[str, dict] = {}
     first: dict[str, dict] = {}
     for axes, (record, i) in zip(all_axes, networks, strict=True):
@@ -81,19 +83,36 @@ def draw_architecture(recorded: Recorded, published: PublishedResults) -> Drawn 
         name = str(record.field("networks", i, "name"))
         total = sum(part["parameters"] for part in parts.values())
         axes.set_title(f"{name}: {total / 1e6:.2f} M parameters", loc="left")
-        _draw_network(axes, parts, changed)
+        draw_network(axes, parts, changed)
         values[name] = {"file": str(record.file), "field": f"networks.{i}", "parts": parts, "shaded": sorted(changed)}
     return Drawn(figure, values)
 
 
 def _part(record: Record, network: int, part: str) -> dict:
     path = ("networks", network, "parts", part)
-    return {key: record.field(*path, key) for key in ("kind", "shapes")} | {
-        "parameters": record.number(*path, "parameters")
+    return {
+        "kind": str(record.field(*path, "kind")),
+        "shapes": [_shape(record, (*path, "shapes", i)) for i in range(len(record.rows(*path, "shapes")))],
+        "parameters": record.finite(*path, "parameters"),
     }
 
 
-def _draw_network(axes, parts: dict[str, dict], changed: set[str]) -> None:
+def _shape(record: Record, path: tuple) -> list[int]:
+    """The sides of one output; none of a single number."""
+    sides = record.field(*path)
+    if not isinstance(sides, list):
+        raise UserError(f"{record.file}: field {dotted(path)!r} is {sides!r}, expected a list")
+    return [int(record.finite(*path, i)) for i in range(len(sides))]
+
+
+def draw_network(axes, parts: dict[str, dict], changed: Collection[str] = ()) -> None:
+    """Boxes for the parts of a network, arrows for what flows between them.
+
+    Args:
+        axes: to draw on; `NETWORK_HEIGHT` inches high.
+        parts: by name of `PARTS`: `kind`, output `shapes` without the batch, number of `parameters`.
+        changed: parts to shade.
+    """
     axes.set_axis_off()
     axes.set(xlim=(-0.48, 4.42), ylim=(-0.42, 1.5))
     boxes = {}
@@ -116,7 +135,7 @@ def _in_pairs(shapes: Sequence[str]) -> list[str]:
 
 def draw_complexity(recorded: Recorded, published: PublishedResults) -> Drawn | None:
     """Parameters, operations, latency and memory of every variant."""
-    variants = [(record, i) for record in recorded.complexity for i in range(len(record.items("variants")))]
+    variants = [(record, i) for record in recorded.complexity for i in range(len(record.rows("variants")))]
     if not variants:
         return None
     several = len(recorded.complexity) > 1
@@ -159,7 +178,11 @@ def variant_costs(record: Record, index: int) -> dict[str, tuple[float, float, f
 
 def smallest_batch(record: Record, index: int) -> str:
     """The smallest batch whose latency was measured."""
-    return min(record.items("variants", index, "latency_ms_per_image"), key=int)
+    batches = record.fields("variants", index, "latency_ms_per_image")
+    if not all(batch.isdigit() for batch in batches):
+        where = f"variants.{index}.latency_ms_per_image"
+        raise UserError(f"{record.file}: field {where!r} has {', '.join(batches)}, expected batch sizes")
+    return min(batches, key=int)
 
 
 def _batch(variants: Sequence[tuple[Record, int]]) -> str:
@@ -210,7 +233,7 @@ def draw_attention(recorded: Recorded, published: PublishedResults) -> Drawn | N
 
 def has_stage_weights(record: Record) -> bool:
     """Whether the analysis weighed stages; some fusions have no stage weights, and then no level has means."""
-    return any("mean" in row for row in record.items("levels").values())
+    return any("mean" in record.fields("levels", level) for level in record.fields("levels"))
 
 
 def published_attention(weighed: Sequence[Record], published: PublishedResults) -> PublishedEntry | None:
@@ -221,7 +244,7 @@ def published_attention(weighed: Sequence[Record], published: PublishedResults) 
 def _levels(record: Record) -> dict[str, tuple[list[float], list[float]]]:
     return {
         level: tuple([record.number("levels", level, key, i) for i in range(4)] for key in ("mean", "std"))
-        for level in record.items("levels")
+        for level in record.fields("levels")
     }
 
 
@@ -257,8 +280,10 @@ def draw_target_weights(recorded: Recorded, published: PublishedResults) -> Draw
         points = _points(record, path)
         shares = [record.number(*path, "explained_variance", k) for k in range(2)]
         by_content, by_mos = all_axes[2 * i : 2 * i + 2]
-        _draw_by_content(by_content, points)
-        _draw_by_mos(figure, by_mos, points)
+        scatter_by_label(by_content, points["pc1"], points["pc2"], points["content"], len(COLOURS))
+        by_content.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, fontsize=6, markerscale=1.4)
+        drawn = scatter_by_mos(by_mos, points["pc1"], points["pc2"], points["mos"])
+        figure.colorbar(drawn, ax=by_mos, label="mos")
         by_content.set_title(f"{shorten(name, 40)}: by content", loc="left")
         by_mos.set_title("by mos", loc="left")
         for axes in (by_content, by_mos):
@@ -270,37 +295,10 @@ def draw_target_weights(recorded: Recorded, published: PublishedResults) -> Draw
 
 def _models(record: Record) -> list[tuple]:
     """Paths to the analyses of one file: of one model, or of several under `models`."""
-    several = record.content.get("models")
-    if several is None:
-        return [()]
-    return [("models", key) for key in (several if isinstance(several, dict) else range(len(several)))]
+    return [("models", key) for key in record.optional("models")] or [()]
 
 
 def _points(record: Record, path: tuple) -> dict[str, list]:
-    count = len(record.items(*path, "images"))
-    points = {key: [record.number(*path, "images", i, key) for i in range(count)] for key in ("pc1", "pc2", "mos")}
+    count = len(record.rows(*path, "images"))
+    points = {key: [record.finite(*path, "images", i, key) for i in range(count)] for key in ("pc1", "pc2", "mos")}
     return points | {"content": [str(record.field(*path, "images", i, "content")) for i in range(count)]}
-
-
-def _draw_by_content(axes, points: dict[str, list]) -> None:
-    """The contents with most images in colours and markers of their own, the others grey."""
-    contents, counts = np.unique(points["content"], return_counts=True)
-    own = list(contents[np.argsort(-counts, kind="stable")][: len(COLOURS)])
-    if len(contents) > len(own):
-        own = own[:-1]  # leaves an entry of the legend for the rest
-    x, y, content = (np.array(points[key]) for key in ("pc1", "pc2", "content"))
-    rest = ~np.isin(content, own)
-    if rest.any():
-        label = f"{len(contents) - len(own)} other contents"
-        axes.scatter(x[rest], y[rest], s=5, color="0.75", linewidths=0, label=label)
-    for i, name in enumerate(own):
-        mine = content == name
-        style = {"color": COLOURS[i], "marker": MARKERS[i], "linewidths": 0, "label": shorten(name, 22)}
-        axes.scatter(x[mine], y[mine], s=9, alpha=0.8, **style)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=2, fontsize=6, markerscale=1.4)
-
-
-def _draw_by_mos(figure, axes, points: dict[str, list]) -> None:
-    norm = Normalize(min(points["mos"]), max(points["mos"]))
-    axes.scatter(points["pc1"], points["pc2"], c=points["mos"], cmap="cividis", norm=norm, s=9, linewidths=0)
-    figure.colorbar(ScalarMappable(norm, "cividis"), ax=axes, label="mos")

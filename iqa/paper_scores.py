@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 
-from iqa.errors import UserError
 from iqa.metrics import fit_logistic
 from iqa.paper_inputs import Recorded, Row, Run, Score, Sweep, measured_rows, sweeps
 from iqa.plots import (
@@ -38,7 +37,6 @@ from iqa.plots import (
     shorten,
 )
 from iqa.published_results import PublishedEntry, PublishedResults
-from iqa.results import predictions_table
 
 CHAIN = ("C0", "A2", "A1", "E6")
 SWIN_SIZES = ("nano", "tiny", "small", "base")
@@ -338,14 +336,7 @@ def draw_training_curves(recorded: Recorded, published: PublishedResults) -> Dra
 
 
 def _of_history(run: Run, key: str) -> list[float]:
-    """One column of a run's epochs; null is NaN.
-
-    Raises:
-        UserError: an epoch lacks it.
-    """
-    for number, line in enumerate(run.history, start=1):
-        if not isinstance(line, dict) or key not in line:
-            raise UserError(f"{run.history_file}, line {number}: no field {key!r}")
+    """One column of a run's epochs; null is NaN."""
     return [math.nan if line[key] is None else line[key] for line in run.history]
 
 
@@ -356,13 +347,14 @@ def draw_scatter(recorded: Recorded, published: PublishedResults) -> Drawn | Non
     if not shown:
         return None
     tables = [_predictions(run, part) for _, run, part in shown]
-    contents = list(dict.fromkeys(c for table in tables if "content" in table for c in table["content"]))
+    contents = list(dict.fromkeys(c for table in tables for c in table["content"]))
     colours = contents if 1 < len(contents) <= len(COLOURS) else []  # few: see that no single one makes the correlation
     figure, all_axes = new_grid(len(shown))
     values = {}
     for axes, (name, run, part), table in zip(all_axes, shown, tables, strict=True):
         curve = _draw_points(axes, table, colours)
-        metrics = {key: run.number("metrics", part, key) for key in ("n", "srcc", "plcc")}
+        metrics = {"n": run.finite("metrics", part, "n")}
+        metrics |= {key: run.number("metrics", part, key) for key in ("srcc", "plcc")}
         correlations = ", ".join(f"{key.upper()} {_text(metrics[key])}" for key in ("srcc", "plcc"))
         small = len(shown) > 9  # four panels a row: n gets a line of its own
         count = ("\n" if small else ", ") + f"n = {metrics['n']:.0f}"
@@ -377,11 +369,14 @@ def draw_scatter(recorded: Recorded, published: PublishedResults) -> Drawn | Non
 
 
 def _predictions(run: Run, part: str) -> pd.DataFrame:
-    table = predictions_table(run.content, part)
-    for column in ("score", "mos"):
-        if column not in table:
-            raise UserError(f"{run.file}: no field 'predictions.{part}.0.{column}'")
-    return table
+    """Columns score, mos and content of a part.
+
+    Raises:
+        UserError: a score or mos is no finite number; it is named.
+    """
+    rows = run.rows("predictions", part)
+    table = {key: [run.finite("predictions", part, i, key) for i in range(len(rows))] for key in ("score", "mos")}
+    return pd.DataFrame(table | {"content": [str(row.get("content") or "(none)") for row in rows]})
 
 
 def _draw_points(axes, table: pd.DataFrame, contents: Sequence[str]) -> dict:

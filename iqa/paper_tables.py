@@ -7,8 +7,9 @@ could show. Published rows stand beside measured ones and are marked so.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
 
 import pandas as pd
 
@@ -44,11 +45,15 @@ _LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text cells, and the values it shows."""
+    """A table of text cells, and the values it shows.
+
+    `parts` are the tables that LaTeX gets in place of one that is too wide for a page, by the ending of their names.
+    """
 
     cells: pd.DataFrame
     values: dict
     note: str
+    parts: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
 def to_markdown(table: Table, title: str) -> str:
@@ -60,13 +65,13 @@ def to_markdown(table: Table, title: str) -> str:
     return "\n".join([f"# {title}", "", *lines, "", table.note, ""])
 
 
-def to_latex(table: Table) -> str:
-    r"""The table as a `tabular` to \input into a document that uses the package booktabs."""
-    columns = list(table.cells.columns)
-    align = "".join(r"p{0.2\linewidth}" if c in PROSE else "l" if _is_text(table.cells[c]) else "r" for c in columns)
-    lines = [f"% needs \\usepackage{{booktabs}}; {' '.join(table.note.split())}", rf"\begin{{tabular}}{{{align}}}"]
+def to_latex(cells: pd.DataFrame, note: str) -> str:
+    r"""Cells as a `tabular` to \input into a document that uses the package booktabs."""
+    columns = list(cells.columns)
+    align = "".join(r"p{0.2\linewidth}" if c in PROSE else "l" if _is_text(cells[c]) else "r" for c in columns)
+    lines = [f"% needs \\usepackage{{booktabs}}; {' '.join(note.split())}", rf"\begin{{tabular}}{{{align}}}"]
     lines += [r"\toprule", _latex_row(columns), r"\midrule"]
-    lines += [_latex_row(row) for row in table.cells.itertuples(index=False)]
+    lines += [_latex_row(row) for row in cells.itertuples(index=False)]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", ""])
 
 
@@ -145,21 +150,39 @@ def _filled(cells: Sequence[dict]) -> pd.DataFrame:
 
 
 def ablation_table(recorded: Recorded, published: PublishedResults) -> Table | None:
-    """Every row of every ablation table with its costs and its comparison with the table's baseline."""
-    cells, values = [], {}
+    """Every row of every ablation table with its costs and its comparison with the table's baseline.
+
+    LaTeX gets a table for each of them, named by it and without the column that would name it in every row.
+    """
+    cells, values, parts = [], {}, {}
     for table in recorded.ablations:
+        first = len(cells)
         for i, row in enumerate(ablation_rows(table)):
             cells.append(_ablation_cells(table, i, row))
             values[f"{table.name}: {row.name}"] = {
                 part: {key: score.as_values for key, score in scores.items()} for part, scores in row.scores.items()
-            } | {"costs": _ablation_costs(table, i)}
+            } | {"costs": _ablation_costs(table, i), **_against_baseline(table, i)}
             if (found := published.counterpart(row.name, row.settings)) is not None:
                 entry, key = found
                 numbers = {f"test {name.upper()}": f"{entry.rows[key][name]:.4f}" for name in ("srcc", "plcc")}
                 label = f"{row.name} (published)"
                 cells.append({"ablation": table.name, "row": label, **numbers, "source": _cited(entry, key)})
                 values[f"{table.name}: {label}"] = {**_pick(entry.rows[key], "srcc", "plcc"), **entry.cite(key)}
-    return Table(_filled(cells), values, _NOTE) if cells else None
+        parts[_file_ending(table.name, parts)] = _filled(cells[first:]).drop(columns="ablation")
+    return Table(_filled(cells), values, _NOTE, parts) if cells else None
+
+
+def _file_ending(name: str, taken: Collection[str]) -> str:
+    """A name of letters, digits, `_`, `-` and `.` that no other table has; LaTeX takes no others."""
+    ending = re.sub(r"[^A-Za-z0-9_.-]+", "_", name) or "_"
+    return ending if ending not in taken else _file_ending(f"{ending}_{len(taken)}", taken)
+
+
+def _against_baseline(table: Record, index: int) -> dict[str, str]:
+    """The row's `verdict` against the `baseline` of its table; a dash for the baseline itself."""
+    versus = table.field("rows", index, "versus_baseline")
+    verdict = "-" if versus is None else str(table.field("rows", index, "versus_baseline", "verdict"))
+    return {"verdict": verdict, "baseline": str(table.field("baseline"))}
 
 
 def _ablation_costs(table: Record, index: int) -> dict[str, float]:
@@ -168,22 +191,21 @@ def _ablation_costs(table: Record, index: int) -> dict[str, float]:
 
 
 def _ablation_cells(table: Record, index: int, row: Row) -> dict[str, str]:
-    cells = {"ablation": table.name, "row": row.name, "seeds": f"{table.number('rows', index, 'seeds'):.0f}"}
+    cells = {"ablation": table.name, "row": row.name, "seeds": f"{table.finite('rows', index, 'seeds'):.0f}"}
     for part, scores in row.scores.items():
         cells |= {f"{part} {key.upper()}": score.text for key, score in scores.items()}
-    versus = table.field("rows", index, "versus_baseline")
-    baseline = table.field("baseline")
-    cells[f"versus {baseline}"] = (
-        "-" if versus is None else str(table.field("rows", index, "versus_baseline", "verdict"))
-    )
     costs = _ablation_costs(table, index)
-    return cells | {
-        "parameters (M)": _number(costs["parameters"] / 1e6, 2),
-        "GMACs": _number(costs["macs"] / 1e9, 2),
-        "ms/image": _number(costs["cpu_latency_ms"], 0),
-        "s/epoch": _number(costs["seconds_per_epoch"], 0),
-        "best epoch": _number(costs["epochs_to_best"], 1),
-    }
+    return (
+        cells
+        | _against_baseline(table, index)
+        | {
+            "parameters (M)": _number(costs["parameters"] / 1e6, 2),
+            "GMACs": _number(costs["macs"] / 1e9, 2),
+            "ms/image": _number(costs["cpu_latency_ms"], 0),
+            "s/epoch": _number(costs["seconds_per_epoch"], 0),
+            "best epoch": _number(costs["epochs_to_best"], 1),
+        }
+    )
 
 
 def _number(value: float, decimals: int) -> str:
@@ -219,7 +241,7 @@ def complexity_table(recorded: Recorded, published: PublishedResults) -> Table |
     """Parameters, MACs, FLOPs, latency and memory of every variant."""
     cells, values = [], {}
     for record in recorded.complexity:
-        for i in range(len(record.items("variants"))):
+        for i in range(len(record.rows("variants"))):
             name = str(record.field("variants", i, "variant"))
             found = _costs(record, i)
             batch = smallest_batch(record, i)
@@ -259,10 +281,10 @@ def attention_table(recorded: Recorded, published: PublishedResults) -> Table | 
     weighed = [record for record in recorded.attention if has_stage_weights(record)]
     cells, values = [], {}
     for record in weighed:
-        for level in record.items("levels"):
+        for level in record.fields("levels"):
             mean, std = ([record.number("levels", level, key, i) for i in range(4)] for key in ("mean", "std"))
             weights = {f"stage {i}": _weight(mean[i], std[i]) for i in range(4)}
-            n = record.number("levels", level, "n")
+            n = record.finite("levels", level, "n")
             cells.append({"analysis": record.name, "level": level, "n": f"{n:.0f}", **weights})
             where = {"file": str(record.file), "field": f"levels.{level}"}
             values[f"{record.name}: {level}"] = {"n": n, "mean": mean, "std": std, **where}

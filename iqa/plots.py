@@ -12,6 +12,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend has to be chosen first)
 import numpy as np  # noqa: E402
+from matplotlib.collections import PathCollection  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.patches import Patch  # noqa: E402
 
@@ -208,3 +209,32 @@ def new_grid(panels: int, columns: int | None = None) -> tuple[Figure, list]:
     for unused in axes.flat[panels:]:
         unused.set_axis_off()
     return figure, list(axes.flat[:panels])
+
+
+def scatter_by_label(axes, x: Sequence[float], y: Sequence[float], labels: Sequence[str], most: int) -> None:
+    """Points in a colour and marker for each label, named for a legend; the rarer labels grey.
+
+    Args:
+        axes: to draw on.
+        x: (n,).
+        y: (n,).
+        labels: (n,).
+        most: entries of the legend; with more labels than that, the last entry is for all the others.
+    """
+    x, y, labels = np.asarray(x), np.asarray(y), np.asarray(labels, dtype=str)
+    names, counts = np.unique(labels, return_counts=True)
+    shown = most if len(names) <= most else most - 1
+    own = sorted(names[np.argsort(-counts, kind="stable")][:shown])
+    for i, name in enumerate(own):
+        colour, marker = i % len(COLOURS), (i + i // len(COLOURS)) % len(MARKERS)  # the first 36 all differ
+        style = {"color": COLOURS[colour], "marker": MARKERS[marker], "label": shorten(name or "(none)", 24)}
+        axes.scatter(x[labels == name], y[labels == name], s=10, alpha=0.8, linewidths=0, **style)
+    rest = ~np.isin(labels, own)
+    if rest.any():
+        style = {"color": "0.75", "zorder": 0.9, "label": f"{len(names) - len(own)} others"}  # below the named ones
+        axes.scatter(x[rest], y[rest], s=6, linewidths=0, **style)
+
+
+def scatter_by_mos(axes, x: Sequence[float], y: Sequence[float], mos: Sequence[float]) -> PathCollection:
+    """Points coloured by mos, always over 0..100, so that two figures can be compared; what a colour bar takes."""
+    return axes.scatter(x, y, c=mos, cmap="cividis", vmin=0, vmax=100, s=9, linewidths=0)

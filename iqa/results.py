@@ -24,13 +24,14 @@ from iqa.database import Database
 from iqa.errors import UserError
 from iqa.files import write_json
 from iqa.image_check import file_hash
-from iqa.metrics import QUALITY_LEVELS, RESAMPLES, group_summaries, quality_levels, summarize
-from iqa.significance import compare_dependent
+from iqa.metrics import QUALITY_LEVELS, RESAMPLES, STATISTICS, group_summaries, quality_levels, summarize
+from iqa.significance import compare_dependent, krasula
 
 REQUIRED = ("config", "provenance", "protocol", "metrics", "predictions", "timings")
 REQUIRED_METRICS = ("n", "srcc", "plcc", "krcc", "rmse", "srcc_ci95")
 GROUP_COLUMNS = ("generator", "distortion")
 COMPARISON_RESAMPLES = 10_000
+KINDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
 SCORE_DECIMALS = 7  # fewer would tie scores that single precision tells apart
 
 
@@ -129,15 +130,27 @@ def list_fingerprint(table: pd.DataFrame) -> str:
 
 
 def compare_predictions(
-    rows_a: Sequence[dict], rows_b: Sequence[dict], seed: int, resamples: int = COMPARISON_RESAMPLES
+    rows_a: Sequence[dict],
+    rows_b: Sequence[dict],
+    seed: int,
+    resamples: int = COMPARISON_RESAMPLES,
+    ratings: int | None = None,
 ) -> dict:
     """Compare two sets of stored predictions of the same images; see `iqa.significance.compare_dependent`.
 
+    Args:
+        rows_a: as `prediction_rows` makes them.
+        rows_b: the same images in the same order.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+        ratings: how many ratings each mos averages; given it, `iqa.significance.krasula` looks at both too.
+
     Returns:
-        Its dictionary, with `n` and the `resamples` and `seed` of the bootstrap.
+        Its dictionary, with `n`, the `resamples` and `seed` of the bootstrap, and given `ratings` those and
+        `krasula`, of `a` and of `b`.
 
     Raises:
-        UserError: other images, in another order or with other labels.
+        UserError: other images, in another order or with other labels; `ratings` where a mos has no deviation.
     """
     labels_a, labels_b = ([(row["image"], row["mos"]) for row in rows] for rows in (rows_a, rows_b))
     if labels_a != labels_b:
@@ -146,7 +159,13 @@ def compare_predictions(
     scores_a, scores_b = ([row["score"] for row in rows] for rows in (rows_a, rows_b))
     mos = [row["mos"] for row in rows_a]
     compared = compare_dependent(scores_a, scores_b, mos, contents, resamples=resamples, seed=seed)
-    return {"n": len(mos), **compared, "resamples": resamples, "seed": seed}
+    compared = {"n": len(mos), **compared, "resamples": resamples, "seed": seed}
+    if ratings is not None:
+        deviations = [row.get("mos_std", math.nan) for row in rows_a]
+        of_runs = {"a": scores_a, "b": scores_b}
+        found = {run: krasula(scores, mos, deviations, ratings) for run, scores in of_runs.items()}
+        compared |= {"ratings": ratings, "krasula": found}
+    return compared
 
 
 def predictions_table(results: dict, part: str) -> pd.DataFrame:
@@ -180,35 +199,101 @@ def write_results(path: str | Path, results: dict) -> None:
 
 
 def check_results(results: Any, source: str | Path) -> dict:
-    """Results that have every required field.
+    """Results that have every required field, and those that a file may have in the form they are read in.
 
     Raises:
-        UserError: names the first missing field.
+        UserError: names the first field that is missing or malformed.
     """
     if not isinstance(results, dict):
         raise UserError(f"{source}: expected the results of a run, got {type(results).__name__}")
     for field in REQUIRED:
         if field not in results:
             raise UserError(f"{source}: no field {field!r}: not the results of a run")
-        if not isinstance(results[field], dict):
-            raise UserError(f"{source}: field {field!r}: expected an object, got {type(results[field]).__name__}")
+        require_kind(results[field], dict, f"{source}: field {field!r}")
+    require_fields(results["config"], {"seed": int, "dataset": str}, f"{source}: config")
     for part, metrics in results["metrics"].items():
         for field in REQUIRED_METRICS:
             if not isinstance(metrics, dict) or field not in metrics:
                 raise UserError(f"{source}: no field 'metrics.{part}.{field}'")
+        _check_metrics(metrics, f"{source}: metrics.{part}")
         if part not in results["predictions"]:
             raise UserError(f"{source}: no field 'predictions.{part}'")
         _check_rows(results["predictions"][part], f"{source}: predictions.{part}")
+    _check_optional(results, source)
     return results
+
+
+def require_kind(value: Any, kind: type, where: str) -> Any:
+    """A value of JSON that is of one of `KINDS`; a whole number is one of at least 0.
+
+    Raises:
+        UserError: it is of another.
+    """
+    if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and value < 0):
+        raise UserError(f"{where}: expected {KINDS[kind]}, got {json.dumps(value)[:60]}")
+    return value
+
+
+def require_fields(fields: Any, kinds: dict[str, type], where: str) -> None:
+    """An object whose fields of these names, as far as it has them, are of these kinds.
+
+    Raises:
+        UserError: it is no object, or one of the fields is of another kind.
+    """
+    for field, kind in kinds.items():
+        if field in require_kind(fields, dict, where):
+            require_kind(fields[field], kind, f"{where}.{field}")
+
+
+def _check_optional(results: dict, source: str | Path) -> None:
+    for field, kinds in (("databases", {}), ("parts", {"database": str})):
+        for name, entry in require_kind(results.get(field, {}), dict, f"{source}: {field}").items():
+            require_fields(require_kind(entry, dict, f"{source}: {field}.{name}"), kinds, f"{source}: {field}.{name}")
+            _check_range(entry, f"{source}: {field}.{name}")
+    texts = dict.fromkeys(("database", "a", "b", "part_a", "part_b"), str)
+    for number, entry in enumerate(require_kind(results.get("comparisons", []), list, f"{source}: comparisons")):
+        where = f"{source}: comparisons[{number}]"
+        require_fields(entry, texts | {"resamples": int, "seed": int, "ratings": int}, where)
+
+
+def _check_metrics(metrics: dict, where: str) -> None:
+    require_fields(metrics, {"bootstrap": dict, "groups": dict}, where)
+    require_fields(metrics.get("bootstrap", {}), {"resamples": int, "seed": int}, f"{where}.bootstrap")
+    _check_range(metrics, where)
+    _check_statistics(metrics, where)
+    for kind, groups in metrics.get("groups", {}).items():
+        for group, statistics in require_kind(groups, dict, f"{where}.groups.{kind}").items():
+            _check_statistics(statistics, f"{where}.groups.{kind}.{group}")
+
+
+def _check_statistics(statistics: Any, where: str) -> None:
+    for name in STATISTICS:
+        if not _is_number(require_kind(statistics, dict, where).get(name, 0)) and statistics[name] is not None:
+            raise UserError(f"{where}.{name}: expected a number, got {json.dumps(statistics[name])[:60]}")
+
+
+def _check_range(entry: dict, where: str) -> None:
+    stored_range = entry.get("stored_range", [0, 1])
+    numbers = isinstance(stored_range, list) and [value for value in stored_range if _is_number(value)]
+    if not numbers or len(numbers) != 2 or numbers != stored_range or not numbers[0] < numbers[1] < math.inf:
+        raise UserError(f"{where}.stored_range: expected [lowest, highest], got {json.dumps(stored_range)[:60]}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _check_rows(rows: Any, where: str) -> None:
     if not isinstance(rows, list):
         raise UserError(f"{where}: expected a list of rows, got {type(rows).__name__}")
+    texts = dict.fromkeys(("image", "file_hash", *GROUP_COLUMNS), str)
     for number, row in enumerate(rows):
         for field in ("image", "mos", "score"):
             if not isinstance(row, dict) or field not in row:
                 raise UserError(f"{where}[{number}]: no field {field!r}")
+        require_fields(row, texts, f"{where}[{number}]")
+        if isinstance(row.get("content"), dict | list):
+            raise UserError(f"{where}[{number}].content: expected a name, got {json.dumps(row['content'])[:60]}")
 
 
 def read_results(path: str | Path) -> dict:

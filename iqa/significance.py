@@ -2,8 +2,10 @@
 
 Takes the predictions of one or two runs and returns plain dictionaries for `iqa.results` and the scripts. Two
 runs on the same images are compared by the paired bootstrap over contents, which decides, and by the tests
-of Williams and Steiger; two on different images by Fisher's z. Krasula's analyses ask of one run whether it
-tells apart the pairs of images that people tell apart. Arrays are (n,), higher = better, as in `iqa.metrics`.
+of Williams and Steiger: `evaluate.py` does it for several checkpoints. Krasula's analyses ask of one run whether it
+tells apart the pairs of images that people tell apart: `evaluate.py --ratings`. Two correlations on different images
+are compared by Fisher's z, which no command does, since it needs only two SRCC and two n that any results file or
+paper states: `fisher_z_independent(r_a, n_a, r_b, n_b)`. Arrays are (n,), higher = better, as in `iqa.metrics`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from iqa.metrics import (
     MOST_IMAGES_IN_PAIRS,
     checked_pair,
     content_index,
-    contents_note,
     deviations_vector,
     finite_vector,
     json_number,
@@ -35,6 +36,8 @@ from iqa.metrics import (
 )
 
 FEWEST_FOR_A_TEST = 4  # all three tests divide by n - 3
+FEWEST_TO_DECIDE = 6  # contents: with fewer, most extreme resamples are one or two contents drawn again and again
+LEVEL = 0.95
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -53,10 +56,14 @@ def compare_dependent(
     """Compare the SRCC of two runs on the same images.
 
     The paired bootstrap decides: both runs are scored on the same resampled contents, and a run is better
-    if the 95 % percentile interval of the difference leaves out 0. It assumes no distribution and respects
-    contents. Williams' and Steiger's tests stand beside it because papers report them; they are derived for
-    Pearson's correlation and independent images, so on ranks they are approximate, and where images share
-    contents their p is too small.
+    if the 95 % interval of the difference leaves out 0. The interval is the expanded percentile interval of
+    Hesterberg (2015, "What teachers should know about the bootstrap", The American Statistician 69): quantiles
+    Phi(-+sqrt(k / (k - 1)) t) of the resampled differences, t the 97.5 % point of Student's t with k - 1 degrees
+    of freedom, k the number of contents. For many contents that is the percentile interval; for few, which
+    makes resamples vary too little, it is wider (k = 10: quantiles 0.0085 and 0.9915). p is that of the same
+    interval. With fewer than 6 contents nothing is decided. Williams' and Steiger's tests stand beside it because
+    papers report them; they are derived for Pearson's correlation and independent images, so on ranks they are
+    approximate, and where images share contents their p is too small.
 
     Args:
         scores_a: predictions of run a.
@@ -77,22 +84,25 @@ def compare_dependent(
     require_resamples(resamples)
     scores_a, scores_b, mos = _checked_runs(scores_a, scores_b, mos)
     clusters = content_index(contents, mos.size)
-    contents_doubt = contents_note(len(np.unique(clusters)))
+    count = len(np.unique(clusters))
     notes = _undefined_notes(scores_a, scores_b, mos)
     differences = np.empty(0)
-    if not notes and clusters.max() > 0:
+    if count < FEWEST_TO_DECIDE:
+        notes.append(f"{_contents(count)} too few to decide, at least {FEWEST_TO_DECIDE} are needed")
+    if not notes:
         counts = resample_counts(clusters, resamples, seed)
         differences = _resampled_differences(scores_a, scores_b, mos, counts)
-    low, high = percentile_interval(differences, level=0.95)
+        notes += [] if differences.size else ["no resample has different scores and mos"]
+    low, high = percentile_interval(differences, _expanded_level(LEVEL, count))
     interval = [json_number(low), json_number(high)]
     correlations, tests_note = _dependent_tests(scores_a, scores_b, mos)
-    if not notes and tests_note:
+    if tests_note and correlations["difference"] is not None:
         notes.append(tests_note)
     return {
         **correlations,
-        "bootstrap": {"difference_ci95": interval, "p": json_number(_bootstrap_p(differences))},
+        "bootstrap": {"difference_ci95": interval, "p": json_number(_bootstrap_p(differences, count))},
         "better": "a" if low > 0 else "b" if high < 0 else "neither",
-        "notes": notes + ([contents_doubt] if contents_doubt else []),
+        "notes": notes,
     }
 
 
@@ -104,19 +114,20 @@ def in_words(comparison: dict, name_a: str, name_b: str) -> str:
         name_a: of run a.
         name_b: of run b.
     """
-    low, high = comparison["bootstrap"]["difference_ci95"]
-    if low is None:
+    if comparison["difference"] is None:
         return f"{name_a} and {name_b} cannot be compared ({'; '.join(comparison['notes'])})"
     ahead, behind, sign = (name_a, name_b, 1) if comparison["difference"] >= 0 else (name_b, name_a, -1)
-    low, high = sorted((sign * low, sign * high))
     srccs = (comparison["srcc_a"], comparison["srcc_b"])[::sign]
-    numbers = (
-        f"SRCC {srccs[0]:.4f} against {srccs[1]:.4f}, difference {srccs[0] - srccs[1]:+.4f}, 95 % interval "
-        f"{low:+.4f}..{high:+.4f}, p {_p(comparison['bootstrap']['p'])} (paired bootstrap over contents decides; "
-        f"Williams p {_p(comparison['williams']['p'])}, Steiger p {_p(comparison['steiger']['p'])})"
+    numbers = f"SRCC {srccs[0]:.4f} against {srccs[1]:.4f}, difference {srccs[0] - srccs[1]:+.4f}"
+    verdict = "is as good as" if comparison["difference"] == 0 else "is ahead of"
+    if comparison["bootstrap"]["p"] is None:
+        return f"{ahead} {verdict} {behind}: {numbers}, but {comparison['notes'][0]}"
+    low, high = sorted(sign * end for end in comparison["bootstrap"]["difference_ci95"])
+    numbers += (
+        f", 95 % interval {low:+.4f}..{high:+.4f}, p {_p(comparison['bootstrap']['p'])} (paired bootstrap over "
+        f"contents decides; Williams p {_p(comparison['williams']['p'])}, Steiger p {_p(comparison['steiger']['p'])})"
     )
     if comparison["better"] == "neither":
-        verdict = "is as good as" if comparison["difference"] == 0 else "is ahead of"
         return f"{ahead} {verdict} {behind}, no significant difference: {numbers}"
     return f"{ahead} is significantly better than {behind}: {numbers}"
 
@@ -171,12 +182,28 @@ def _resampled_differences(
     return differences[~np.isnan(differences)]
 
 
-def _bootstrap_p(differences: np.ndarray) -> float:
-    """Two-sided p: twice the smaller tail, the data counted as one more resample so that p is never 0."""
+def _contents(count: int) -> str:
+    return f"{count} content is" if count == 1 else f"{count} contents are"
+
+
+def _expanded_level(level: float, count: int) -> float:
+    """Share of the resamples of `count` contents that makes an interval of this level; NaN for one content."""
+    if count < 2:
+        return float("nan")
+    t = stats.t.isf((1 - level) / 2, count - 1)
+    return float(1 - 2 * stats.norm.sf(t * np.sqrt(count / (count - 1))))
+
+
+def _bootstrap_p(differences: np.ndarray, count: int) -> float:
+    """Two-sided p: 1 - level of the expanded interval that ends at 0.
+
+    The data count as one more resample, so that p is never 0.
+    """
     if differences.size == 0:
         return float("nan")
     smaller_tail = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
-    return min(1.0, 2 * (smaller_tail + 1) / (differences.size + 1))
+    z = stats.norm.isf(min(0.5, (smaller_tail + 1) / (differences.size + 1)))
+    return float(2 * stats.t.sf(z * np.sqrt((count - 1) / count), count - 1))
 
 
 def williams_test(r_a: float, r_b: float, r_ab: float, n: int) -> tuple[float, float]:
@@ -330,6 +357,26 @@ def krasula(
         "n_similar": similar.size,
         "notes": notes,
     }
+
+
+def krasula_in_words(of_a: dict, of_b: dict, name_a: str, name_b: str) -> str:
+    """Krasula's two areas of two runs beside each other, in a sentence.
+
+    Args:
+        of_a: of one run, from `krasula`.
+        of_b: of the other.
+        name_a: of the one.
+        name_b: of the other.
+    """
+    areas = {"different from similar pairs": "auc_different_similar", "better from worse": "auc_better_worse"}
+    told = [f"{says} {name_a} {_area(of_a[key])}, {name_b} {_area(of_b[key])}" for says, key in areas.items()]
+    return f"area under the ROC (Krasula et al. 2016), telling {'; '.join(told)}; pairs different to people: " + (
+        f"{of_a['n_different']} of {of_a['n_pairs']}"
+    )
+
+
+def _area(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
 
 
 def _ratings(ratings_per_image: ArrayLike, n: int) -> np.ndarray:

@@ -247,6 +247,9 @@ def test_scale_weights_stand_beside_the_published_ones_and_groups_in_the_order_o
     assert list(record["groups"]["groups"]) == ["0", "10", "20"] and record["groups"]["column"] == "step"
     assert record["published"]["levels"]["Mid"] == [0.0009, 0.0018, 0.9926, 0.0047]  # SPEC section 6
     assert "Published, not measured here" in said and "| 0.9926 |" in said
+    assert (record["backbone"], record["timm_name"]) == ("nano", "swin_tiny_patch4_window7_224")
+    named = "nano (timm: swin_tiny_patch4_window7_224), fusion scale, on csv"
+    assert said.startswith(named) and f"measured here: {named}" in said
     for row in record["images"]:
         assert sum(row[stage] for stage in STAGES) == pytest.approx(1, abs=1e-5)
     mean = np.mean([[row[s] for s in STAGES] for row in record["images"] if row["group"] == "10"], axis=0)
@@ -280,6 +283,11 @@ def test_a_fusion_without_stage_weights_gives_the_maps_and_says_so(tmp_path, cap
     assert not any(file.exists() for file in earlier)  # of another run, and not drawn again
 
 
+def test_without_weights_and_panels_no_maps_are_promised(tmp_path, capsys):
+    assert analyse(make_run(tmp_path, "single"), tmp_path / "out", "--panels", 0) == 0
+    assert "the maps in panels/ were not asked for (--panels 0)" in capsys.readouterr().out
+
+
 def test_swin_has_a_rollout_and_a_cnn_grad_cam_alone(tmp_path):
     for backbone, has_rollout in (("nano", True), ("tf_efficientnet_lite0", False)):
         folder = tmp_path / backbone
@@ -299,7 +307,8 @@ def test_a_published_checkpoint_is_analysed_on_the_official_test_part(tmp_path, 
     output = tmp_path / "out"
     assert command("analyze_attention", "--checkpoint", file, *arguments, "--panels", 0, "--output", output) == 0
     record = read(output)
-    assert record["fusion"] == "scale" and record["backbone"] == "swin_tiny_patch4_window7_224"
+    assert record["fusion"] == "scale" and record["backbone"] == "tiny"
+    assert record["timm_name"] == "swin_tiny_patch4_window7_224"
     assert all(int(Path(row["image"]).stem) % 10 >= 8 for row in record["images"])  # koniq_rows: two of ten test
 
 

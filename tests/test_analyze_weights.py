@@ -151,7 +151,8 @@ def test_one_run_has_its_fields_at_the_top_and_two_stand_side_by_side(tmp_path, 
     assert [row["image"] for row in both["run"]["images"]] == [row["image"] for row in both["other"]["images"]]
     assert both["run"]["images"] == record["images"]
     assert both["other"]["explained_variance"] != record["explained_variance"]
-    assert "| other | 9 |" in markdown(both)
+    assert both["other"]["backbone"] == "nano" and both["other"]["timm_name"] == "swin_tiny_patch4_window7_224"
+    assert "| other | nano (timm: swin_tiny_patch4_window7_224), fusion concat | 9 |" in markdown(both)
     assert all((tmp_path / "out" / f"target_weights.{ending}").is_file() for ending in ("png", "pdf", "md"))
 
 

@@ -6,7 +6,9 @@ import importlib.util
 import json
 import math
 import sys
+import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from test_commands import command
 
+from compare_attention_weights import Measured, Samples, draw_example
 from folders import read_run_database
 from iqa.attention import check_attention
 from iqa.checkpoint import save_checkpoint
@@ -207,7 +210,13 @@ def test_other_mistakes_are_one_line_too(tmp_path, capsys):
     refused([*flags[:3], tmp_path], tmp_path, capsys, ["two runs or two .npz files"])
     refused([*flags[:3], tmp_path / "absent.npz"], tmp_path, capsys, ["absent.npz"])
     (tmp_path / "text.npz").write_text("no archive")
-    refused([*flags[:3], tmp_path / "text.npz"], tmp_path, capsys, ["text.npz"])
+    np.save(tmp_path / "array.npy", random_rows())
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    with zipfile.ZipFile(tmp_path / "other.npz", "w") as archive:
+        archive.writestr("attention", "text")
+    for name in ("text.npz", "array.npz"):
+        refused([*flags[:3], tmp_path / name], tmp_path, capsys, [f"{name} is no .npz archive", "numpy.savez"])
+    refused([*flags[:3], tmp_path / "other.npz"], tmp_path, capsys, ["other.npz: attention must be numbers"])
     refused([flags[0], tmp_path / "a", flags[2], tmp_path / "b"], tmp_path, capsys, ["no run at"])
 
 
@@ -253,6 +262,33 @@ def runs(database, tmp_path_factory) -> Path:
 
 def flags_of(full: Path, no_middle: Path) -> list:
     return ["--checkpoint_full", full, "--checkpoint_no_middle", no_middle]
+
+
+def map_figure(full: np.ndarray, no_middle: np.ndarray) -> Figure:
+    """The example of one picture whose rollout is given, in shares that sum to 1."""
+    overall = {model: {"entropy": np.zeros(1)} for model in ("full", "no_middle")}
+    models = {model: Measured({}, {}, None, shown[None]) for model, shown in (("full", full), ("no_middle", no_middle))}
+    crops = [SimpleNamespace(crops=torch.zeros(1, 3, 32, 32, dtype=torch.uint8))]
+    return draw_example(Samples(["a.png"], None, models, crops, {}, []), overall, 0, 0.5)
+
+
+def test_maps_of_nearly_even_attention_are_drawn_over_the_range_of_their_data_alike_in_both_models():
+    rng = np.random.default_rng(0)
+    full, no_middle = (1 / 64 + rng.uniform(-1, 1, (8, 8)) * spread / 64 for spread in (0.001, 0.004))
+    figure = map_figure(full, no_middle)
+    maps = [axes.images[-1] for axes in figure.axes if axes.get_title().startswith(("full", "no_middle"))]
+    assert len(maps) == 2 and maps[0].get_clim() == maps[1].get_clim()
+    low, high = maps[0].get_clim()
+    assert 0.995 < low < 0.998 and 1.002 < high < 1.005
+    assert figure.axes[-1].get_ylabel() == "attention rollout, times an even spread"
+
+
+def test_maps_without_any_differences_have_a_scale_too():
+    even = np.full((8, 8), 1 / 64)
+    figure = map_figure(even, even)
+    figure.canvas.draw()
+    low, high = figure.axes[1].images[-1].get_clim()
+    assert low < high
 
 
 def test_two_runs_are_compared_on_the_images_both_were_not_trained_on(runs, tmp_path, rendered):

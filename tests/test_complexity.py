@@ -9,7 +9,7 @@ import torch
 from test_commands import command
 from torch import nn
 
-from complexity import backbone_stages, check_published, count_macs, count_parameters, parse_variant
+from complexity import backbone_stages, check_published, count_macs, count_parameters, parse_variant, write_tables
 from iqa.errors import UserError
 from models_swin import SmartIQA
 
@@ -47,15 +47,30 @@ def test_a_published_figure_that_does_not_hold_is_said():
     assert any("GFLOPs 5, measured 9.20: does not hold" in line for line in lines)
 
 
+def test_a_part_that_a_variant_lacks_is_a_dash_in_every_table_for_readers(tmp_path):
+    costs = {"macs": 10**9, "flops": 2 * 10**9, "peak_memory_bytes": 10**6, "latency_ms_per_image": {}}
+    rows = [
+        {"variant": "nano:a", "timm_name": "swin", "parameters": {"reduce": 10**6, "total": 10**6}} | costs,
+        {"variant": "nano:b", "timm_name": "swin", "parameters": {"fusion": 10**6, "total": 10**6}} | costs,
+    ]
+    write_tables(rows, tmp_path)
+    for ending in ("md", "tex"):
+        text = (tmp_path / f"complexity.{ending}").read_text()
+        assert "nan" not in text.lower().replace("nano", "") and text.count(" - ") == 2, text
+
+
 @pytest.mark.parametrize("text", ["tiny", "tiny:sum", ":"])
 def test_a_variant_that_is_none_is_one_line(text):
     with pytest.raises(UserError, match="BACKBONE:FUSION"):
         parse_variant(text)
 
 
-def test_the_command_writes_every_table(tmp_path):
+def test_the_command_writes_every_table(tmp_path, capsys):
     flags = ["--batch_sizes", 1, "--passes", 2, "--device", "cpu", "--output", tmp_path]
     assert command("complexity", "nano:concat", *flags) == 0
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".csv", ".md", ".tex"}
     (row,) = json.loads((tmp_path / "complexity.json").read_text())["variants"]
     assert row["flops"] == 2 * row["macs"] and row["parameters"]["total"] == 6_474_645
+    assert (row["backbone"], row["timm_name"]) == ("nano", "swin_tiny_patch4_window7_224")
+    assert "swin_tiny_patch4_window7_224" in (tmp_path / "complexity.md").read_text()
+    assert "measured nano:concat (timm: swin_tiny_patch4_window7_224)" in capsys.readouterr().out

@@ -32,7 +32,7 @@ KINDS = ("blur", "noise", "jpeg")
 
 @pytest.fixture(scope="module")
 def data_root(tmp_path_factory) -> Path:
-    """The databases `demo`, ten contents of three distortions with an official split, and `spaq`, nine images."""
+    """`demo`, ten contents of three distortions with an official split; `spaq`, nine images; `agiqa-3k`, 16."""
     root, rows = tmp_path_factory.mktemp("data"), []
     parts = ["train"] * 4 + ["val"] * 2 + ["test"] * 4
     for content, part in enumerate(parts):
@@ -43,6 +43,10 @@ def data_root(tmp_path_factory) -> Path:
             rows[-1] |= {"level": 1, "split": part, "source": "photograph"}
     pd.DataFrame(rows).to_csv(root / "demo" / "labels.csv", index=False)
     trees.spaq(root / "spaq", [(f"{i}.jpg", 10.0 * i) for i in range(9)])
+    generated = [
+        (f"{kind}_{i}.jpg", f"prompt {i}", 0.3 * i + 0.1, 0.4) for i in range(8) for kind in ("DALLE2", "sd1.5")
+    ]
+    trees.agiqa(root / "agiqa-3k", generated)
     return root
 
 
@@ -203,7 +207,10 @@ def test_two_checkpoints_are_compared_on_each_database_in_words(two):
     for c in compared:
         difference = results["metrics"][c["part_a"]]["srcc"] - results["metrics"][c["part_b"]]["srcc"]
         assert c["difference"] == pytest.approx(difference, abs=1e-12)
-        assert "a" in c["words"] and "b" in c["words"] and "paired bootstrap" in c["words"]
+    on_demo, on_spaq = (c["words"] for c in compared)
+    assert on_demo.startswith(("a is ahead of b: ", "b is ahead of a: "))
+    assert on_demo.endswith("but 4 contents are too few to decide, at least 6 are needed")
+    assert "paired bootstrap over contents decides" in on_spaq
 
 
 def test_the_table_has_a_row_for_each_database_and_checkpoint_and_says_who_is_better(runs, data_root, tmp_path, capsys):
@@ -211,7 +218,23 @@ def test_the_table_has_a_row_for_each_database_and_checkpoint_and_says_who_is_be
     lines = capsys.readouterr().out.splitlines()
     rows = [" ".join(line.split()[:2]) for line in lines if line.strip().startswith(("spaq: ", "demo: "))]
     assert rows[:4] == ["spaq: a", "spaq: b", "demo: a", "demo: b"]
-    assert any("significant" in line and line.startswith("demo: ") for line in lines)
+    assert any("significant" in line and line.startswith("spaq: ") for line in lines)
+    assert any("too few to decide" in line and line.startswith("demo: ") for line in lines)
+
+
+def test_the_number_of_ratings_adds_krasulas_areas_and_they_verify(runs, data_root, tmp_path, capsys):
+    asked = ["--datasets", "agiqa-3k", "--ratings", 15]
+    results = evaluate(tmp_path / "r.json", data_root, [runs / "a", runs / "b"], *asked)
+    found = results["comparisons"][0]["krasula"]
+    said = capsys.readouterr().out
+    area_a, area_b = (found[run]["auc_different_similar"] for run in "ab")
+    told = f"different from similar pairs a {area_a:.4f}, b {area_b:.4f}"
+    assert f"agiqa-3k: area under the ROC (Krasula et al. 2016), telling {told}" in said
+    assert command("evaluate", "--verify", tmp_path / "r.json") == 0
+    results["comparisons"][0]["krasula"]["b"]["auc_better_worse"] += 0.01
+    (tmp_path / "changed.json").write_text(json.dumps(results))
+    assert command("evaluate", "--verify", tmp_path / "changed.json") == 1
+    assert "comparisons[0].krasula.b.auc_better_worse" in capsys.readouterr().out
 
 
 def test_three_checkpoints_are_compared_with_the_first(runs, data_root, tmp_path, capsys):
@@ -303,6 +326,16 @@ def test_a_file_that_cannot_be_verified_does_not_hide_the_others(two, tmp_path, 
     assert "no field 'config'" in said.err and "all agree" in said.out
 
 
+def test_verification_says_what_it_could_not_check(two, tmp_path, capsys):
+    results = json.loads(two.read_text())
+    del results["digest"]
+    (tmp_path / "no.json").write_text(json.dumps(results))
+    assert command("evaluate", "--verify", two) == 0
+    assert "not checked" not in capsys.readouterr().out
+    assert command("evaluate", "--verify", tmp_path / "no.json") == 0
+    assert f"{tmp_path / 'no.json'}: no digest: settings and protocol not checked" in capsys.readouterr().out
+
+
 # Bad input -----------------------------------------------------------------------------------------------------
 
 
@@ -310,6 +343,8 @@ def test_bad_input_is_one_line_and_exit_code_two(runs, data_root, tmp_path, caps
     run, output = runs / "a", tmp_path / "r.json"
     (tmp_path / "several" / "split_00").mkdir(parents=True)
     (tmp_path / "there.json").write_text("{}")
+    (tmp_path / "linked").symlink_to(run)
+    weights, two_runs = run / "best.safetensors", ("--checkpoint", run, runs / "b")
     cases = {
         (): "required: --checkpoint, --datasets",
         ("--checkpoint", run): "required: --datasets",
@@ -317,6 +352,11 @@ def test_bad_input_is_one_line_and_exit_code_two(runs, data_root, tmp_path, caps
         ("--checkpoint", run, "--datasets", "kadid-10k"): str(data_root / "kadid-10k"),
         ("--checkpoint", tmp_path / "absent", "--datasets", "demo"): "absent",
         ("--checkpoint", run, run, "--datasets", "demo"): "given twice",
+        ("--checkpoint", run, weights, "--datasets", "demo"): f"{weights} is given twice, first as {run}",
+        ("--checkpoint", run, tmp_path / "linked", "--datasets", "demo"): "linked is given twice",
+        ("--checkpoint", run, "--datasets", "demo", "--ratings", "9"): "give at least two",
+        (*two_runs, "--datasets", "demo", "--ratings", "0"): "at least 1 rating",
+        (*two_runs, "--datasets", "spaq", "--ratings", "9"): "spaq does not say how far the ratings",
         ("--checkpoint", tmp_path / "several", "--datasets", "demo"): "split_00",
         ("--checkpoint", run, "--datasets", "demo", "--protocol", "playground"): "--split_file",
         ("--checkpoint", run, "--datasets", "demo", "--split_file", "x.json"): "--protocol playground",

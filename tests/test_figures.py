@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from test_commands import command
@@ -17,7 +18,7 @@ from test_commands import command
 from iqa.errors import UserError
 from iqa.paper_inputs import measured_rows, read_recorded, sweeps
 from iqa.paper_tables import latex_text, to_latex
-from iqa.plots import STYLE, Bar, draw_bars, new_figure
+from iqa.plots import STYLE, Bar, draw_bars, new_figure, scatter_by_label, scatter_by_mos
 from iqa.published_results import DEFAULT_FILE, read_published
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -222,9 +223,44 @@ def test_every_figure_and_table_is_made_from_results_of_every_kind(drawn):
     assert list(manifest["figures"]) == FIGURES and list(manifest["tables"]) == TABLES
     assert manifest["missing"] == {} and manifest["left_out"] == []
     written = {path.name for path in (folder / "out").iterdir()}
-    assert written == {"figures.json"} | {f"{f}{e}" for f in FIGURES for e in (".pdf", ".png")} | {
-        f"{t}{e}" for t in TABLES for e in (".tex", ".md")
-    }
+    ablations = {f"table_ablation_{name}" for name in ("components", "sizes", "losses", "alpha", "learning_rates")}
+    expected = {f"{f}{e}" for f in FIGURES for e in (".pdf", ".png")} | {f"{t}.md" for t in TABLES}
+    expected |= {f"{t}.tex" for t in {*TABLES, *ablations} - {"table_ablation"}}
+    assert written == {"figures.json"} | expected
+    listed = [file for made in (*manifest["figures"].values(), *manifest["tables"].values()) for file in made["files"]]
+    assert set(listed) == expected and len(listed) == len(expected)
+
+
+def test_figures_and_tables_of_an_earlier_call_do_not_stay_beside_a_manifest_without_them(tmp_path):
+    table = write(tmp_path / "table.json", components())
+    draw(tmp_path / "out", table)
+    own = tmp_path / "out" / "notes.md"
+    own.write_text("mine")
+    manifest = draw(tmp_path / "out", write(tmp_path / "network.json", network()))
+    listed = {file for made in (*manifest["figures"].values(), *manifest["tables"].values()) for file in made["files"]}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"figures.json", "notes.md"} | listed
+    assert command("generate_paper_figures", write(tmp_path / "x.json", [1]), "--output", tmp_path / "out") == 2
+    assert all((tmp_path / "out" / file).is_file() for file in listed)
+
+
+def test_ablations_share_one_verdict_and_one_baseline_column_and_latex_gets_a_table_each(drawn):
+    folder, manifest = drawn
+    lines = (folder / "out" / "table_ablation.md").read_text().splitlines()
+    head, *rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")]
+    assert head.count("verdict") == head.count("baseline") == 1 and not any("versus" in name for name in head)
+    cells = [dict(zip(head, row, strict=True)) for row in rows if len(row) == len(head)]
+    found = {row["row"]: (row["verdict"], row["baseline"]) for row in cells}
+    assert found["A1"] == ("-", "A1") and found["C0"] == ("better", "A1") and found["l2"] == ("better", "l1")
+    latex = [cell.strip() for cell in parse_tabular((folder / "out" / "table_ablation_losses.tex").read_text())[0]]
+    assert "ablation" not in latex and len(latex) < 15
+    assert manifest["tables"]["table_ablation"]["values"]["losses: l2"]["verdict"] == "better"
+
+
+def test_names_that_no_file_can_have_give_files_of_their_own(tmp_path):
+    for i, name in enumerate(("a b", "a/b", "модель", "")):
+        write(tmp_path / str(i) / "table.json", ablation(name, {"one": 0.5, "two": 0.6}))
+    files = draw(tmp_path / "out", tmp_path)["tables"]["table_ablation"]["files"]
+    assert len(set(files)) == 5 and all(re.fullmatch(r"[A-Za-z0-9_.-]+", file) for file in files)
 
 
 def test_every_measured_value_in_the_manifest_is_in_the_file_and_field_it_names(drawn):
@@ -460,7 +496,11 @@ def parse_tabular(text: str) -> list[list[str]]:
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table_is_a_tabular_that_latex_reads(drawn, name):
     folder, _ = drawn
-    cells = parse_tabular((folder / "out" / f"{name}.tex").read_text())
+    if name == "table_ablation":
+        tables = [parse_tabular(file.read_text()) for file in (folder / "out").glob("table_ablation_*.tex")]
+        cells = ["head", *(row for table in tables for row in table[1:])]
+    else:
+        cells = parse_tabular((folder / "out" / f"{name}.tex").read_text())
     markdown = (folder / "out" / f"{name}.md").read_text().splitlines()
     assert len([line for line in markdown if line.startswith("|")]) == len(cells) + 1
 
@@ -469,7 +509,7 @@ def test_names_that_latex_would_read_as_commands_are_printed_as_they_are(tmp_pat
     names = [r"a_b & 50 % of $x$ {c} #1 ~^\end", "[option] <tag> | a ± b", "модель"]
     table = ablation("odd", dict.fromkeys(names, 0.5))
     made = draw(tmp_path / "out", write(tmp_path / "table.json", table))
-    cells = parse_tabular((tmp_path / "out" / "table_ablation.tex").read_text())
+    cells = parse_tabular((tmp_path / "out" / "table_ablation_odd.tex").read_text())
     assert len(cells) == 4 and len(made["tables"]["table_ablation"]["values"]) == 3
     assert latex_text("a_b & 5 % 模") == r"a\_b \& 5 \% U+6A21"
     markdown = (tmp_path / "out" / "table_ablation.md").read_text()
@@ -529,9 +569,28 @@ def without(content: dict, *path) -> dict:
     return content
 
 
+def changed(content: dict, value: object, *path) -> dict:
+    content = json.loads(json.dumps(content))
+    inner = content
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return content
+
+
 @pytest.mark.parametrize(
     "content, said",
     [
+        (changed(results(), "high", "predictions", "test", 3, "score"), "predictions.test.3.score"),
+        (changed(results(), None, "predictions", "test", 3, "score"), "predictions.test.3.score"),
+        (changed(results(), math.nan, "predictions", "test", 3, "mos"), "predictions.test.3.mos"),
+        (changed(results(), [1], "training"), "training"),
+        (changed(results(), "much", "config", "lr"), "config.lr"),
+        (changed(results(), None, "metrics", "test", "n"), "metrics.test.n"),
+        (changed(components(), 3, "rows", 0, "config"), "rows.0.config"),
+        (changed(complexity("a:b"), {"one": {}}, "variants", 0, "latency_ms_per_image"), "latency_ms_per_image"),
+        (changed(attention(), 3, "levels", "Low"), "levels.Low"),
+        (changed(network(), 3, "networks", 0, "parts", "reduce", "shapes", 0), "parts.reduce.shapes.0"),
         (without(results(), "metrics", "test", "srcc"), "metrics.test.srcc"),
         (without(results(), "predictions"), "predictions"),
         (without(components(), "rows", 0, "parts"), "rows.0.parts"),
@@ -554,11 +613,35 @@ def test_a_file_with_a_mistake_is_one_line_that_names_file_and_field(content, sa
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_whose_training_is_null_is_drawn(tmp_path):
+    run = write_run(tmp_path / "run", results() | {"training": None})
+    assert "prediction_scatter" in draw(tmp_path / "out", run)["figures"]
+
+
+def test_components_are_coloured_by_mos_over_its_whole_scale_in_every_figure():
+    figure, (axes,) = new_figure()
+    assert scatter_by_mos(axes, [0, 1], [0, 1], [40, 60]).get_clim() == (0, 100)
+
+
+@pytest.mark.parametrize(("labels", "most", "entries"), [(3, 6, 3), (6, 6, 6), (7, 6, 6), (30, 20, 20)])
+def test_a_legend_has_no_more_entries_than_it_may_and_the_rest_are_one(labels, most, entries):
+    figure, (axes,) = new_figure()
+    names = [f"label {i:02d}" for i in range(labels)] + ["label 05"] * (labels > 5)
+    scatter_by_label(axes, range(len(names)), range(len(names)), names, most)
+    shown = axes.get_legend_handles_labels()[1]
+    assert len(shown) == entries and (f"{labels - most + 1} others" in shown) == (labels > most)
+    assert labels <= 5 or "label 05" in shown  # the most frequent one
+    assert sum(len(points.get_offsets()) for points in axes.collections) == len(names)
+
+
 def test_a_history_line_without_a_field_is_named_by_its_number(tmp_path, capsys):
     run = write_run(tmp_path / "run", results())
     (run / "history.jsonl").write_text('{"epoch": 1, "train_loss": 3, "val_srcc": null}\n{"epoch": 2, "val_srcc": 1}\n')
     assert command("generate_paper_figures", run, "--output", tmp_path / "out") == 2
     assert "history.jsonl, line 2: no field 'train_loss'" in capsys.readouterr().err
+    (run / "history.jsonl").write_text("3\n")
+    assert command("generate_paper_figures", run, "--output", tmp_path / "out") == 2
+    assert "history.jsonl, line 1: expected the fields of an epoch, got 3" in capsys.readouterr().err
 
 
 def test_inputs_that_are_none_are_one_line(tmp_path, capsys):
@@ -595,9 +678,7 @@ def test_an_analysis_without_stage_weights_gives_no_figure_of_them(tmp_path):
 
 
 def test_a_table_is_written_even_if_no_row_has_an_interval():
-    from iqa.paper_tables import Table, pd
-
-    text = to_latex(Table(pd.DataFrame([{"model": "a", "SRCC": "0.5"}]), {}, "note"))
+    text = to_latex(pd.DataFrame([{"model": "a", "SRCC": "0.5"}]), "note")
     assert parse_tabular(text) == [["model ", " SRCC"], ["a ", " 0.5"]]
 
 

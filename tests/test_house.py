@@ -20,7 +20,7 @@ ROOT_MODULES = {file.stem for file in STORY}
 TOOLS_THAT_NEED_THE_NETWORK = {"published.py": {"models_swin"}}
 WITHOUT_TORCH = (
     "generate_paper_figures", "report", "folders", "iqa.metrics", "iqa.results", "iqa.plots", "iqa.significance",
-    "iqa.verification", "iqa.attention", "iqa.attention_figures",
+    "iqa.verification", "iqa.attention", "iqa.attention_figures", "iqa.history",
 )  # fmt: skip
 TORCH_FAMILY = {"torch", "torchvision", "timm", "accelerate"}
 # What the network and the loop may know of this project (STYLE: one home for each arrow of the data flow).

@@ -154,6 +154,19 @@ def test_even_noise_gets_a_fit_and_never_a_clearly_worse_one_than_the_straight_l
     assert np.sum((fitted - mos) ** 2) <= np.sum((line - mos) ** 2) * (1 + slack)
 
 
+@pytest.mark.parametrize("far", [200, 1e4, 1e5, -5e4, 1e7])
+@pytest.mark.parametrize("parameters", [4, 5])
+def test_one_score_far_off_does_not_spoil_the_curve_of_the_others(parameters, far):
+    generator = np.random.default_rng(1)
+    scores = generator.uniform(0, 100, 300)
+    mos = 100 / (1 + np.exp(-(scores - 50) / 8)) + generator.normal(0, 4, 300)
+    of_the_others = metrics.fit_logistic(scores[1:], mos[1:], parameters).predict(scores[1:])
+    scores[0], mos[0] = far, 100.0 * (far > 0)  # where the curve of the others leads to
+    fitted = metrics.fit_logistic(scores, mos, parameters).predict(scores)
+    least = np.sum((of_the_others - mos[1:]) ** 2)
+    assert np.sum((fitted - mos)[1:] ** 2) <= least * (1.01 if parameters == 4 else 1.1)  # 5 slopes level to reach it
+
+
 @pytest.mark.parametrize("parameters", [4, 5])
 def test_the_fitted_curve_does_not_depend_on_the_unit_of_the_scores(parameters):
     scores, mos = noisy_line(100)
@@ -309,10 +322,11 @@ def test_a_wider_level_gives_a_wider_interval():
     assert lower < low < high < higher
 
 
-def test_ten_thousand_resamples_of_two_thousand_images_take_under_three_seconds():
+@pytest.mark.parametrize("statistic", RESAMPLED)
+def test_ten_thousand_resamples_of_two_thousand_images_take_under_three_seconds(statistic):
     scores, mos = noisy_line(2000)
     start = time.process_time()
-    metrics.bootstrap_interval(scores, mos, "srcc", resamples=10_000)
+    metrics.bootstrap_interval(scores, mos, statistic, resamples=10_000)
     assert time.process_time() - start < 3
 
 

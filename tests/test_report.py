@@ -349,7 +349,14 @@ def changed_results(run: Path, path: str, value: object = None) -> None:
     (
         ("protocol", None, "no field 'protocol'"),
         ("metrics.test.srcc", None, "no field 'metrics.test.srcc'"),
-        ("metrics.test.srcc", "high", "'metrics.test.srcc': expected a number or null, got 'high'"),
+        ("metrics.test.srcc", "high", "metrics.test.srcc: expected a number"),
+        ("metrics.test.plcc_logistic4", "high", "'metrics.test.plcc_logistic4': expected a number or null, got 'high'"),
+        ("metrics.test.srcc_ci95", [0.1], "'metrics.test.srcc_ci95': expected two numbers or null, got [0.1]"),
+        ("training", [2], "field 'training' is [2]"),
+        ("training.parameters", "many", "field 'training.parameters' is 'many'"),
+        ("protocol.notes", "a note", "field 'protocol.notes' is 'a note'"),
+        ("databases.csv", {"left_out": 3}, "field 'databases.csv.left_out' is 3"),
+        ("metrics.test.notes", 3, "field 'metrics.test.notes' is 3"),
         ("predictions.test.4.score", None, "predictions.test[4]"),
         ("predictions.test.4.score", "NaN", "'predictions.test[4].score': expected a number, got 'NaN'"),
         ("metrics.test.n", 29, "'metrics.test.n' is 29, but 'predictions.test' holds 30 rows"),
@@ -371,6 +378,14 @@ def refused(capsys, named: str, *arguments: object) -> None:
     assert said.startswith("error: ") and len(said.splitlines()) == 1 and named in said, said
 
 
+def test_optional_fields_that_are_null_are_shown_as_those_that_are_missing(tmp_path):
+    protocol, timings = {"n": None, "contents": None, "notes": None, "selected_on": "val"}, {"training_seconds": None}
+    provenance = {"command": None, "versions": None, "machine": None, "git_commit": None, "git_dirty": None}
+    nulls = {"training": None, "protocol": protocol, "timings": timings, "provenance": provenance}
+    text = words(page_of(write_run(tmp_path / "nulls", {"test": rows_of(9)}, **nulls)))
+    assert "command not recorded" in text and "None" not in text
+
+
 def test_what_is_no_finished_run_is_refused(tmp_path, capsys):
     refused(capsys, "no results at", tmp_path / "nothing")
     refused(capsys, "no results at", tmp_path)
@@ -386,6 +401,10 @@ def test_a_broken_history_or_analysis_is_named(tmp_path, capsys):
     run = write_run(tmp_path / "run", {"test": rows_of(9)})
     (run / "history.jsonl").write_text('{"epoch": 1, "train_loss": 2.0}\n')
     refused(capsys, "history.jsonl, line 1: no field 'val_srcc'", run)
+    (run / "history.jsonl").write_text("3\n")
+    refused(capsys, "history.jsonl, line 1: expected the fields of an epoch, got 3", run)
+    (run / "history.jsonl").write_text('{"epoch": 1, "train_loss": "low", "val_srcc": null}\n')
+    refused(capsys, "history.jsonl, line 1: field 'train_loss' is 'low', expected a number", run)
     (run / "history.jsonl").unlink()
     (run / "attention").mkdir()
     (run / "attention" / "attention_analysis.json").write_text("{}")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iqa.database import Database
@@ -28,7 +29,7 @@ from iqa.results import (
     read_results,
     write_results,
 )
-from iqa.significance import in_words
+from iqa.significance import in_words, krasula
 from iqa.verification import verify
 
 COMMITTED = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
@@ -69,16 +70,24 @@ def results() -> dict:
     return results_of(database())
 
 
-def compared(results: dict) -> dict:
+def compared(results: dict, of: Database | None = None, resamples: int = 300, ratings: int | None = None) -> dict:
     """The results with those of a second run beside them, and the comparison of both."""
-    of = database()
+    of = of or database()
     worse = prediction_rows(of.table, scores_of(of, 30.0))
     results["metrics"]["worse"] = part_metrics(worse, of.stored_range, seed=3, resamples=200)
     results["predictions"]["worse"] = worse
     rows = results["predictions"]["test"]
-    comparison = compare_predictions(rows, worse, seed=3, resamples=300)
+    comparison = compare_predictions(rows, worse, seed=3, resamples=resamples, ratings=ratings)
     names = {"database": of.name, "a": "ours", "b": "theirs", "part_a": "test", "part_b": "worse"}
     results["comparisons"] = [names | comparison | {"words": in_words(comparison, "ours", "theirs")}]
+    return results
+
+
+def small() -> dict:
+    """Two runs and their comparison, cheap to verify."""
+    results = compared(results_of(database(9)), of=database(9), resamples=20)
+    for metrics in results["metrics"].values():
+        metrics["bootstrap"]["resamples"] = 20
     return results
 
 
@@ -139,6 +148,18 @@ def test_predictions_of_other_images_are_not_compared():
         compare_predictions(rows, rows[::-1], seed=0)
 
 
+def test_the_number_of_ratings_adds_krasulas_analyses_of_both_runs_to_a_comparison():
+    of = database()
+    (comparison,) = compared(results_of(of), ratings=20)["comparisons"]
+    for run, noise in (("a", 15.0), ("b", 30.0)):
+        expected = krasula(np.round(scores_of(of, noise), 7), of.table["mos"], of.table["mos_std"], 20)
+        assert comparison["krasula"][run] == expected
+    assert comparison["ratings"] == 20 and "krasula" not in compared(results_of(of))["comparisons"][0]
+    rows = prediction_rows(of.table.drop(columns="mos_std"), scores_of(of, 15.0))
+    with pytest.raises(UserError, match=r"mos_std\[0\] is nan"):
+        compare_predictions(rows, rows, seed=0, ratings=20)
+
+
 # Reading -------------------------------------------------------------------------------------------------------
 
 
@@ -183,6 +204,63 @@ def test_absent_parts_and_files_are_refused_by_name(results, tmp_path):
     for read in (read_results, read_history):
         with pytest.raises(UserError, match="absent"):
             read(tmp_path / "absent.json")
+
+
+MALFORMED = {
+    "metrics.test.bootstrap": [5, {"resamples": 10, "seed": "x"}, {"resamples": True}],
+    "metrics.test.groups": [5, {"generator": []}, {"generator": {"GLIDE": 5}}, {"generator": {"GLIDE": {"srcc": "x"}}}],
+    "metrics.test.stored_range": ["x", [5, 0], [0], [0, float("nan")], 5, None],
+    "metrics.test.krcc": ["x", [], {}],
+    "databases": [[], 5],
+    "databases.agiqa-3k": [[], None],
+    "databases.agiqa-3k.stored_range": ["x", None],
+    "parts": [[], {"test": 5}, {"test": {"database": []}}],
+    "comparisons": [5, {}, [5], [{"part_a": []}], [{"resamples": "x"}], [{"seed": -1}]],
+    "config.seed": ["x", -1],
+    "config.dataset": [5, []],
+    "predictions.test": [5, {}, [5]],
+}
+
+
+@pytest.mark.parametrize(("path", "value"), [(path, value) for path, values in MALFORMED.items() for value in values])
+def test_a_malformed_field_is_refused_by_file_and_name(results, tmp_path, path, value):
+    *keys, last = path.split(".")
+    place = results
+    for key in keys:
+        place = place[key]
+    place[last] = value
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    for read in (read_results, verify):
+        with pytest.raises(UserError, match=rf"results\.json: .*{path.split('.')[-1]}"):
+            read(tmp_path)
+
+
+JUNK = [None, True, 5, -1, 1.5, "x", [], [5], {}, {"a": 5}]
+
+
+SMALL = small()
+
+
+@given(st.data())
+@settings(deadline=None)
+def test_no_change_of_a_file_whatsoever_makes_verification_crash(data):
+    results = SMALL
+    path = []
+    while isinstance(results, dict | list) and results and (not path or data.draw(st.booleans())):
+        key = data.draw(st.sampled_from(sorted(results) if isinstance(results, dict) else range(len(results))))
+        path.append(key)
+        results = results[key]
+    changed = place = copy.deepcopy(SMALL)
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = data.draw(st.sampled_from(JUNK))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "results.json"
+        file.write_text(json.dumps(changed))
+        try:
+            verify(file)
+        except UserError as error:
+            assert str(file) in str(error)
 
 
 # Verification --------------------------------------------------------------------------------------------------
@@ -286,6 +364,45 @@ def test_a_number_that_the_file_cannot_give_is_said_and_not_passed_over(results,
     assert found.unchecked == ["metrics.test.stars"] and found.differences == []
 
 
+def test_a_value_that_a_file_lacks_is_found_unless_the_file_is_of_the_first_ones(results, tmp_path):
+    assert verified(results, tmp_path).notes == ["no digest: settings and protocol not checked"]
+    del results["metrics"]["test"]["groups"]["generator"]["GLIDE"], results["metrics"]["test"]["mae_ci95"]
+    names = {difference.name for difference in verified(results, tmp_path).differences}
+    assert names == {"metrics.test.groups.generator.GLIDE", "metrics.test.mae_ci95"}
+    del results["metrics"]["test"]["groups"]
+    (tmp_path / "results.json").unlink()
+    write_results(tmp_path / "results.json", results)
+    found = verify(tmp_path)
+    assert ("metrics.test.groups", "nothing", "2 values") in found.differences and found.notes == []
+    del results["metrics"]["test"]["bootstrap"]  # now as the first files were
+    found = verified(results, tmp_path)
+    assert found.notes[-1] == "no digest: settings and protocol not checked"
+    assert found.notes[0] == "metrics.test: written before mae_ci95, groups, bootstrap were recorded: not checked"
+
+
+def test_a_changed_prediction_of_two_runs_is_a_difference_of_their_comparison_and_not_the_end(results, tmp_path):
+    compared(results)["predictions"]["worse"].pop()
+    named = {difference.name: difference for difference in verified(results, tmp_path).differences}
+    assert "other images or labels" in named["comparisons[0]"].recomputed and "metrics.worse.n" in named
+    results["comparisons"][0]["part_b"] = "gone"
+    named = {difference.name: difference for difference in verified(results, tmp_path).differences}
+    assert "'gone', of which there are no predictions" in named["comparisons[0]"].recomputed
+
+
+def test_the_protocol_counts_the_test_parts_of_all_databases_trained_on_together(results, tmp_path):
+    rows = prediction_rows(database(12).table, np.arange(12.0))
+    results["metrics"]["spaq"] = part_metrics(rows, None, seed=3, resamples=50)
+    results["predictions"]["spaq"] = rows
+    results["protocol"] |= {"trained_on": {"agiqa-3k": {}, "spaq": {}}}
+    named = {difference.name for difference in verified(results, tmp_path).differences}
+    assert named == {"protocol.n.test", "protocol.contents.test"}
+    results["protocol"] |= {"n": {"train": 9, "test": 72}, "contents": {"train": 3, "test": 24}}
+    assert verified(results, tmp_path).differences == []
+    results["protocol"]["trained_on"]["bid"] = {}
+    found = verified(results, tmp_path)
+    assert found.differences == [] and found.unchecked == ["protocol.n.test", "protocol.contents.test"]
+
+
 def test_a_split_file_beside_the_results_must_name_the_images_that_were_tested(results, tmp_path):
     of = database()
     names = of.table["image"].tolist()
@@ -299,6 +416,24 @@ def test_a_split_file_beside_the_results_must_name_the_images_that_were_tested(r
     }
     write_json(tmp_path / "split.json", split | {"database": "spaq", "test": []})  # of another database: not ours
     assert verify(tmp_path).differences == []
+
+
+@pytest.mark.parametrize(("folds", "differing"), [(2, []), (3, ["splits beside the summary"])])
+def test_a_summary_of_folds_has_as_many_splits_as_folds(tmp_path, folds, differing):
+    of_splits = [results_of(database(), seed) for seed in range(2)]
+    for number, results in enumerate(of_splits):
+        write_json(tmp_path / f"split_{number:02d}.json", results)
+    summary = {"test": across_splits([results["metrics"]["test"] for results in of_splits])}
+    write_json(tmp_path / "summary.json", {"config": {"folds": folds, "train_test_num": 1}, "summary": summary})
+    assert [difference.name for difference in verify(tmp_path).differences] == differing
+
+
+@pytest.mark.parametrize("content", [{"summary": 5}, {"summary": {"test": []}}, {"summary": {}, "config": []}])
+def test_a_malformed_summary_is_refused_by_name(results, tmp_path, content):
+    write_json(tmp_path / "split_00.json", results)
+    write_json(tmp_path / "summary.json", content)
+    with pytest.raises(UserError, match=r"summary\.json.*: expected an object"):
+        verify(tmp_path / "summary.json")
 
 
 @pytest.mark.parametrize("layout", ["split_{:02d}/results.json", "split_{:02d}.json"])

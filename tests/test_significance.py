@@ -104,17 +104,77 @@ def test_the_bootstrap_compares_both_runs_on_the_same_resamples():
         srcc_a, srcc_b = (stats.spearmanr(s[drawn], mos[drawn]).statistic for s in (scores_a, scores_b))
         differences.append(srcc_a - srcc_b)
     result = significance.compare_dependent(scores_a, scores_b, mos, resamples=100, seed=7)
-    expected = np.quantile(differences, [0.025, 0.975])
+    # Hesterberg (2015), the expanded percentile interval: Phi(-sqrt(40/39) t) of 39 degrees of freedom
+    outside = stats.norm.cdf(-np.sqrt(40 / 39) * stats.t.ppf(0.975, 39))
+    expected = np.quantile(differences, [outside, 1 - outside])
     assert result["bootstrap"]["difference_ci95"] == pytest.approx(list(expected), abs=1e-12)
     tail = min(np.sum(np.array(differences) <= 0), np.sum(np.array(differences) >= 0))
-    assert result["bootstrap"]["p"] == pytest.approx(min(1, 2 * (tail + 1) / 101))
+    t = np.sqrt(39 / 40) * stats.norm.ppf((tail + 1) / 101)
+    assert result["bootstrap"]["p"] == pytest.approx(2 * stats.t.cdf(t, 39))
 
 
-def test_equally_good_runs_are_told_apart_about_one_time_in_twenty():
+@pytest.mark.parametrize("k", [8, 20, 60])
+def test_the_expanded_interval_of_a_mean_is_students_where_the_plain_percentile_interval_is_too_short(k):
+    values = stats.norm.ppf((np.arange(k) + 0.5) / k)
+    means = np.random.default_rng(0).choice(values, size=(100_000, k)).mean(axis=1)
+    students = stats.t.interval(0.95, k - 1, values.mean(), stats.sem(values))[1]
+    expanded, plain = (np.quantile(means, (1 + level) / 2) for level in (significance._expanded_level(0.95, k), 0.95))
+    assert expanded == pytest.approx(students, rel=0.03)
+    assert plain < 0.99 * students * np.sqrt((k - 1) / k)
+
+
+def test_p_is_below_one_in_twenty_where_the_interval_leaves_out_zero():
+    verdicts = []
+    for seed in range(60):
+        result = significance.compare_dependent(*two_runs(30, 15, 19, seed), resamples=2000)
+        p = result["bootstrap"]["p"]
+        if not 0.045 < p < 0.055:  # there the added resample and the interpolated quantile may disagree
+            verdicts.append(result["better"] != "neither")
+            assert verdicts[-1] == (p < 0.05)
+    assert 0 < sum(verdicts) < len(verdicts)
+
+
+def equally_good_runs(contents: int, seed: int) -> tuple[np.ndarray, ...]:
+    """Make (scores_a, scores_b, mos, contents): 30 images a content, on which each run errs as a whole too."""
+    generator = np.random.default_rng([contents, seed])
+    content = np.repeat(np.arange(contents), 30)
+    mos, own, of_content = generator.normal(size=30 * contents), generator.normal(size=(2, 30 * contents)), 0.5
+    scores = mos + own + of_content * generator.normal(size=(2, contents))[:, content]
+    return *scores, mos, content
+
+
+@pytest.mark.parametrize("contents", [significance.FEWEST_TO_DECIDE, 8, 10, 20])
+def test_equally_good_runs_are_told_apart_at_most_one_time_in_twenty_however_few_the_contents(contents):
+    verdicts = [
+        significance.compare_dependent(*equally_good_runs(contents, seed), resamples=400)["better"]
+        for seed in range(200)
+    ]
+    assert np.mean([verdict != "neither" for verdict in verdicts]) <= 0.085  # 0.05 and two and a quarter deviations
+
+
+def test_equally_good_runs_on_unrelated_images_are_told_apart_about_one_time_in_twenty():
     verdicts = [
         significance.compare_dependent(*two_runs(100, 20, 20, seed), resamples=300)["better"] for seed in range(200)
     ]
     assert 0.01 <= np.mean([verdict != "neither" for verdict in verdicts]) <= 0.1
+
+
+@pytest.mark.parametrize("contents", [2, 4, significance.FEWEST_TO_DECIDE - 1])
+def test_few_contents_decide_nothing_however_large_the_difference(contents):
+    scores_a, scores_b, mos = two_runs(30 * contents, 1, 60)
+    of_image = np.repeat(np.arange(contents), 30)
+    result = significance.compare_dependent(scores_a, scores_b, mos, of_image, resamples=50)
+    note = f"{contents} contents are too few to decide, at least 6 are needed"
+    assert result["better"] == "neither" and result["notes"] == [note]
+    assert result["bootstrap"] == {"difference_ci95": [None, None], "p": None}
+    said = significance.in_words(result, "a", "b")
+    assert said.startswith("a is ahead of b: SRCC ") and said.endswith(f", but {note}") and "significant" not in said
+
+
+def test_six_contents_decide_a_large_difference():
+    scores_a, scores_b, mos = two_runs(180, 1, 60)
+    result = significance.compare_dependent(scores_a, scores_b, mos, np.repeat(np.arange(6), 30), resamples=2000)
+    assert result["better"] == "a" and result["bootstrap"]["p"] < 0.05 and result["notes"] == []
 
 
 def test_contents_decide_where_images_alone_would_overstate():
@@ -144,7 +204,7 @@ def test_a_run_compared_with_itself_is_neither_better_and_says_why_there_is_no_t
         ([5.0] * 12, list(range(12)), None, "run a: scores are all 5"),
         ([1.0, 2.0], [1.0, 2.0], None, "run a: n = 2"),
         ([], [], None, "run a: n = 0"),
-        ([float(i * i % 7) for i in range(12)], list(range(12)), ["one"] * 12, "no interval: 1 content"),
+        ([float(i * i % 7) for i in range(12)], list(range(12)), ["one"] * 12, "1 content is too few to decide"),
     ],
 )
 def test_an_undecidable_comparison_is_neither_with_the_reason_and_fit_for_json(scores_a, mos, contents, reason):
