@@ -187,7 +187,10 @@ def _mean_and_deviation(value: dict) -> str:
 def write_tables(ablation: Ablation, rows: Sequence[dict], folder: Path) -> None:
     """Write the table as JSON, CSV, Markdown and LaTeX."""
     table = to_table(rows)
-    note = f"+ better, - worse than {ablation.baseline} on every seed (paired bootstrap over contents, p < 0.05; undecided below 6 contents)."
+    note = (
+        f"+ better, - worse than {ablation.baseline} on every seed "
+        "(paired bootstrap over contents, p < 0.05; undecided below 6 contents)."
+    )
     record = {"name": ablation.name, "baseline": ablation.baseline, "note": note, "provenance": provenance()}
     write_json(folder / "table.json", record | {"rows": list(rows)})
     lines = [list(table.columns), ["---"] * len(table.columns), *table.itertuples(index=False)]

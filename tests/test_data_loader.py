@@ -20,6 +20,7 @@ from data_loader import (
     JITTER,
     CropDataset,
     EpochSampler,
+    PixelCache,
     crop_corners,
     grid_shape,
     open_rgb,
@@ -423,3 +424,62 @@ def test_a_third_of_a_turn_of_hue_moves_red_to_green_to_blue() -> None:
 def test_jittered_pixels_stay_in_range() -> None:
     images = to_images(crop_batch(), augmentation(0.0, 1.1, 1.1, 1.1, 0.02), **PLAIN, jitter=True)
     assert 0 <= images.min() and images.max() <= 1
+
+
+# The cache of decoded pictures.
+
+
+@pytest.mark.parametrize("resize", ["none", "40", "36x50"])
+@pytest.mark.parametrize("mode", ["random", "grid", "center", "full"])
+def test_cached_pictures_give_the_crops_of_decoded_ones(
+    table: pd.DataFrame, tmp_path: Path, resize: str, mode: str
+) -> None:
+    config = small(resize=resize, test_mode=mode, color_jitter=True)
+    for _ in range(2):  # the second time every picture is there already
+        cache = PixelCache(tmp_path / "cache", table, config)
+        cached, plain = cache.dataset(table), CropDataset(table, config)
+        for indices in ([0, 1, 2, 3, 4], [(2, 1, 0), (0, 1, 1), (2, 1, 3)]):
+            for one, other in zip(cached.__getitems__(indices), plain.__getitems__(indices), strict=True):
+                torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
+
+
+def test_a_picture_is_decoded_once(table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[str] = []
+    plain = data_loader.load_image
+    monkeypatch.setattr(data_loader, "load_image", lambda path, *how: (decoded.append(path), plain(path, *how))[1])
+    for _ in range(2):
+        dataset = PixelCache(tmp_path / "cache", table, small()).dataset(table)
+        list(data_loader.test_loader(dataset, small()))
+        list(train_loader(dataset, small()))
+    assert sorted(decoded) == sorted(table["path"])
+
+
+def test_a_changed_picture_is_decoded_anew(table: pd.DataFrame, tmp_path: Path) -> None:
+    PixelCache(tmp_path / "cache", table, small()).read(table["path"][0])
+    Image.new("RGB", (60, 48), "red").save(table["path"][0])
+    pixels = PixelCache(tmp_path / "cache", table, small()).read(table["path"][0])
+    assert pixels.mean(axis=(1, 2)).tolist() == [255, 0, 0]
+
+
+def test_a_picture_turned_by_its_camera_has_its_place_upright(tmp_path: Path) -> None:
+    turned = Image.fromarray(noise(40, 60, 0))
+    exif = turned.getexif()
+    exif[0x0112] = 6  # to be turned by a quarter
+    turned.save(tmp_path / "a.jpg", exif=exif)
+    table = pd.DataFrame({"image": ["a.jpg"], "path": [str(tmp_path / "a.jpg")], "mos": [1.0], "mos_std": [1.0]})
+    assert PixelCache(tmp_path / "cache", table, small()).read(table["path"][0]).shape == (3, 60, 40)
+
+
+def test_a_cache_covers_its_own_pictures_only(table: pd.DataFrame, tmp_path: Path) -> None:
+    cache = PixelCache(tmp_path / "cache", table[:3], small())
+    assert cache.covers(table[1:3]) and not cache.covers(table)
+
+
+def test_a_large_jpeg_decoded_at_a_fraction_looks_as_if_decoded_whole(tmp_path: Path) -> None:
+    smooth = Image.fromarray(noise(20, 30, 0)).resize((1200, 800), Image.Resampling.BICUBIC)
+    smooth.save(tmp_path / "a.jpg", quality=95)
+    fraction = data_loader.load_image(tmp_path / "a.jpg", 100, least=32).astype(float)
+    with Image.open(tmp_path / "a.jpg") as image:
+        whole = np.asarray(image.convert("RGB").resize((150, 100), Image.Resampling.BICUBIC), dtype=float)
+    assert fraction.shape == (3, 100, 150)
+    assert np.abs(fraction - whole.transpose(2, 0, 1)).mean() < 1.0  # of 255
