@@ -362,9 +362,9 @@ def draw_scatter(recorded: Recorded, published: PublishedResults) -> Drawn | Non
         axes.set(xlabel="score", ylabel="pseudo-mos" if _is_demo(run, part) else "mos")
         values[name] = metrics | {"file": str(run.file), "field": f"predictions.{part}", **curve}
     handles = {label: h for axes in all_axes for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(
-        handles.values(), [shorten(label, 20) for label in handles], loc="outside lower center", ncols=4, markerscale=2
-    )
+    labels = [shorten(label, 20) for label in handles]
+    columns = 4 if len(shown) > 1 else 2  # one panel is not wide enough for more
+    figure.legend(handles.values(), labels, loc="outside lower center", ncols=columns, markerscale=2)
     return Drawn(figure, values)
 
 

@@ -579,6 +579,9 @@ def test_light_and_dark_are_both_readable(page):
         ink, ground = (relative_luminance(colour) for colour in colours)
         contrasts[scheme] = (max(ink, ground) + 0.05) / (min(ink, ground) + 0.05)
         assert (ink < ground) == (scheme == "light")
+        # The browser chooses the picture's source a moment after the scheme has changed.
+        changed = "before => document.querySelector('.plot img').currentSrc != before"
+        page.wait_for_function(changed, arg=plots.get("light"))
         plots[scheme] = page.locator(".plot img").first.evaluate("image => image.currentSrc")
     assert min(contrasts.values()) > 7  # WCAG 2.2, level AAA
     assert plots["light"] != plots["dark"]
