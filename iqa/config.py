@@ -143,7 +143,7 @@ class Config:
     # Machine.
     device: str = _setting("auto", "where to compute", ("auto", "cpu", "cuda", "mps"))
     precision: str = _setting("fp32", "arithmetic of forward and backward", ("fp32", "bf16", "fp16"))
-    compile: bool = _setting(False, "compile the network (worth its minutes of start on a GPU)")
+    compile: bool = _setting(False, "compile the network with torch.compile")
 
     def __post_init__(self):
         for setting in dataclasses.fields(self):
