@@ -171,7 +171,8 @@ def augmentation(rng: np.random.Generator, jitter: bool) -> list[float]:
     flip = float(rng.random() < 0.5)
     if not jitter:
         return [flip, *UNCHANGED[1:]]
-    change = [float(rng.uniform(-most, most)) for most in JITTER]
+    draws = rng.random(len(JITTER)).tolist()  # one call: this runs for every crop
+    change = [most * (2 * draw - 1) for most, draw in zip(JITTER, draws, strict=True)]
     return [flip, 1 + change[0], 1 + change[1], 1 + change[2], change[3]]
 
 
@@ -404,7 +405,7 @@ def warn_of_small_images(table: pd.DataFrame, config: Config, database: str) -> 
 
 
 def _colour_maps(augment: Tensor) -> tuple[Tensor, Tensor]:
-    """Jitter as one affine map of RGB per crop: matrix (N, 3, 3), and what is added per mean luma (N,).
+    """Jitter as one affine map per crop: matrices (N, 3, 3) of a pixel's RGB and of the crop's mean RGB, to be added.
 
     Brightness, contrast (about the crop's mean luma), saturation (about each pixel's luma) and a rotation
     of hue about the grey axis are each affine, so their composition is. What contrast adds is grey, which
@@ -418,7 +419,8 @@ def _colour_maps(augment: Tensor) -> tuple[Tensor, Tensor]:
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=augment.device) / math.sqrt(3)
     axis = torch.full((3, 3), 1 / 3, device=augment.device)
     rotate = angle.cos() * eye + angle.sin() * cross + (1 - angle.cos()) * axis  # Rodrigues' formula
-    return rotate @ saturate * (contrast * brightness)[:, None, None], (1 - contrast) * brightness
+    of_pixel = rotate @ saturate * (contrast * brightness)[:, None, None]
+    return of_pixel, grey * ((1 - contrast) * brightness)[:, None, None]
 
 
 def to_images(
@@ -440,19 +442,20 @@ def to_images(
     images = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)
     mean_t, std_t = (255 * images.new_tensor(values)[:, None] for values in (mean, std))  # (3, 1)
     bounds = [(-m / s, (1 - m) / s) for m, s in zip(mean, std, strict=True)]
-    if jitter:
-        matrices, per_luma = _colour_maps(augment)
-        matrices, luma = matrices / std_t, images.new_tensor(_LUMA)
+    flip = augment[:, 0].bool()[:, None, None, None]
+    of_pixel, of_mean = (matrix / std_t for matrix in _colour_maps(augment))  # (N, 3, 3) each
+    maps = torch.cat((of_pixel, (-mean_t / std_t).expand(len(pixels), 3, 1)), dim=2)  # (N, 3, 4)
     some = _IN_CACHE if pixels.device.type == "cpu" else max(1, len(pixels))
-    for part in (slice(start, start + some) for start in range(0, len(pixels), some)):
-        flip = augment[part, 0].bool()[:, None, None, None]
-        rgb = torch.where(flip, pixels[part].flip(-1), pixels[part]).float()
+    buffer = images.new_ones((some, 4, *pixels.shape[2:]))  # red, green, blue, and the 1 that an offset multiplies
+    parts = (tensor.split(some) for tensor in (images, pixels, flip, maps, of_mean))
+    for out, part, flipped, affine, per_mean in zip(*parts, strict=True):
+        planes = buffer[: len(part)]
+        rgb = planes[:, :3].copy_(torch.where(flipped, part.flip(-1), part))
         if not jitter:
-            torch.sub(rgb, mean_t[:, :, None], out=images[part]).div_(std_t[:, :, None])
+            torch.sub(rgb, mean_t[:, :, None], out=out).div_(std_t[:, :, None])
             continue
-        added = per_luma[part] * (rgb.mean(dim=(2, 3)) @ luma)  # (n,)
-        offset = (added[:, None, None] - mean_t) / std_t  # (n, 3, 1)
-        torch.baddbmm(offset, matrices[part], rgb.flatten(2), out=images[part].flatten(2))
-        for channel, (low, high) in enumerate(bounds):
-            images[part, channel].clamp_(low, high)
+        affine[:, :, 3:] += per_mean @ rgb.mean(dim=(2, 3))[:, :, None]
+        torch.bmm(affine, planes.flatten(2), out=out.flatten(2))
+        for channel, (low, high) in zip(out.unbind(1), bounds, strict=True):
+            channel.clamp_(low, high)
     return images

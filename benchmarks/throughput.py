@@ -84,7 +84,7 @@ class Sizes:
     side: int = 224  # of a crop
     pictures: int = 64  # of 384x512
     loader_crops: int = 10  # per picture and epoch
-    loader_turns: int = 15
+    loader_turns: int = 41
     steps: int = 2  # of an epoch that trains a whole network
     head_crops: int = 4  # per picture and epoch of head training, on the same pictures
     turns: dict[str, int] = dataclasses.field(default_factory=lambda: {"tiny": 5, "nano": 7, "lite0": 7})
