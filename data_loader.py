@@ -31,6 +31,7 @@ from iqa.config import Config, parse_resize
 from iqa.image_check import file_hash
 from iqa.image_files import open_rgb, upright_size
 from iqa.processes import shard_sizes
+from iqa.runtime import give_back_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -381,6 +382,7 @@ def _loader(dataset: Dataset, config: Config, **options) -> DataLoader:
         dataset,
         num_workers=workers,
         persistent_workers=workers > 0,
+        worker_init_fn=give_back_freed_memory,
         pin_memory=torch.cuda.is_available(),
         collate_fn=_as_it_is,
         **options,

@@ -29,7 +29,7 @@ from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.image_check import file_hash
 from iqa.metrics import MOST_IMAGES_IN_PAIRS
 from iqa.results import compare_predictions, part_metrics, prediction_rows, read_json, write_results
-from iqa.runtime import provenance, start_logging
+from iqa.runtime import is_first_process, provenance, start_logging
 from iqa.significance import in_words, krasula_in_words
 from iqa.splits import read_split
 from iqa.verification import verify
@@ -387,6 +387,8 @@ def main() -> None:
     checkpoints = read_checkpoints(arguments.checkpoint)
     output = _output_file(arguments, checkpoints)
     results = evaluate(arguments, checkpoints)
+    if not is_first_process():
+        return
     write_results(output, results)
     _print_results(results, groups=arguments.groups)
     print(f"written to {output}")

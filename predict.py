@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -32,7 +33,7 @@ from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.evaluation import predict
 from iqa.image_files import open_rgb
 from iqa.published import model_from_published
-from iqa.runtime import make_accelerator, start_logging
+from iqa.runtime import is_first_process, make_accelerator, start_logging
 from iqa.weights import read_state_dict
 from models_swin import SmartIQA
 
@@ -73,10 +74,14 @@ class Scorer:
             return CropDataset(table, self.config)
         return self.cache.dataset(table, training)
 
-    def loader(self, table: pd.DataFrame, num_workers: int | None = None) -> DataLoader:
+    def loader(self, table: pd.DataFrame) -> DataLoader:
         """Test crops of a table, prepared for this scorer's devices and processes."""
-        config = self.config if num_workers is None else dataclasses.replace(self.config, num_workers=num_workers)
-        return self.accelerator.prepare(test_loader(self.dataset(table), config))
+        return self._loader(self.dataset(table))
+
+    def _loader(self, dataset: Dataset) -> DataLoader:
+        few = len(dataset) < 64  # starting processes would take longer than decoding
+        config = dataclasses.replace(self.config, num_workers=0) if few else self.config
+        return self.accelerator.prepare(test_loader(dataset, config))
 
     def score(self, images: str | Path | Sequence[str | Path]) -> float | np.ndarray:
         """Quality of a picture, or of several: 0..100, higher is better.
@@ -92,10 +97,19 @@ class Scorer:
             UserError: a file is missing or no image.
         """
         one = isinstance(images, str | Path)
-        paths = [images] if one else list(images)
-        unknown = pd.DataFrame({"image": [Path(p).name for p in paths], "path": [str(p) for p in paths]})
-        scores = self.score_table(unknown.assign(mos=np.nan, mos_std=np.nan)).clip(0, 100)
+        scores = self.score_table(_unlabelled([images] if one else images)).clip(0, 100)
         return float(scores[0]) if one else scores
+
+    def score_readable(self, images: Sequence[str | Path]) -> tuple[np.ndarray, dict[int, str]]:
+        """Like `score` of a list, but a file that cannot be read ends nothing.
+
+        Returns:
+            scores (n,), and by the place in the list of each unreadable file, whose score means nothing, the reason.
+        """
+        dataset = _TolerantCrops(_unlabelled(images), self.config)
+        scores = self._predict(dataset, "score").clip(0, 100)
+        of_all = self.accelerator.reduce(dataset.unreadable.int().to(self.accelerator.device), "sum")
+        return scores, {place: _problem(images[place]) for place in of_all.nonzero().flatten().tolist()}
 
     def score_table(self, table: pd.DataFrame, description: str = "score", database: str | None = None) -> np.ndarray:
         """Raw scores (n,) of a table, not set to the scale's ends.
@@ -105,11 +119,40 @@ class Scorer:
             description: what the progress bar says.
             database: gives the scale of the scores, if it is one of several that the model was trained on.
         """
-        few = len(table) < 64  # starting processes would take longer than decoding
-        loader = self.loader(table, num_workers=0 if few else None)
-        scores = predict(self.model, loader, self.to_images, self.accelerator, description)
+        scores = self._predict(self.dataset(table), description)
         slope, offset = self.scales.get(database, (1.0, 0.0))
         return (scores - offset) / slope
+
+    def _predict(self, dataset: Dataset, description: str) -> np.ndarray:
+        return predict(self.model, self._loader(dataset), self.to_images, self.accelerator, description)
+
+
+class _TolerantCrops(CropDataset):
+    """Crops that are black where a picture cannot be read, which `unreadable` (n,) then tells."""
+
+    def __init__(self, table: pd.DataFrame, config: Config):
+        super().__init__(table, config)
+        self.unreadable = torch.zeros(len(table), dtype=torch.bool).share_memory_()  # workers write to it
+
+    def _pixels(self, row: int) -> np.ndarray:
+        try:
+            return super()._pixels(row)
+        except UserError:
+            self.unreadable[row] = True
+            return np.zeros((3, self.config.patch_size, self.config.patch_size), dtype=np.uint8)
+
+
+def _unlabelled(images: Sequence[str | Path]) -> pd.DataFrame:
+    table = pd.DataFrame({"image": [Path(i).name for i in images], "path": [str(i) for i in images]})
+    return table.assign(mos=np.nan, mos_std=np.nan)
+
+
+def _problem(path: str | Path) -> str:
+    try:
+        open_rgb(path)
+    except UserError as error:
+        return str(error)
+    return f"{path}: could not be read when its turn came, and can be now: score it again"
 
 
 def load_model(checkpoint: str | Path, device: str = "auto", **changes) -> Scorer:
@@ -183,18 +226,6 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
-def _split_readable(paths: list[Path]) -> tuple[list[Path], list[str]]:
-    """The images that open, and a line for each that does not."""
-    readable, problems = [], []
-    for path in paths:
-        try:
-            open_rgb(path)
-            readable.append(path)
-        except UserError as error:
-            problems.append(str(error))
-    return readable, problems
-
-
 def _parse_arguments() -> argparse.Namespace:
     parser = Parser(description="Score pictures with a finished run (0..100, higher is better).")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image files and folders")
@@ -214,15 +245,19 @@ def main() -> None:
     if output is not None and not output.parent.is_dir():
         raise UserError(f"--output: no folder {output.parent}")
     scorer = load_model(arguments.checkpoint, arguments.device)
-    readable, problems = _split_readable(find_images(arguments.paths))
-    scores = scorer.score(readable) if readable else []
-    table = pd.DataFrame({"image": [str(path) for path in readable], "score": np.round(scores, 3)})
+    paths = find_images(arguments.paths)
+    scores, problems = scorer.score_readable(paths)
+    if not is_first_process():
+        return
+    table = pd.DataFrame({"image": [str(path) for path in paths], "score": np.round(scores, 3)}).drop(
+        index=list(problems)
+    )
     if len(table):
         print(table.to_string(index=False))
     if output is not None:
         table.to_csv(output, index=False)
     if problems:
-        for problem in problems:
+        for problem in problems.values():
             print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
 

@@ -53,15 +53,31 @@ def _keep_freed_memory() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def give_back_freed_memory(worker: int | None = None) -> None:
+    """Return to the system what glibc keeps of freed tensors.
+
+    Given to a loader as `worker_init_fn`: a forked worker shares the freed memory of its parent, and would hold on to
+    the old pages, gigabytes of them, as the parent writes to its own again.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def seed_everything(seed: int) -> None:
     """Seed torch's generators; crops and splits have generators of their own."""
     torch.manual_seed(seed)
 
 
+def is_first_process() -> bool:
+    """Whether this is the one that prints and writes, of the processes that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def start_logging() -> None:
     """Log lines to stderr as they are, for a script's user; of several processes the first one speaks."""
-    first = os.environ.get("RANK", "0") == "0"
-    logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.INFO if is_first_process() else logging.ERROR, format="%(message)s", stream=sys.stderr
+    )
     for chatty in ("httpx", "httpx2", "huggingface_hub", "PIL", "matplotlib", "fontTools", "timm"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
 

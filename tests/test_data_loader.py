@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
+import os
+import platform
+import re
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +34,7 @@ from data_loader import (
 )
 from iqa.config import Config
 from iqa.errors import UserError
+from iqa.runtime import make_accelerator
 
 NO_CHANGE = (0.0, 1.0, 1.0, 1.0, 0.0)
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
@@ -335,6 +340,27 @@ def test_an_epoch_covers_every_crop_of_every_image_once_in_an_order_of_its_own()
     first, second, again = orders
     assert first == again
     assert [(row, crop) for row, _, crop in first] != [(row, crop) for row, _, crop in second]
+
+
+@pytest.mark.skipif(
+    platform.system() != "Linux" or platform.libc_ver()[0] != "glibc",
+    reason="what a process holds is read from Linux's /proc, and only glibc is told what to keep",
+)
+def test_workers_do_not_hold_on_to_what_the_run_has_freed(table: pd.DataFrame) -> None:
+    make_accelerator("cpu")  # freed memory is kept from here on
+    held = torch.ones(60_000_000)  # 240 MB
+    del held
+    config = small(num_workers=1)
+    loader = data_loader.train_loader(CropDataset(table, config), config)
+    before = set(multiprocessing.active_children())
+    next(iter(loader))
+    (worker,) = set(multiprocessing.active_children()) - before
+    assert anonymous_bytes(worker.pid) < anonymous_bytes(os.getpid()) - 200e6
+
+
+def anonymous_bytes(pid: int) -> int:
+    found = re.search(r"^Anonymous:\s+(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    return 1024 * int(found[1])
 
 
 def test_training_batches_do_not_depend_on_workers(table: pd.DataFrame) -> None:

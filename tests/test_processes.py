@@ -17,7 +17,7 @@ from PIL import Image
 
 from data_loader import EpochSampler, ShardedBatches
 from iqa.processes import shard_sizes
-from iqa.results import read_history, read_results
+from iqa.results import read_history, read_json, read_results
 
 ROOT = Path(__file__).resolve().parent.parent
 # Without dropout, whose masks differ between processes; 21 training crops in batches of 4 leave a last batch of one.
@@ -64,34 +64,38 @@ def pictures(tmp_path_factory) -> Path:
 
 # Several commands in one start: most of a second process's time is its imports.
 RUN_EACH = """
-import json, sys
+import importlib, json, sys
 import torch
 torch.set_num_threads(1)
-import train_swin
-for arguments in json.loads(sys.argv[1]):
-    sys.argv = ["train_swin.py", *arguments]
-    train_swin.main()
+for script, *arguments in json.loads(sys.argv[1]):
+    sys.argv = [script + ".py", *arguments]
+    importlib.import_module(script).main()
 """
 
 
-def train(pictures: Path, results: Path, processes: int, *runs: list[str], script: str = RUN_EACH):
-    """Run the command once for each of `runs`, all in the same processes."""
-    (results / "each.py").write_text(script)
-    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    place = f"--data_path {pictures / 'table.csv'} --results_dir {results} --cache_dir {results / 'cache'}".split()
-    lines = json.dumps([[*SETTINGS, *place, *more] for more in runs])
+def launch(folder: Path, processes: int, *commands: list[str], script: str = RUN_EACH):
+    """Run several commands, one after the other, in the same process or processes."""
+    (folder / "each.py").write_text(script)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
     return subprocess.run(
-        [sys.executable, *launch, str(results / "each.py"), lines],
+        [sys.executable, *launcher, str(folder / "each.py"), json.dumps(commands)],
         cwd=ROOT, capture_output=True, text=True, timeout=300,
         env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 
+def training(pictures: Path, results: Path, *flags: str) -> list[str]:
+    """The command that trains on the pictures."""
+    place = f"--data_path {pictures / 'table.csv'} --results_dir {results} --cache_dir {results / 'cache'}".split()
+    return ["train_swin", *SETTINGS, *place, *flags]
+
+
 def test_two_processes_learn_what_one_learns(pictures, tmp_path):
     kinds = {"whole": [], "frozen": ["--freeze_backbone"]}
     for processes in (1, 2):
-        runs = [["--name", f"{kind}_of_{processes}", *flags] for kind, flags in kinds.items()]
-        done = train(pictures, tmp_path, processes, *runs)
+        names = {kind: f"{kind}_of_{processes}" for kind in kinds}
+        runs = [training(pictures, tmp_path, "--name", names[kind], *flags) for kind, flags in kinds.items()]
+        done = launch(tmp_path, processes, *runs)
         assert done.returncode == 0, done.stderr
     for kind in kinds:
         one, two = (tmp_path / f"{kind}_of_{n}" for n in (1, 2))
@@ -118,6 +122,25 @@ def lost(path, *how):
     return load(path, *how)
 data_loader.load_image = lost
 """
-    done = train(pictures, tmp_path, 2, ["--name", "lost", "--no_cache"], script=lose + RUN_EACH)
+    done = launch(tmp_path, 2, training(pictures, tmp_path, "--name", "lost", "--no_cache"), script=lose + RUN_EACH)
     assert done.returncode != 0 and "is gone" in done.stderr
     assert not (tmp_path / "lost" / "results.json").exists()
+
+
+def test_two_processes_score_and_evaluate_as_one_does_and_one_of_them_writes(pictures, tmp_path):
+    assert launch(tmp_path, 1, training(pictures, tmp_path, "--name", "run")).returncode == 0
+    for processes in (1, 2):
+        run, scores, results = (str(tmp_path / n) for n in ("run", f"{processes}.csv", f"{processes}.json"))
+        done = launch(
+            tmp_path,
+            processes,
+            ["evaluate", "--checkpoint", run, "--datasets", "csv", "--device", "cpu", "--output", results],
+            ["predict", str(pictures), "--checkpoint", run, "--device", "cpu", "--output", scores],
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("written to") == 1 and done.stdout.count("29.png") == 1
+    alone, together = (pd.read_csv(tmp_path / f"{n}.csv") for n in (1, 2))
+    assert alone["image"].tolist() == together["image"].tolist()
+    assert together["score"].to_numpy() == pytest.approx(alone["score"].to_numpy(), abs=1e-3)
+    metrics = [read_json(tmp_path / f"{n}.json")["metrics"]["csv"]["srcc"] for n in (1, 2)]
+    assert metrics[1] == pytest.approx(metrics[0])
