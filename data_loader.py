@@ -30,8 +30,8 @@ from iqa.cache import RowCache
 from iqa.config import Config, parse_resize
 from iqa.image_check import file_hash
 from iqa.image_files import open_rgb, upright_size
+from iqa.memory import give_back_freed_memory
 from iqa.processes import shard_sizes
-from iqa.runtime import give_back_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -406,12 +406,20 @@ def warn_of_small_images(table: pd.DataFrame, config: Config, database: str) -> 
         )  # fmt: skip
 
 
-def _colour_maps(augment: Tensor) -> tuple[Tensor, Tensor]:
-    """Jitter as one affine map per crop: matrices (N, 3, 3) of a pixel's RGB and of the crop's mean RGB, to be added.
+def _colour_maps(augment: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """Jitter and normalisation as one affine map of RGB per crop.
 
     Brightness, contrast (about the crop's mean luma), saturation (about each pixel's luma) and a rotation
     of hue about the grey axis are each affine, so their composition is. What contrast adds is grey, which
     passes through the other two.
+
+    Args:
+        augment: (N, 5) as in `Batch`.
+        mean: (3, 1) of the backbone's input, for pixels 0..255.
+        std: (3, 1).
+
+    Returns:
+        (N, 3, 4) of (red, green, blue, 1) of a pixel, and (N, 3, 3) of the crop's mean RGB, to be added.
     """
     brightness, contrast, saturation, hue = augment[:, 1:].unbind(1)  # (N,) each
     grey = augment.new_tensor(_LUMA).expand(3, 3)  # maps RGB to its luma in every channel
@@ -421,8 +429,10 @@ def _colour_maps(augment: Tensor) -> tuple[Tensor, Tensor]:
     cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=augment.device) / math.sqrt(3)
     axis = torch.full((3, 3), 1 / 3, device=augment.device)
     rotate = angle.cos() * eye + angle.sin() * cross + (1 - angle.cos()) * axis  # Rodrigues' formula
-    of_pixel = rotate @ saturate * (contrast * brightness)[:, None, None]
-    return of_pixel, grey * ((1 - contrast) * brightness)[:, None, None]
+    of_pixel = rotate @ saturate * (contrast * brightness)[:, None, None] / std
+    offset = (-mean / std).expand(len(augment), 3, 1)
+    of_mean = grey * ((1 - contrast) * brightness)[:, None, None] / std
+    return torch.cat((of_pixel, offset), dim=2), of_mean
 
 
 def to_images(
@@ -445,19 +455,18 @@ def to_images(
     mean_t, std_t = (255 * images.new_tensor(values)[:, None] for values in (mean, std))  # (3, 1)
     bounds = [(-m / s, (1 - m) / s) for m, s in zip(mean, std, strict=True)]
     flip = augment[:, 0].bool()[:, None, None, None]
-    of_pixel, of_mean = (matrix / std_t for matrix in _colour_maps(augment))  # (N, 3, 3) each
-    maps = torch.cat((of_pixel, (-mean_t / std_t).expand(len(pixels), 3, 1)), dim=2)  # (N, 3, 4)
     some = _IN_CACHE if pixels.device.type == "cpu" else max(1, len(pixels))
     buffer = images.new_ones((some, 4, *pixels.shape[2:]))  # red, green, blue, and the 1 that an offset multiplies
-    parts = (tensor.split(some) for tensor in (images, pixels, flip, maps, of_mean))
-    for out, part, flipped, affine, per_mean in zip(*parts, strict=True):
+    tensors = (images, pixels, flip, *(_colour_maps(augment, mean_t, std_t) if jitter else ()))
+    for out, part, flipped, *maps in zip(*(tensor.split(some) for tensor in tensors), strict=True):
         planes = buffer[: len(part)]
         rgb = planes[:, :3].copy_(torch.where(flipped, part.flip(-1), part))
-        if not jitter:
+        if jitter:
+            of_pixel, of_mean = maps
+            of_pixel[:, :, 3:] += of_mean @ rgb.mean(dim=(2, 3))[:, :, None]
+            torch.bmm(of_pixel, planes.flatten(2), out=out.flatten(2))
+            for channel, (low, high) in zip(out.unbind(1), bounds, strict=True):
+                channel.clamp_(low, high)
+        else:
             torch.sub(rgb, mean_t[:, :, None], out=out).div_(std_t[:, :, None])
-            continue
-        affine[:, :, 3:] += per_mean @ rgb.mean(dim=(2, 3))[:, :, None]
-        torch.bmm(affine, planes.flatten(2), out=out.flatten(2))
-        for channel, (low, high) in zip(out.unbind(1), bounds, strict=True):
-            channel.clamp_(low, high)
     return images

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import importlib.metadata
 import logging
 import os
@@ -15,8 +14,8 @@ import torch
 from accelerate import Accelerator
 
 from iqa.errors import UserError
+from iqa.memory import keep_freed_memory
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 RECORDED_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "pandas", "accelerate")
 
 
@@ -37,30 +36,9 @@ def make_accelerator(device: str = "auto", precision: str = "fp32", accumulate: 
     if precision == "fp16" and (device == "cpu" or not any(available.values())):
         raise UserError("precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
     if device == "cpu" or not any(available.values()):
-        _keep_freed_memory()
+        keep_freed_memory()
     mixed = {"fp32": "no"}.get(precision, precision)
     return Accelerator(cpu=device == "cpu", mixed_precision=mixed, gradient_accumulation_steps=accumulate)
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep the memory of freed tensors for the next ones.
-
-    By its defaults every large tensor is mapped anew and given back, and each step pays for thousands of page faults.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def give_back_freed_memory(worker: int | None = None) -> None:
-    """Return to the system what glibc keeps of freed tensors.
-
-    Given to a loader as `worker_init_fn`: a forked worker shares the freed memory of its parent, and would hold on to
-    the old pages, gigabytes of them, as the parent writes to its own again.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def seed_everything(seed: int) -> None:

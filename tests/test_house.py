@@ -26,8 +26,10 @@ TORCH_FAMILY = {"torch", "torchvision", "timm", "accelerate"}
 # What the network and the loop may know of this project (STYLE: one home for each arrow of the data flow).
 MAY_IMPORT = {
     "models_swin": {"iqa.errors", "iqa.torchvision_operators", "iqa.weights"},
-    "data_loader": {"iqa.cache", "iqa.config", "iqa.errors", "iqa.image_check", "iqa.image_files", "iqa.processes"},
-}
+    "data_loader": {
+        "iqa.cache", "iqa.config", "iqa.errors", "iqa.image_check", "iqa.image_files", "iqa.memory", "iqa.processes"
+    },
+}  # fmt: skip
 
 
 def imports(tree: ast.AST) -> set[str]:
