@@ -19,6 +19,7 @@ any timm model that yields four stages of features.
 from __future__ import annotations
 
 import difflib
+import functools
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -174,7 +175,40 @@ def _create_features(spec: BackboneSpec, drop_path_rate: float) -> nn.Module:
     for module in body.modules():
         if isinstance(module, timm.layers.DropPath) and not drop_path_rate:
             module.drop_prob = 0.0  # Swin's own default in timm is 0.1
+        if hasattr(module, "get_attn_mask"):
+            module.get_attn_mask = functools.partial(shifted_window_mask, module)
     return body
+
+
+def shifted_window_mask(block: nn.Module, x: Tensor) -> Tensor | None:
+    """Which tokens of a window may attend to each other; takes the place of the method of timm's Swin blocks.
+
+    The cyclic shift brings tokens from opposite borders into one window. timm finds them by assigning to slices,
+    one after the other, which torch.compile traces for longer than a training takes; the values are the same.
+
+    Args:
+        block: gives window_size and shift_size (rows, columns).
+        x: shifted tokens (B, H, W, C), padded to whole windows.
+
+    Returns:
+        (windows, N, N) with N tokens a window: 0, or -100 between tokens that were apart; None without a shift.
+    """
+    if not any(block.shift_size):
+        return None
+    rows, columns = block.window_size
+    down, across = (
+        _sides(*each, x.device) for each in zip(x.shape[1:3], block.window_size, block.shift_size, strict=True)
+    )
+    region = (3 * down[:, None] + across).unflatten(1, (-1, columns)).unflatten(0, (-1, rows))
+    region = region.transpose(1, 2).reshape(-1, rows * columns)  # (windows, N)
+    apart = region[:, :, None] != region[:, None]
+    return torch.zeros_like(apart, dtype=x.dtype).masked_fill(apart, -100.0)
+
+
+def _sides(size: int, window: int, shift: int, device: torch.device) -> Tensor:
+    """Along one axis (size,): 0 before the last window, and in it 1, or 2 for what came from the other border."""
+    place = torch.arange(size, device=device)
+    return (place >= size - window).int() + (place >= size - shift).int()
 
 
 class Fused(NamedTuple):

@@ -28,7 +28,7 @@ from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.files import write_json
 from iqa.metrics import across_splits
 from iqa.results import read_results, write_results
-from iqa.runtime import make_accelerator, provenance, seed_everything, start_logging
+from iqa.runtime import make_accelerator, provenance, require_compiler, seed_everything, start_logging
 from iqa.splits import write_split
 from models_swin import SmartIQA
 from predict import Scorer
@@ -194,6 +194,8 @@ def run(config: Config, resume: bool = False) -> dict:
     for name in (config.dataset, *config.also_train_on):
         if name not in DATABASES:
             raise UserError(f"dataset: unknown database {name!r}; known: {', '.join(DATABASES)}")
+    if config.compile:
+        require_compiler()
     accelerator = make_accelerator(config.device, config.precision, config.accumulate)
     if config.run_dir.exists() and not resume:
         raise UserError(f"{config.run_dir} exists: continue it with --resume, or give a new --name")

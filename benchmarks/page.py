@@ -66,6 +66,8 @@ def throughput_section(file: str, result: dict) -> str:
         parts += [(f"training {name}: {work}", s) for work, s in of["images_per_s"].items()]
     for name, of in measured["evaluation"].items():
         parts += [(f"evaluation {name}: {work}", s) for work, s in of["crops_per_s"].items()]
+    for name, of in measured["compiled"].items():
+        parts += [(f"training {name}: {work}", s) for work, s in of["images_per_s"].items() if work == "compiled"]
     rows = [[label.replace("_", " "), s["median"], "{:.3g} .. {:.3g}".format(*s["quartiles"]), s["n"]]
             for label, s in parts]  # fmt: skip
     speeds = table(["crops (images) a second", "median", "quartiles", "n"], rows)
@@ -85,6 +87,17 @@ def cost_section(file: str, result: dict) -> str:
         [[f"batch {r['batch']}, {r['workers']} workers", r["peak_bytes"] / 1e6] for r in result["koniq_size"]],
     )
     return "\n".join([_headline(file, result), targets_table(result), "", costs, "", runs])
+
+
+def modes_section(file: str, result: dict) -> str:
+    """A row a mode: SRCC, the difference to the first one with its interval, and the time."""
+    rows = [
+        [mode, f"{r['srcc']:.4f}", f"{r['difference']:+.4f}",
+         "{:+.4f} .. {:+.4f}".format(*r["interval"]) if r["interval"] else "", f"{r['relative_time']:.2f}"]
+        for mode, r in result["modes"].items()
+    ]  # fmt: skip
+    head = ["test crops", "mean SRCC", "difference", "95 % interval", "time"]
+    return "\n".join([_headline(file, result), table(head, rows)])
 
 
 def gpu_section(file: str, result: dict) -> str:
@@ -123,6 +136,7 @@ def scaling_section(file: str, result: dict) -> str:
 SECTIONS = {
     "throughput": ("throughput", throughput_section),
     "cost": ("cost", cost_section),
+    "modes": ("test_modes", modes_section),
     "gpu": ("gpu", gpu_section),
     "scaling": ("throughput", scaling_section),
 }

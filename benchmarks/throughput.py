@@ -18,7 +18,9 @@ over the turns. The JSON holds every time that was taken, and
 - `eval_batch_gain_*`: crops/s of `Scorer.score_table`, whose batches hold crops of several pictures, over one crop
   at a time, the same crops, from cached pictures; `eval_batch_gain` is Swin-nano's;
 - `frozen_epoch_gain_*`: time of an epoch that trains the whole network over the time of one that trains the head on
-  cached features of the frozen backbone, for equally many crops; batch 16.
+  cached features of the frozen backbone, for equally many crops; batch 16;
+- with `--compile`, which takes some minutes more and a C++ compiler, `compile_gain_*`: images/s of training end to end
+  compiled over eager.
 """
 
 from __future__ import annotations
@@ -56,14 +58,14 @@ from frozen_features import FrozenFeatures  # noqa: E402
 from HyperIQASolver_swin import HyperIQASolver  # noqa: E402
 from iqa.config import Config  # noqa: E402
 from iqa.errors import Parser, exit_on_user_error  # noqa: E402
-from iqa.runtime import make_accelerator, seed_everything  # noqa: E402
+from iqa.runtime import make_accelerator, require_compiler, seed_everything  # noqa: E402
 from models_swin import SmartIQA  # noqa: E402
 from predict import Scorer  # noqa: E402
 
 WIDTH, HEIGHT = 512, 384
 LOADER_BATCH, BATCH = 64, 16
 TRAINED = {"tiny": "tiny", "nano": "nano", "lite0": "tf_efficientnet_lite0"}
-SCORED = ("nano", "lite0")
+SCORED = COMPILED = ("nano", "lite0")
 TARGETS = {
     "loader_crops_per_s": {"at_least": 10_000},
     "loader_jitter_cost": {"below": 0.20},
@@ -233,6 +235,24 @@ def measure_training(backbone: str, pictures: pd.DataFrame, cache: PixelCache, f
     }
 
 
+def measure_compiled(backbone: str, pictures: pd.DataFrame, cache: PixelCache, folder: Path, sizes: Sizes) -> dict:
+    """Images/s of training end to end, eager and compiled, and the seconds that the first compiled epoch takes."""
+    pictures, name = pictures.head(sizes.steps * BATCH), TRAINED[backbone]
+    config = settings(sizes, batch_size=BATCH, train_patch_num=1)
+    eager, compiled = (make_solver(pictures, folder, name, config, cache) for _ in range(2))
+    compiled.model.compile()
+    first = seconds_of(lambda: compiled.train_one_epoch(1))
+    works = {"eager": lambda: eager.train_one_epoch(1), "compiled": lambda: compiled.train_one_epoch(1)}
+    seconds = interleaved(works, sizes.turns[backbone])
+    return {
+        "backbone": name,
+        "batch": BATCH,
+        "first_epoch_seconds": first,
+        "images_per_s": {work: spread([len(pictures) / s for s in values]) for work, values in seconds.items()},
+        "gain": spread(ratios(seconds["eager"], seconds["compiled"])),
+    }
+
+
 @torch.inference_mode()
 def score_one_crop_at_a_time(scorer: Scorer, table: pd.DataFrame) -> np.ndarray:
     """What `Scorer.score_table` computes, a crop at a time: scores (n,)."""
@@ -269,8 +289,8 @@ def measure_evaluation(backbone: str, pictures: pd.DataFrame, cache: PixelCache,
     }
 
 
-def measure(sizes: Sizes) -> dict:
-    """All measurements, and the numbers that have targets."""
+def measure(sizes: Sizes, compiled: bool = False) -> dict:
+    """All measurements, those of torch.compile if asked for, and the numbers that have targets."""
     make_accelerator("cpu")  # sets how memory is kept, as every run does: before the loader is measured
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -286,12 +306,14 @@ def measure(sizes: Sizes) -> dict:
         for backbone in TRAINED:
             print(f"measuring training of {backbone}", file=sys.stderr)
             training[backbone] = measure_training(backbone, pictures, cache, folder, sizes)
+        gains = {b: measure_compiled(b, pictures, cache, folder, sizes) for b in COMPILED if compiled}
     numbers = headline(loader, training, evaluation)
+    numbers |= {f"compile_gain_{backbone}": measured["gain"]["median"] for backbone, measured in gains.items()}
     return {
         "kind": "throughput",
         **numbers,
         "targets": {name: against_target(numbers[name], **asked) for name, asked in TARGETS.items()},
-        "measurements": {"loader": loader, "training": training, "evaluation": evaluation},
+        "measurements": {"loader": loader, "training": training, "evaluation": evaluation, "compiled": gains},
     }
 
 
@@ -315,9 +337,12 @@ def main() -> None:
     parser = Parser(description="Speed of loading, training, evaluation and head training, as ratios on one machine.")
     parser.add_argument("--json", required=True, type=Path, metavar="FILE", help="where the measurements go")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, in seconds: shows that it runs, says nothing")
+    parser.add_argument("--compile", action="store_true", help="measure torch.compile too (some minutes)")
     arguments = parser.parse_args()
     require_writable(arguments.json)
-    result = measure(QUICK if arguments.quick else FULL)
+    if arguments.compile:
+        require_compiler()
+    result = measure(QUICK if arguments.quick else FULL, arguments.compile)
     write_result(arguments.json, {**result, "quick": arguments.quick})
     print_targets(result["targets"])
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import logging
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,19 @@ def make_accelerator(device: str = "auto", precision: str = "fp32", accumulate: 
         keep_freed_memory()
     mixed = {"fp32": "no"}.get(precision, precision)
     return Accelerator(cpu=device == "cpu", mixed_precision=mixed, gradient_accumulation_steps=accumulate)
+
+
+def require_compiler() -> None:
+    """Before a run with torch.compile, whose generated code is compiled on the machine.
+
+    Raises:
+        UserError: there is no C++ compiler.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise UserError(
+            f"--compile needs a C++ compiler, and there is no {compiler} here: install one, or leave it out"
+        )
 
 
 def seed_everything(seed: int) -> None:

@@ -171,8 +171,11 @@ def test_a_page_gets_every_kind_of_result(quick):
         ("b.json", {"kind": "cost", "images": {"1000": costs}, "koniq_size": [koniq], **other}),
         ("c.json", {"kind": "gpu", "device": "a device", "variants": [gpu_row], **other}),
     ]
+    modes = {"full": {"srcc": 0.8, "difference": -0.01, "interval": [-0.02, 0.0], "relative_time": 0.2}}
+    results.append(("d.json", {"kind": "test_modes", "modes": modes, **other}))
     pages = [page.filled((ROOT / name).read_text(), results) for name in page.PAGES]
     assert page.NOTHING not in "".join(pages)
     assert "| loading | 1,000 | 1.5 | 400 |" in pages[0] and "out of memory" in pages[0]
     assert "| batch 32, 2 workers | 2,500 |" in pages[0]
+    assert "| full | 0.8000 | -0.0100 | -0.0200 .. +0.0000 | 0.20 |" in pages[0]
     assert page.filled(pages[0], results) == pages[0]

@@ -274,6 +274,12 @@ def test_bad_input_is_one_line_and_exit_code_two(pictures, run, tmp_path, capsys
     assert not (tmp_path / "none").exists()
 
 
+def test_compile_without_a_compiler_is_one_line_before_anything_is_read(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "no_such_compiler")
+    assert train(tmp_path, tmp_path, "--name", "compiled", "--compile") == 2
+    assert "no no_such_compiler here" in capsys.readouterr().err
+
+
 def test_a_checkpoint_of_another_architecture_is_refused(run, tmp_path, capsys):
     from iqa.checkpoint import save_checkpoint
 

@@ -430,3 +430,37 @@ def test_each_layer_learns_at_layer_decay_times_the_rate_of_the_next() -> None:
 def test_drop_path_is_as_asked_also_where_timm_has_a_default_of_its_own(rate: float) -> None:
     drops = [m.drop_prob for m in SwinBackbone("tiny", rate).modules() if isinstance(m, DropPath)]
     assert max(drops, default=0.0) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("backbone", ["nano", "swinv2_tiny_window8_256"])
+@pytest.mark.parametrize("size", [(224, 224), (96, 160), (250, 96)])
+def test_the_masks_of_shifted_windows_are_timms(backbone, size):
+    body = SwinBackbone(backbone).body
+    blocks = [module for module in body.modules() if hasattr(module, "get_attn_mask")]
+    tokens = [-(-s // 4) for s in size]
+    compared = 0
+    for block in blocks:
+        height, width = (-(-t // w) * w for t, w in zip(tokens, block.window_size, strict=True))
+        x = torch.zeros(1, height, width, 3)
+        ours, timms = block.get_attn_mask(x), type(block).get_attn_mask(block, x)
+        assert (ours is None) == (timms is None)
+        if timms is not None:
+            assert torch.equal(ours, timms)
+            compared += 1
+    assert compared
+
+
+def test_a_compiled_network_is_the_plain_one():
+    """Traced as torch.compile does, run without generated code: that takes minutes to compile on a CPU."""
+    torch.manual_seed(0)
+    model = SmartIQA("nano", "channel", dropout_rate=0.0, drop_path_rate=0.0)
+    images, found = torch.randn(3, 3, 64, 64), []
+    for compiled in (False, True):
+        if compiled:
+            model.compile(backend="aot_eager", fullgraph=True)
+        model.zero_grad(set_to_none=True)
+        scores = model(images)
+        scores.square().sum().backward()
+        found.append([scores.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+    for plain, traced in zip(*found, strict=True):
+        torch.testing.assert_close(traced, plain, rtol=1e-4, atol=1e-5)
