@@ -40,6 +40,15 @@ log = logging.getLogger(__name__)
 JITTER = (0.1, 0.1, 0.1, 0.02)
 UNCHANGED = [0.0, 1.0, 1.0, 1.0, 0.0]  # a row of `Batch.augment` that does nothing
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's convert("L")
+# Maps of RGB (rows of 3x3): identity, cross product with the grey axis, projection onto it, luma in every channel.
+_COLOUR_BASIS = torch.tensor(
+    [
+        [1, 0, 0, 0, 1, 0, 0, 0, 1],
+        [n / math.sqrt(3) for n in (0, -1, 1, 1, 0, -1, -1, 1, 0)],
+        [1 / 3] * 9,
+        _LUMA * 3,
+    ]
+)
 _IN_CACHE = 4  # crops that a CPU's second-level cache holds as floats
 
 
@@ -422,16 +431,14 @@ def _colour_maps(augment: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Te
         (N, 3, 4) of (red, green, blue, 1) of a pixel, and (N, 3, 3) of the crop's mean RGB, to be added.
     """
     brightness, contrast, saturation, hue = augment[:, 1:].unbind(1)  # (N,) each
-    grey = augment.new_tensor(_LUMA).expand(3, 3)  # maps RGB to its luma in every channel
-    eye = torch.eye(3, device=augment.device)
-    saturate = saturation[:, None, None] * eye + (1 - saturation)[:, None, None] * grey  # (N, 3, 3)
-    angle = 2 * math.pi * hue[:, None, None]
-    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=augment.device) / math.sqrt(3)
-    axis = torch.full((3, 3), 1 / 3, device=augment.device)
-    rotate = angle.cos() * eye + angle.sin() * cross + (1 - angle.cos()) * axis  # Rodrigues' formula
-    of_pixel = rotate @ saturate * (contrast * brightness)[:, None, None] / std
+    angle = 2 * math.pi * hue
+    cos, sin = angle.cos(), angle.sin()
+    # Rodrigues' formula for the rotation; it leaves grey as it is, so what saturation adds of grey passes it by.
+    weights = torch.stack((saturation * cos, saturation * sin, saturation * (1 - cos), 1 - saturation), dim=1)
+    basis = _COLOUR_BASIS.to(augment.device)
+    of_pixel = ((contrast * brightness)[:, None] * weights @ basis).view(-1, 3, 3) / std
     offset = (-mean / std).expand(len(augment), 3, 1)
-    of_mean = grey * ((1 - contrast) * brightness)[:, None, None] / std
+    of_mean = ((1 - contrast) * brightness)[:, None, None] * basis[3].view(3, 3) / std
     return torch.cat((of_pixel, offset), dim=2), of_mean
 
 
@@ -440,8 +447,8 @@ def to_images(
 ) -> Tensor:
     """Crops (B, K, 3, H, W) uint8 -> flipped, jittered, normalised images (B*K, 3, H, W) float32.
 
-    Brightness, contrast, saturation, hue and normalisation are one affine map of RGB: one product a crop. The
-    bounds of a pixel, which jitter may not leave, are mapped as well.
+    Brightness, contrast, saturation, hue and normalisation are one affine map of RGB: one product a crop. Nothing is
+    clipped at black and white: burnt-out highlights would be a distortion that the label knows nothing of.
 
     Args:
         crops: pixels 0..255.
@@ -453,7 +460,6 @@ def to_images(
     pixels, augment = crops.flatten(0, 1), augment.flatten(0, 1)  # (N, 3, H, W), (N, 5)
     images = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)
     mean_t, std_t = (255 * images.new_tensor(values)[:, None] for values in (mean, std))  # (3, 1)
-    bounds = [(-m / s, (1 - m) / s) for m, s in zip(mean, std, strict=True)]
     flip = augment[:, 0].bool()[:, None, None, None]
     some = _IN_CACHE if pixels.device.type == "cpu" else max(1, len(pixels))
     buffer = images.new_ones((some, 4, *pixels.shape[2:]))  # red, green, blue, and the 1 that an offset multiplies
@@ -463,10 +469,8 @@ def to_images(
         rgb = planes[:, :3].copy_(torch.where(flipped, part.flip(-1), part))
         if jitter:
             of_pixel, of_mean = maps
-            of_pixel[:, :, 3:] += of_mean @ rgb.mean(dim=(2, 3))[:, :, None]
+            of_pixel[:, :, 3:].baddbmm_(of_mean, rgb.flatten(2).mean(2, keepdim=True))
             torch.bmm(of_pixel, planes.flatten(2), out=out.flatten(2))
-            for channel, (low, high) in zip(out.unbind(1), bounds, strict=True):
-                channel.clamp_(low, high)
         else:
             torch.sub(rgb, mean_t[:, :, None], out=out).div_(std_t[:, :, None])
     return images
