@@ -68,10 +68,12 @@ def throughput_section(file: str, result: dict) -> str:
         parts += [(f"evaluation {name}: {work}", s) for work, s in of["crops_per_s"].items()]
     for name, of in measured["compiled"].items():
         parts += [(f"training {name}: {work}", s) for work, s in of["images_per_s"].items() if work == "compiled"]
+    waits = [f"{of['first_epoch_seconds']:.0f} s ({name})" for name, of in measured["compiled"].items()]
+    waited = "\n\nThe first compiled epoch, of two steps, took " + ", ".join(waits) + "." if waits else ""
     rows = [[label.replace("_", " "), s["median"], "{:.3g} .. {:.3g}".format(*s["quartiles"]), s["n"]]
             for label, s in parts]  # fmt: skip
     speeds = table(["crops (images) a second", "median", "quartiles", "n"], rows)
-    return "\n".join([_headline(file, result), targets_table(result), "", speeds])
+    return "\n".join([_headline(file, result), targets_table(result), "", speeds]) + waited
 
 
 def cost_section(file: str, result: dict) -> str:

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import sys
 import tempfile
 import time
@@ -240,6 +241,7 @@ def measure_compiled(backbone: str, pictures: pd.DataFrame, cache: PixelCache, f
     pictures, name = pictures.head(sizes.steps * BATCH), TRAINED[backbone]
     config = settings(sizes, batch_size=BATCH, train_patch_num=1)
     eager, compiled = (make_solver(pictures, folder, name, config, cache) for _ in range(2))
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "compiled")  # what was compiled before would be taken over
     compiled.model.compile()
     first = seconds_of(lambda: compiled.train_one_epoch(1))
     works = {"eager": lambda: eager.train_one_epoch(1), "compiled": lambda: compiled.train_one_epoch(1)}
