@@ -177,6 +177,8 @@ def _create_features(spec: BackboneSpec, drop_path_rate: float) -> nn.Module:
             module.drop_prob = 0.0  # Swin's own default in timm is 0.1
         if hasattr(module, "get_attn_mask"):
             module.get_attn_mask = functools.partial(shifted_window_mask, module)
+            if hasattr(module.attn, "fused_attn"):  # of Swin, not of Swin V2, whose attention is by cosines
+                module.attn.fused_attn = True  # timm leaves torch's scaled_dot_product_attention off, as untested
     return body
 
 

@@ -93,7 +93,7 @@ class Sizes:
     turns: dict[str, int] = dataclasses.field(default_factory=lambda: {"tiny": 5, "nano": 7, "lite0": 7})
     scored: int = 32  # pictures that are scored
     scored_crops: int = 4  # of each
-    eval_turns: int = 5
+    eval_turns: int = 9
 
 
 FULL = Sizes()

@@ -464,3 +464,17 @@ def test_a_compiled_network_is_the_plain_one():
         found.append([scores.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
     for plain, traced in zip(*found, strict=True):
         torch.testing.assert_close(traced, plain, rtol=1e-4, atol=1e-5)
+
+
+def test_fused_attention_gives_the_stages_that_plain_attention_gives():
+    torch.manual_seed(0)
+    backbone = SwinBackbone("nano").eval()
+    images = torch.randn(2, 3, 224, 160)
+    with torch.inference_mode():
+        fused = backbone(images)
+        for module in (m for m in backbone.modules() if hasattr(m, "fused_attn")):
+            assert module.fused_attn
+            module.fused_attn = False
+        plain = backbone(images)
+    for one, other in zip(fused, plain, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
