@@ -16,7 +16,8 @@ over the turns. The JSON holds every time that was taken, and
 - `overhead_share_*`: share of that epoch's time that is spent outside the network's forward and backward and the
   optimizer's step; `overhead_share` is Swin-nano's, the hardest of the three since its step is the shortest;
 - `eval_batch_gain_*`: crops/s of `Scorer.score_table`, whose batches hold crops of several pictures, over one crop
-  at a time, the same crops, from cached pictures; `eval_batch_gain` is Swin-nano's;
+  at a time, the same crops, from cached pictures; `eval_batch_gain` is lite0's, the backbone of the CPU settings in
+  `configs/`;
 - `frozen_epoch_gain_*`: time of an epoch that trains the whole network over the time of one that trains the head on
   cached features of the frozen backbone, for equally many crops; batch 16;
 - with `--compile`, which takes some minutes more and a C++ compiler, `compile_gain_*`: images/s of training end to end
@@ -74,6 +75,7 @@ TARGETS = {
     "train_ratio_nano": {"at_least": 0.85},
     "overhead_share": {"below": 0.03},
     "eval_batch_gain": {"at_least": 1.3},
+    "eval_batch_gain_nano": {"at_least": 1.3},
     "frozen_epoch_gain_lite0": {"at_least": 10},
     "frozen_epoch_gain_nano": {"at_least": 10},
     "frozen_epoch_gain_tiny": {"at_least": 25},
@@ -325,7 +327,7 @@ def headline(loader: dict, training: dict[str, dict], evaluation: dict[str, dict
         "loader_crops_per_s": loader["crops_per_s"]["fetch"]["median"],
         "loader_jitter_cost": loader["jitter_cost"]["median"],
         "overhead_share": training["nano"]["overhead_share"]["median"],
-        "eval_batch_gain": evaluation["nano"]["gain"]["median"],
+        "eval_batch_gain": evaluation["lite0"]["gain"]["median"],
     }
     for backbone, measured in training.items():
         numbers[f"train_ratio_{backbone}"] = measured["ratio"]["median"]

@@ -33,7 +33,7 @@ def quick(tmp_path_factory) -> dict:
 def test_throughput_writes_every_number_with_its_target_and_provenance(quick):
     numbers = [
         "loader_crops_per_s", "train_ratio_tiny", "train_ratio_nano", "overhead_share", "eval_batch_gain",
-        "frozen_epoch_gain_lite0", "frozen_epoch_gain_tiny", "frozen_epoch_gain_nano",
+        "frozen_epoch_gain_lite0", "frozen_epoch_gain_tiny", "frozen_epoch_gain_nano", "eval_batch_gain_nano",
     ]  # fmt: skip
     assert all(quick[name] > 0 and math.isfinite(quick[name]) for name in numbers)
     assert math.isfinite(quick["loader_jitter_cost"])
