@@ -257,7 +257,7 @@ def measure(sizes: Sizes) -> dict:
         "images": {str(n): cost for n, cost in zip(sizes.images, costs, strict=True)},
         "slopes": slopes,
         "koniq_size": koniq,
-        "metrics": {"rows": sizes.rows, "seconds": seconds},
+        "metrics_of_rows": {"rows": sizes.rows, "seconds": seconds},
         "sizes": dataclasses.asdict(sizes),
         "threads": torch.get_num_threads(),
         "targets": targets,

@@ -144,7 +144,7 @@ def test_cost_measures_every_part_at_every_size(tmp_path, monkeypatch):
     ] * 2
     assert all(part["seconds"] > 0 and part["peak_bytes"] > 0 for c in result["images"].values() for part in c.values())
     assert result["targets"]["koniq_size_peak_bytes"]["measured"] == cost.QUICK.koniq_batches[0]
-    assert set(result["metrics"]["seconds"]) == {"srcc", "plcc", "krcc", "rmse"}
+    assert set(result["metrics_of_rows"]["seconds"]) == {"srcc", "plcc", "krcc", "rmse"}
 
 
 def test_a_ring_halves_its_gain_where_the_page_says():
