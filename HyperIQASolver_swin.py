@@ -35,12 +35,10 @@ from iqa.checkpoint import (
 from iqa.config import Config
 from iqa.errors import UserError
 from iqa.evaluation import predict
-from iqa.files import write_atomically
 from iqa.losses import make_loss
 from iqa.metrics import plcc, srcc
-from iqa.processes import gather_shares
-from iqa.progress import progress
 from iqa.results import read_history
+from iqa.system import gather_shares, progress, write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -19,77 +19,37 @@ import argparse
 import dataclasses
 import difflib
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy.stats import kruskal, spearmanr
-from torch import Tensor, nn
-from torch.nn import functional as F
 
-from data_loader import UNCHANGED, load_image
-from evaluate import unseen_images
 from folders import DATABASES
-from iqa import attention_figures
 from iqa.config import parse_resize
 from iqa.errors import Parser, UserError, exit_on_user_error
-from iqa.evaluation import predict
-from iqa.files import write_json
-from iqa.grad_cam import grad_cam, place_on_images
-from iqa.plots import grouped_bars, save_figure, shorten
-from iqa.progress import progress
-from iqa.published_results import PublishedEntry, read_published
-from iqa.runtime import provenance, start_logging
-from iqa.window_attention import attention_rollout, has_window_attention, window_attention
-from models_swin import FUSIONS, SmartIQA
-from predict import Scorer, load_model, run_folder
+from iqa.results import PublishedEntry, provenance, read_published
+from iqa.system import progress, start_logging, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from models_swin import SmartIQA
+    from smart_iqa.scorer import Scorer
+
+LONGEST_NAME = 44  # characters that fit over a panel of two images
 
 LEVELS = ("Very Low", "Low", "Mid", "High", "Very High")
 STAGES = tuple(f"stage {i}" for i in range(4))
 PUBLISHED_FUSION = "scale"  # the one kind whose weights are published
 MOST_GROUPS = 100  # more would be no figure to read
-LONGEST_NAME = 44  # characters that fit over a panel of two pictures
 ALPHA = 0.05
-
-
-class StageWeights(nn.Module):
-    """Images (B, 3, H, W) -> score and, where the fusion has them, the four stage weights: (B, 5) or (B, 1)."""
-
-    def __init__(self, model: SmartIQA):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) -> (B, 5), or (B, 1) for a fusion without stage weights."""
-        inspected = self.model.inspect(images)
-        scores = inspected.scores[:, None]
-        return scores if inspected.stage_weights is None else torch.cat([scores, inspected.stage_weights], dim=1)
 
 
 # --------------------------------------------------------------------------------------------------
 # Images and their weights
-
-
-def fusion_name(model: SmartIQA) -> str:
-    """The key of `FUSIONS` that a model was built with."""
-    return next(name for name, kind in FUSIONS.items() if type(model.fusion) is kind)
-
-
-def backbone_names(model: SmartIQA) -> dict[str, str]:
-    """What a record says of a model's backbone: `backbone`, the name it was asked for by, and `timm_name`."""
-    return {"backbone": model.backbone.name, "timm_name": model.backbone.timm_name}
-
-
-def in_full(record: dict) -> str:
-    """The backbone and fusion of a record; timm's name stands beside a short one.
-
-    >>> in_full({"backbone": "nano", "timm_name": "swin_tiny_patch4_window7_224", "fusion": "scale"})
-    'nano (timm: swin_tiny_patch4_window7_224), fusion scale'
-    """
-    beside = "" if record["backbone"] == record["timm_name"] else f" (timm: {record['timm_name']})"
-    return f"{record['backbone']}{beside}, fusion {record['fusion']}"
 
 
 def with_groups(table: pd.DataFrame, column: str, database: str) -> pd.DataFrame:
@@ -126,6 +86,9 @@ def sample_by_level(table: pd.DataFrame, samples: int, seed: int) -> pd.DataFram
 
 def weigh_images(scorer: Scorer, table: pd.DataFrame) -> pd.DataFrame:
     """The table with columns score and, where there are weights, `stage 0`..`stage 3`: means over the crops."""
+    from iqa.evaluation import predict
+    from smart_iqa.probes import StageWeights
+
     values = predict(
         StageWeights(scorer.model), scorer.loader(table), scorer.to_images, scorer.accelerator, "attention"
     )
@@ -282,6 +245,10 @@ def stitch(maps: np.ndarray, corners: list[tuple[int, int]], height: int, width:
 
 def rollout_maps(model: SmartIQA, images: Tensor) -> Tensor:
     """Attention rollout of images (B, 3, H, W) -> (B, H, W), 1 where attention is spread evenly."""
+    from torch.nn import functional as F
+
+    from iqa.attention import attention_rollout, place_on_images, window_attention
+
     H, W = images.shape[-2:]
     patch = model.backbone.patch
     padded = F.pad(images, (0, -W % patch, 0, -H % patch), mode="replicate")  # as the backbone does
@@ -291,6 +258,11 @@ def rollout_maps(model: SmartIQA, images: Tensor) -> Tensor:
 
 def picture_maps(scorer: Scorer, path: str) -> PictureMaps:
     """Grad-CAM and, for Swin, attention rollout over one picture, stitched from crops that cover it."""
+    import torch
+
+    from data_loader import UNCHANGED, load_image
+    from iqa.attention import grad_cam, has_window_attention
+
     config, model = scorer.config, scorer.model
     pixels = load_image(path, parse_resize(config.resize), config.patch_size)  # (3, H, W)
     H, W = pixels.shape[1:]
@@ -309,6 +281,8 @@ def picture_maps(scorer: Scorer, path: str) -> PictureMaps:
 
 def draw_panels(scorer: Scorer, table: pd.DataFrame, per_level: int, folder: Path) -> pd.DataFrame:
     """Draw up to `per_level` images of each level; the table with a column `panel` (file name, or None)."""
+    from iqa.figures import panel, save_panel, shorten
+
     folder.mkdir(exist_ok=True)
     shuffled = table.sample(frac=1, random_state=scorer.config.seed)  # a table is sorted by name
     chosen = shuffled.groupby("level", observed=True).head(per_level).sort_index()
@@ -320,8 +294,8 @@ def draw_panels(scorer: Scorer, table: pd.DataFrame, per_level: int, folder: Pat
         known = f"{image['level']}, mos {image['mos']:.1f}, score {image['score']:.1f}"
         title = f"{shorten(image['image'], LONGEST_NAME)}\n{known}"
         weights = {stage: image[stage] for stage in STAGES} if has_weights(table) else None
-        figure = attention_figures.panel(title, maps.picture, maps.grad_cam, maps.rollout, weights)
-        attention_figures.save_panel(figure, folder / file)
+        figure = panel(title, maps.picture, maps.grad_cam, maps.rollout, weights)
+        save_panel(figure, folder / file)
     return table.assign(panel=[f"{folder.name}/{files[row]}" if row in files else None for row in table.index])
 
 
@@ -338,6 +312,9 @@ def write_analysis(output: Path, table: pd.DataFrame, made: dict, group_by: str 
         made: what is recorded beside: run, dataset, backbone, timm_name, fusion, sampling, config.
         group_by: the column that `group` was taken from.
     """
+    from iqa.figures import save_figure
+    from smart_iqa.testing import in_full
+
     kept = ["image", "content", "distortion", "mos", "score", "level", *(s for s in STAGES if s in table), "panel"]
     kept += ["group"] if group_by else []
     images = table[kept].astype({"level": str}).to_dict("records")
@@ -365,11 +342,14 @@ def write_analysis(output: Path, table: pd.DataFrame, made: dict, group_by: str 
 
 def _beside_published(output: Path, record: dict) -> str:
     """Draw the weights by level, beside the published ones where they are of the same kind; what to print on them."""
+    from iqa.figures import bars_beside_published, grouped_bars, save_figure
+    from smart_iqa.testing import in_full
+
     levels, fusion = record["levels"], record["fusion"]
     published = read_published().get("attention_by_level")
     if published and fusion == PUBLISHED_FUSION:
         record["published"] = published.content
-        figure = attention_figures.bars_beside_published(levels, published.content, STAGES)
+        figure = bars_beside_published(levels, published.content, STAGES)
         save_figure(figure, output / "attention_by_level")
         return f"{published_markdown(published)} (measured here: {in_full(record)}, on {record['dataset']})"
     means = {stage: [row["mean"][i] for row in levels.values()] for i, stage in enumerate(STAGES)}
@@ -401,9 +381,11 @@ def _in_order(groups: pd.Series) -> pd.Categorical:
 
 
 def _distribution(table: pd.DataFrame, group_by: str | None):
+    from iqa.figures import distribution
+
     column = _in_order(table["group"]) if group_by else table["level"]
     groups = {name: rows[list(STAGES)].to_numpy() for name, rows in table.groupby(column, observed=True)}
-    return attention_figures.distribution(groups, STAGES, group_by or "quality level")
+    return distribution(groups, STAGES, group_by or "quality level")
 
 
 def _clear(output: Path) -> None:
@@ -413,7 +395,8 @@ def _clear(output: Path) -> None:
             file.unlink()
 
 
-def _parse_arguments() -> argparse.Namespace:
+def make_parser() -> Parser:
+    """The command's flags."""
     parser = Parser(description="Analyse the stage weights of a run by quality level, and where it looks.")
     parser.add_argument(
         "--checkpoint", required=True, metavar="RUN", help="folder of a run, or a published file (.pth, .pkl)"
@@ -426,13 +409,16 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--group_by", metavar="COLUMN", help="compare groups too: distortion, generator, any column")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     parser.add_argument("--output", metavar="FOLDER", help="default: RUN/attention")
-    return parser.parse_args()
+    return parser
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Analyse as the command line says."""
-    arguments = _parse_arguments()
+    arguments = make_parser().parse_args(argv)
     start_logging()
+    from smart_iqa.scorer import load_model, run_folder
+    from smart_iqa.testing import unseen_images
+
     if arguments.num_samples < 1 or arguments.crops < 1 or arguments.panels < 0:
         raise UserError("--num_samples and --crops: expected at least 1, --panels: expected at least 0")
     scorer = load_model(arguments.checkpoint, arguments.device, test_mode="random", test_patch_num=arguments.crops)
@@ -456,6 +442,8 @@ def main() -> None:
 
 def _describe(scorer: Scorer, arguments: argparse.Namespace, run: Path) -> dict:
     """What the record says about model and sampling."""
+    from smart_iqa.testing import backbone_names, fusion_name
+
     model = scorer.model
     return {
         "run": str(run),

@@ -25,23 +25,16 @@ import dataclasses
 import logging
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from scipy import ndimage, stats
-from torch import Tensor
 
-from data_loader import CropDataset
-from evaluate import trained_test_table
 from folders import read_run_database
 from iqa.attention import (
     FEWEST_SAMPLES,
@@ -57,12 +50,18 @@ from iqa.attention import (
 )
 from iqa.config import Config
 from iqa.errors import Parser, UserError, exit_on_user_error
-from iqa.files import write_atomically, write_json
-from iqa.plots import COLOURS, PAGE_WIDTH, STYLE, shorten
-from iqa.progress import progress
-from iqa.runtime import provenance, start_logging
-from iqa.window_attention import LayerAttention, attention_rollout, collect_window_attention, has_window_attention
-from predict import Scorer, load_model, run_folder
+from iqa.results import provenance
+from iqa.system import progress, start_logging, write_atomically, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+    from torch import Tensor
+
+    from data_loader import CropDataset
+    from iqa.attention import LayerAttention
+    from smart_iqa.scorer import Scorer
 
 log = logging.getLogger(__name__)
 
@@ -215,6 +214,10 @@ def read_run_pair(runs: dict[str, Path], root_dir: str | None, num_samples: int,
     Raises:
         UserError: no such run, no database, or two runs that do not see the same pictures alike.
     """
+    from data_loader import CropDataset
+    from iqa.attention import has_window_attention
+    from smart_iqa.scorer import load_model
+
     scorers = {model: load_model(run, precision="fp32") for model, run in runs.items()}
     _check_same_settings(runs, {model: scorer.config for model, scorer in scorers.items()})
     table, notes = _common_test_table(runs, scorers["full"].config, root_dir)
@@ -254,6 +257,9 @@ def _check_same_settings(runs: dict[str, Path], configs: dict[str, Config]) -> N
 
 def _common_test_table(runs: dict[str, Path], config: Config, root_dir: str | None) -> tuple[pd.DataFrame, list[str]]:
     """The images in the test part of both runs, and a note where the parts differ."""
+    from smart_iqa.scorer import run_folder
+    from smart_iqa.testing import trained_test_table
+
     database = read_run_database(config, root_dir)
     full, no_middle = (trained_test_table(run_folder(run), database) for run in runs.values())
     table = full[full["image"].isin(no_middle["image"])].reset_index(drop=True)
@@ -280,6 +286,8 @@ def measure_runs(
     Returns:
         The models' attention, and the complexity (n,) of the crops.
     """
+    import torch
+
     parts: dict[str, list[dict]] = {model: [] for model in scorers}
     complexity: list[float] = []
     for start in progress(range(0, len(crops), batch_size), "compare attention"):
@@ -295,13 +303,17 @@ def measure_runs(
     )
 
 
-@torch.inference_mode()
 def _measure_batch(scorer: Scorer, images: Tensor) -> dict:
     """Scores (B,), statistics of each layer, tokens in its rows, and what a figure shows (B, H, W)."""
+    import torch
+
+    from iqa.attention import attention_rollout, collect_window_attention, has_window_attention
+
     model = scorer.model
     has_windows = has_window_attention(model.backbone)
     with collect_window_attention(model.backbone.body) if has_windows else nullcontext([]) as blocks:
-        inspected = model.inspect(images)
+        with torch.inference_mode():
+            inspected = model.inspect(images)
     layers = {f"stage {block.stage} block {block.block}": layer_statistics(block) for block in blocks}
     tokens = {f"stage {block.stage} block {block.block}": block.weights.shape[-1] for block in blocks}
     if scorer.config.fusion == CROSS_SCALE:
@@ -517,6 +529,10 @@ def statistics_table(samples: Samples, overall: dict[str, dict[str, np.ndarray]]
 
 def draw_comparison(record: dict, overall: dict[str, dict[str, np.ndarray]]) -> Figure:
     """A panel for each statistic with both models' samples; below it the entropy by layer, where there are several."""
+    import matplotlib.pyplot as plt
+
+    from iqa.figures import PAGE_WIDTH
+
     panels = [list(STATISTICS)] + ([["layers"] * len(STATISTICS)] if len(record["layers"]) > 1 else [])
     figure, axes = plt.subplot_mosaic(panels, figsize=(PAGE_WIDTH, 2.6 * len(panels)))
     for name in STATISTICS:
@@ -528,6 +544,8 @@ def draw_comparison(record: dict, overall: dict[str, dict[str, np.ndarray]]) -> 
 
 
 def _draw_boxes(axes: Axes, name: str, overall: dict[str, dict[str, np.ndarray]], comparison: dict) -> None:
+    from iqa.figures import COLOURS
+
     boxes = axes.boxplot(
         [overall[model][name] for model in MODELS], tick_labels=MODELS, widths=0.6, whis=(5, 95), showfliers=False,
         showmeans=True, patch_artist=True, medianprops={"color": "black"},
@@ -544,6 +562,8 @@ def _draw_boxes(axes: Axes, name: str, overall: dict[str, dict[str, np.ndarray]]
 
 def _draw_layers(axes: Axes, layers: dict[str, dict]) -> None:
     """The paired difference in entropy in every layer that both models have."""
+    from iqa.figures import COLOURS
+
     # Short, since Swin-Base has 24 blocks: "stage 2 block 13" -> "2.13".
     names = [layer.removeprefix("stage ").replace(" block ", ".").replace("_", "\n") for layer in layers]
     for place, layer in enumerate(layers.values()):
@@ -578,6 +598,10 @@ def example_rows(overall: dict[str, dict[str, np.ndarray]]) -> list[int]:
 
 def draw_example(samples: Samples, overall: dict[str, dict[str, np.ndarray]], row: int, quantile: float) -> Figure:
     """One sample's attention in both models, on one colour scale; a picture's beside the picture."""
+    import matplotlib.pyplot as plt
+
+    from iqa.figures import PAGE_WIDTH, shorten
+
     shown = {model: measured.shown[row] for model, measured in samples.models.items()}
     crop = None if samples.crops is None else samples.crops[row].crops[0].permute(1, 2, 0).numpy()
     figure, axes = plt.subplots(1, 2 + (crop is not None), figsize=(PAGE_WIDTH, 2.9), squeeze=False)
@@ -653,6 +677,10 @@ def summary_table(record: dict) -> str:
 
 def write_comparison(save_dir: Path, samples: Samples, inputs: dict) -> None:
     """Write the six files and print what was found."""
+    import matplotlib.pyplot as plt
+
+    from iqa.figures import STYLE
+
     record, overall = compare(samples)
     save_dir.mkdir(parents=True, exist_ok=True)
     table = statistics_table(samples, overall)
@@ -674,6 +702,8 @@ def write_comparison(save_dir: Path, samples: Samples, inputs: dict) -> None:
 
 
 def _save_png(figure: Figure, path: Path) -> None:
+    import matplotlib.pyplot as plt
+
     write_atomically(path, lambda file: figure.savefig(file, format="png"))
     plt.close(figure)
 
@@ -682,7 +712,8 @@ def _save_png(figure: Figure, path: Path) -> None:
 # Command
 
 
-def _parse_arguments() -> argparse.Namespace:
+def make_parser() -> Parser:
+    """The command's flags."""
     parser = Parser(description="Compare the attention of two models on the same samples.")
     both = "folder of a run, or an .npz file of attention"
     parser.add_argument("--checkpoint_full", required=True, type=Path, metavar="RUN", help=f"with the stage: {both}")
@@ -691,7 +722,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--save_dir", required=True, type=Path, help="folder to write to")
     parser.add_argument("--num_samples", type=int, help="samples, drawn with a fixed seed [runs: 100, .npz: all]")
     parser.add_argument("--batch_size", type=int, default=32, help="runs: images at a time [32]")
-    return parser.parse_args()
+    return parser
 
 
 def _read_samples(arguments: argparse.Namespace) -> Samples:
@@ -704,9 +735,9 @@ def _read_samples(arguments: argparse.Namespace) -> Samples:
     return read_run_pair(paths, arguments.root_dir, arguments.num_samples or ENOUGH_SAMPLES, arguments.batch_size)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Compare as the command line says."""
-    arguments = _parse_arguments()
+    arguments = make_parser().parse_args(argv)
     start_logging()
     for name, least in (("num_samples", FEWEST_SAMPLES), ("batch_size", 1)):
         value = getattr(arguments, name)

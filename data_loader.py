@@ -26,12 +26,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from iqa.cache import RowCache
 from iqa.config import Config, parse_resize
-from iqa.image_check import file_hash
-from iqa.image_files import open_rgb, upright_size
-from iqa.memory import give_back_freed_memory
-from iqa.processes import shard_sizes
+from iqa.data import RowCache, file_hash, open_rgb, upright_size
+from iqa.system import give_back_freed_memory, shard_sizes
 
 log = logging.getLogger(__name__)
 

@@ -20,11 +20,10 @@ import numpy as np
 import pandas as pd
 
 from iqa.config import Config
-from iqa.database import Database
-from iqa.errors import Parser, UserError, exit_on_user_error
-from iqa.image_check import check_images as check_image_files
-from iqa.label_files import (
+from iqa.data import (
     SPLIT_NAMES,
+    Database,
+    check_images as check_image_files,
     has_mat_variable,
     read_csv_rows,
     read_mat_names,
@@ -34,6 +33,7 @@ from iqa.label_files import (
     read_records,
     read_workbook,
 )
+from iqa.errors import Parser, UserError, exit_on_user_error
 
 __all__ = ["DATABASES", "Database", "DatabaseNotFound", "add_database_arguments", "read_database", "summary"]
 
@@ -257,7 +257,7 @@ def _read_demo(source: _Source) -> pd.DataFrame:
     """The embedded database: its labels are a table like any other."""
     file = source.find("labels.csv")
     if file is None:
-        raise DatabaseNotFound(f"demo: no labels.csv in {source.root}; run `python make_demo_database.py`")
+        raise DatabaseNotFound(f"demo: no labels.csv in {source.root}; run `smart-iqa make-demo-database`")
     return _from_records(read_csv_rows(file, ["image", "mos", "content", "split"]), file, source)
 
 
@@ -456,7 +456,7 @@ def _locate(
     parent = Path(data_root or os.environ.get("IQA_DATA_ROOT") or "datasets").resolve()
     root = Path(data_path).resolve() if data_path else _find(parent, name, {}) or parent / name
     if not root.is_dir():
-        advice = "run `python make_demo_database.py`" if name == "demo" else "give --data_root or --data_path"
+        advice = "run `smart-iqa make-demo-database`" if name == "demo" else "give --data_root or --data_path"
         raise DatabaseNotFound(f"{name}: no database at {root}; {advice}")
     return root, None
 
@@ -616,11 +616,16 @@ def add_database_arguments(parser: Parser) -> None:
     parser.add_argument("--content_column", help="csv, json: column of the content")
 
 
-def main() -> None:
-    """Check one database and print its summary as JSON."""
+def make_parser() -> Parser:
+    """The command's flags."""
     parser = Parser(description="Check a database and print what it holds as JSON.")
     add_database_arguments(parser)
-    arguments = vars(parser.parse_args())
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Check one database and print its summary as JSON."""
+    arguments = vars(make_parser().parse_args(argv))
     print(json.dumps(summary(read_database(**arguments)), indent=2))
 
 

@@ -12,48 +12,24 @@ never alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from iqa.errors import Parser, exit_on_user_error
-from iqa.files import write_atomically, write_json
-from iqa.paper_inputs import Recorded, read_recorded
-from iqa.paper_network import draw_architecture, draw_attention, draw_complexity, draw_target_weights
-from iqa.paper_scores import (
-    Drawn,
-    draw_ablation_bars,
-    draw_alpha,
-    draw_comparison,
-    draw_cross_database,
-    draw_heat_map,
-    draw_learning_rates,
-    draw_losses,
-    draw_model_sizes,
-    draw_scatter,
-    draw_training_curves,
-    draw_waterfall,
-)
-from iqa.paper_tables import (
-    Table,
-    ablation_table,
-    attention_table,
-    complexity_table,
-    cross_database_table,
-    in_database_table,
-    to_latex,
-    to_markdown,
-)
-from iqa.plots import save_figure
-from iqa.published_results import DEFAULT_FILE, PublishedResults, read_published
+from iqa.results import DEFAULT_FILE, PublishedResults, Recorded, read_published, read_recorded
+from iqa.system import write_atomically, write_json
+
+if TYPE_CHECKING:
+    from iqa.figures import Table
 
 
 @dataclass(frozen=True)
 class Spec:
     """A row of the list of figures and tables: what makes it, what that needs, and the command for that."""
 
-    make: Callable[[Recorded, PublishedResults], Drawn | Table | None]
+    drawn_by: str  # a function of `iqa.figures`: recorded and published results -> Drawn, Table, or None
     needs: str
     command: str
 
@@ -61,54 +37,54 @@ class Spec:
 TRAIN = "python train_swin.py --config configs/demo.yaml"
 CROSS = "python train_swin.py --dataset koniq-10k --attention_fusion --cross_datasets kadid-10k agiqa-3k"
 COMPONENTS = "python run_ablations.py configs/ablations/components.yaml"
-COMPLEXITY = "python complexity.py tiny:channel small:channel base:channel --output results/complexity"
+COMPLEXITY = "smart-iqa complexity tiny:channel small:channel base:channel --output results/complexity"
 ATTENTION = "python analyze_attention.py --checkpoint results/demo --dataset demo"
 
 FIGURES = {
-    "architecture": Spec(draw_architecture, "shapes of the networks", "python describe_network.py --output docs"),
+    "architecture": Spec("draw_architecture", "shapes of the networks", "smart-iqa describe-network --output docs"),
     "comparison": Spec(
-        draw_comparison, "two runs, or a run and its baseline", "python ridge_baseline.py --checkpoint results/demo"
+        "draw_comparison", "two runs, or a run and its baseline", "smart-iqa ridge-baseline --checkpoint results/demo"
     ),
-    "ablation_bars": Spec(draw_ablation_bars, "a table of ablations", COMPONENTS),
-    "ablation_waterfall": Spec(draw_waterfall, "a table with two of the rows C0, A2, A1, E6", COMPONENTS),
+    "ablation_bars": Spec("draw_ablation_bars", "a table of ablations", COMPONENTS),
+    "ablation_waterfall": Spec("draw_waterfall", "a table with two of the rows C0, A2, A1, E6", COMPONENTS),
     "model_sizes": Spec(
-        draw_model_sizes,
+        "draw_model_sizes",
         "a table, or runs, that differ in the size of Swin alone",
         "python run_ablations.py configs/ablations/sizes.yaml",
     ),
-    "cross_database": Spec(draw_cross_database, "a run tested on another database", CROSS),
-    "cross_database_heat_map": Spec(draw_heat_map, "a run tested on another database", CROSS),
-    "training_curves": Spec(draw_training_curves, "history.jsonl of a run", TRAIN),
-    "prediction_scatter": Spec(draw_scatter, "predictions on a test part", TRAIN),
+    "cross_database": Spec("draw_cross_database", "a run tested on another database", CROSS),
+    "cross_database_heat_map": Spec("draw_heat_map", "a run tested on another database", CROSS),
+    "training_curves": Spec("draw_training_curves", "history.jsonl of a run", TRAIN),
+    "prediction_scatter": Spec("draw_scatter", "predictions on a test part", TRAIN),
     "loss_comparison": Spec(
-        draw_losses,
+        "draw_losses",
         "a table, or runs, that differ in the loss alone",
         "python run_ablations.py configs/ablations/losses.yaml",
     ),
     "alpha_sweep": Spec(
-        draw_alpha,
+        "draw_alpha",
         "a table, or runs, that differ in the ranking loss's weight alone",
         "python run_ablations.py configs/ablations/alpha.yaml",
     ),
     "learning_rates": Spec(
-        draw_learning_rates,
+        "draw_learning_rates",
         "a table, or runs, that differ in the learning rate alone",
         "python run_ablations.py configs/ablations/learning_rates.yaml",
     ),
-    "attention_by_level": Spec(draw_attention, "an analysis of stage weights", ATTENTION),
-    "complexity": Spec(draw_complexity, "measured costs", COMPLEXITY),
+    "attention_by_level": Spec("draw_attention", "an analysis of stage weights", ATTENTION),
+    "complexity": Spec("draw_complexity", "measured costs", COMPLEXITY),
     "target_weights": Spec(
-        draw_target_weights,
+        "draw_target_weights",
         "components of the generated weights",
-        "python analyze_weights.py --checkpoint results/demo --dataset demo",
+        "smart-iqa analyze-weights --checkpoint results/demo --dataset demo",
     ),
 }
 TABLES = {
-    "table_in_database": Spec(in_database_table, "a run with a test part", TRAIN),
-    "table_ablation": Spec(ablation_table, "a table of ablations", COMPONENTS),
-    "table_cross_database": Spec(cross_database_table, "a run tested on another database", CROSS),
-    "table_complexity": Spec(complexity_table, "measured costs", COMPLEXITY),
-    "table_attention": Spec(attention_table, "an analysis of stage weights", ATTENTION),
+    "table_in_database": Spec("in_database_table", "a run with a test part", TRAIN),
+    "table_ablation": Spec("ablation_table", "a table of ablations", COMPONENTS),
+    "table_cross_database": Spec("cross_database_table", "a run tested on another database", CROSS),
+    "table_complexity": Spec("complexity_table", "measured costs", COMPLEXITY),
+    "table_attention": Spec("attention_table", "an analysis of stage weights", ATTENTION),
 }
 
 
@@ -120,7 +96,10 @@ def make_all(recorded: Recorded, published: PublishedResults, output: Path) -> d
     Returns:
         The manifest: `figures` and `tables` with files, sources and values; `missing`; `left_out`.
     """
-    made = {name: spec.make(recorded, published) for name, spec in (FIGURES | TABLES).items()}
+    from iqa import figures  # matplotlib comes with it
+    from iqa.figures import Table, save_figure
+
+    made = {name: getattr(figures, spec.drawn_by)(recorded, published) for name, spec in (FIGURES | TABLES).items()}
     output.mkdir(parents=True, exist_ok=True)
     clear(output)
     manifest: dict[str, Any] = {"figures": {}, "tables": {}, "missing": {}}
@@ -145,6 +124,8 @@ def make_all(recorded: Recorded, published: PublishedResults, output: Path) -> d
 
 def write_table(table: Table, path: Path) -> list[Path]:
     """Write `path` as LaTeX, a file for each of the table's parts, and as Markdown."""
+    from iqa.figures import to_latex, to_markdown
+
     texts = {f"_{part}.tex": to_latex(cells, table.note) for part, cells in table.parts.items()}
     texts = texts or {".tex": to_latex(table.cells, table.note)}
     texts[".md"] = to_markdown(table, path.name.replace("_", " "))
@@ -186,8 +167,8 @@ def report(manifest: dict, output: Path) -> None:
         print(f"left out {file}: no kind of file that figures are drawn from")
 
 
-def main() -> None:
-    """Draw what the command line names."""
+def make_parser() -> Parser:
+    """The command's flags."""
     parser = Parser(description="Redraw the paper's figures and tables from recorded results.")
     parser.add_argument("results", nargs="+", metavar="RESULTS", help="folders or JSON files that the scripts recorded")
     parser.add_argument("--output", default="paper_figures", metavar="FOLDER", help="[paper_figures]")
@@ -195,7 +176,12 @@ def main() -> None:
         "--published", default=str(DEFAULT_FILE), metavar="FILE.yaml",
         help="published numbers to draw beside, or none [configs/published_results.yaml]",
     )  # fmt: skip
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Draw what the command line names."""
+    arguments = make_parser().parse_args(argv)
     published = PublishedResults({}) if arguments.published == "none" else read_published(arguments.published)
     output = Path(arguments.output)
     manifest = make_all(read_recorded(arguments.results), published, output)

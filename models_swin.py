@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from iqa.errors import UserError
-from iqa.torchvision_operators import declare_missing_operators
+from iqa.system import declare_missing_operators
 
 declare_missing_operators()
 import timm  # noqa: E402  (importing timm imports torchvision, which needs the line above)
@@ -518,7 +518,7 @@ class SmartIQA(nn.Module):
         backbone: `nano`, `tiny`, `small`, `base` (Swin) or any timm model with four stages.
         fusion: a key of `FUSIONS`.
         content_vector: a key of `CONTENT_BRANCHES`.
-        pretrained: load the backbone's ImageNet weights (see `iqa.weights`); False builds offline.
+        pretrained: load the backbone's ImageNet weights (see `iqa.pretrained`); False builds offline.
         backbone_weights: read the backbone's weights from this file instead.
         drop_path_rate: stochastic depth of the backbone; None takes the backbone's usual value.
         dropout_rate: dropout of reduce and TargetNet; None takes the backbone's usual value.
@@ -557,7 +557,7 @@ class SmartIQA(nn.Module):
         initialise(self)
         self.weights_source = "random initialisation"
         if pretrained or backbone_weights:
-            from iqa.weights import load_backbone_weights  # imports hub clients: only when asked for
+            from iqa.pretrained import load_backbone_weights
 
             self.weights_source = load_backbone_weights(self.backbone, backbone_weights)
         self.freeze_backbone, self.freeze_batch_norm = freeze_backbone, freeze_batch_norm

@@ -17,18 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import torch
 
-from complexity import count_macs, measure_latency
 from folders import DATABASES
 from iqa.config import Config, load_yaml, resolve
 from iqa.errors import Parser, UserError, exit_on_user_error
-from iqa.files import write_atomically, write_json
-from iqa.results import predictions_table, read_history, read_results
-from iqa.runtime import provenance, start_logging
-from iqa.significance import compare_dependent
-from models_swin import SmartIQA
-from train_swin import architecture_of, run
+from iqa.metrics import compare_dependent
+from iqa.results import predictions_table, provenance, read_history, read_results
+from iqa.system import start_logging, write_atomically, write_json
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +81,8 @@ def read_ablation(file: str, dataset: str | None, seeds: Sequence[int] | None, r
 
 def run_all(ablation: Ablation) -> None:
     """Train and test whatever is not finished."""
+    from train_swin import run
+
     for config in (config for configs in ablation.configs.values() for config in configs):
         stored = config.run_dir / "config.yaml"
         if stored.is_file() and stored.read_text() != config.to_yaml():
@@ -128,6 +125,12 @@ def _scores(results: Sequence[dict]) -> dict:
 
 def _costs(configs: Sequence[Config]) -> dict:
     """Parameters, MACs, latency of the network; seconds an epoch and epochs to the best, medians over seeds."""
+    import torch
+
+    from iqa.costs import count_macs, measure_latency
+    from models_swin import SmartIQA
+    from train_swin import architecture_of
+
     model = SmartIQA(**architecture_of(configs[0]))
     histories = [read_history(config.run_dir / "history.jsonl") for config in configs]
     best = [read_results(config.run_dir)["training"]["best_epoch"] for config in configs]
@@ -202,14 +205,19 @@ def write_tables(ablation: Ablation, rows: Sequence[dict], folder: Path) -> None
     print(note)
 
 
-def main() -> None:
-    """Run and tabulate what the command line names."""
+def make_parser() -> Parser:
+    """The command's flags."""
     parser = Parser(description="Run ablations that are written down as data.")
     parser.add_argument("files", nargs="+", metavar="FILE.yaml", help="for example configs/ablations/demo.yaml")
     parser.add_argument("--dataset", choices=DATABASES, metavar="NAME", help="instead of the files' own")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the files' own")
     parser.add_argument("--results_dir", default="results/ablations", metavar="FOLDER", help="[results/ablations]")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run and tabulate what the command line names."""
+    arguments = make_parser().parse_args(argv)
     start_logging()
     ablations = [read_ablation(f, arguments.dataset, arguments.seeds, arguments.results_dir) for f in arguments.files]
     for ablation in ablations:

@@ -12,27 +12,29 @@ import argparse
 import dataclasses
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from accelerate import Accelerator
 
-from data_loader import PixelCache, test_loader, train_loader, warn_of_small_images
-from evaluate import metrics_table, read_databases, test_databases
 from folders import DATABASES, Database, read_run_database
-from frozen_features import FrozenFeatures
-from HyperIQASolver_swin import HyperIQASolver
-from iqa.cache import cache_folder
 from iqa.config import Config, add_config_flags, config_from_flags, given_settings, load_config
+from iqa.data import cache_folder, write_split
 from iqa.errors import Parser, UserError, exit_on_user_error
-from iqa.files import write_json
 from iqa.metrics import across_splits
-from iqa.results import read_results, write_results
-from iqa.runtime import make_accelerator, provenance, require_compiler, seed_everything, start_logging
-from iqa.splits import write_split
-from models_swin import SmartIQA
-from predict import Scorer
-from training_data import TrainingData, make_training_data
+from iqa.results import metrics_table, provenance, read_results, write_results
+from iqa.system import start_logging, write_json
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from data_loader import PixelCache
+    from HyperIQASolver_swin import HyperIQASolver
+    from models_swin import SmartIQA
+    from smart_iqa.frozen_features import FrozenFeatures
+    from smart_iqa.scorer import Scorer
+    from smart_iqa.training_data import TrainingData
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +51,9 @@ def architecture_of(config: Config) -> dict:
 
 def build_model(config: Config) -> SmartIQA:
     """The network of a run, seeded, with the pretrained weights that its settings ask for."""
+    from iqa.runtime import seed_everything
+    from models_swin import SmartIQA
+
     seed_everything(config.seed)
     pretrained = config.pretrained and config.backbone_weights is None
     return SmartIQA(**architecture_of(config), pretrained=pretrained, backbone_weights=config.backbone_weights)
@@ -74,6 +79,10 @@ def train_and_test(
         resume: continue from the last checkpoint if there is one.
         fold: number of the fold to test on, if the settings ask for cross-validation.
     """
+    from smart_iqa.scorer import Scorer
+    from smart_iqa.testing import test_databases
+    from smart_iqa.training_data import make_training_data
+
     made = provenance()  # before training: the commit may move on meanwhile
     data = make_training_data(databases, config, official, fold)
     model = build_model(config)
@@ -119,6 +128,9 @@ def _make_cache(
     config: Config, data: TrainingData, model: SmartIQA, accelerator: Accelerator
 ) -> PixelCache | FrozenFeatures | None:
     """Features of a frozen backbone or decoded pictures, kept on disk; None where the settings want neither."""
+    from data_loader import PixelCache
+    from smart_iqa.frozen_features import FrozenFeatures
+
     if not config.cache:
         return None
     folder = cache_folder(config.cache_dir) / "+".join(database.name for database in data.databases)
@@ -128,6 +140,9 @@ def _make_cache(
 
 
 def _make_solver(config: Config, data: TrainingData, scorer: Scorer) -> HyperIQASolver:
+    from data_loader import test_loader, train_loader
+    from HyperIQASolver_swin import HyperIQASolver
+
     accelerator = scorer.accelerator
     train = scorer.dataset(data.parts["train"], training=True)
     made = {"architecture": architecture_of(config), "scales": data.scales}
@@ -191,6 +206,10 @@ def run(config: Config, resume: bool = False) -> dict:
     Raises:
         UserError: bad input, or a run of this name that exists already.
     """
+    from data_loader import warn_of_small_images
+    from iqa.runtime import make_accelerator, require_compiler
+    from smart_iqa.testing import read_databases
+
     for name in (config.dataset, *config.also_train_on):
         if name not in DATABASES:
             raise UserError(f"dataset: unknown database {name!r}; known: {', '.join(DATABASES)}")
@@ -227,6 +246,8 @@ def _warn(config: Config) -> None:
 
 
 def _other_databases(config: Config) -> list[Database]:
+    from smart_iqa.testing import read_databases
+
     names = [*(["spaq"] if config.spaq else []), *config.cross_datasets]
     names = [name for name in names if name not in (config.dataset, *config.also_train_on)]
     for name in names:
@@ -239,6 +260,8 @@ def _run_splits(
     config: Config, databases: list[Database], others: list[Database], accelerator: Accelerator, resume: bool
 ) -> dict:
     """Rounds over splits of seed, seed + 1, ..., or over folds; each has its own folder."""
+    from smart_iqa.training_data import make_training_data
+
     rounds = [_round(config, index) for index in range(config.folds or config.train_test_num)]
     for one, fold in rounds:  # what cannot be split stops before anything is written
         make_training_data(databases, one, official=False, fold=fold)
@@ -277,7 +300,8 @@ def splits_table(summary: dict) -> str:
     return pd.DataFrame(rows).to_string(index=False)
 
 
-def _parse_arguments() -> argparse.Namespace:
+def make_parser() -> Parser:
+    """The command's flags."""
     parser = Parser(
         description="Train, validate and test a network for blind image quality assessment.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -291,7 +315,7 @@ def _parse_arguments() -> argparse.Namespace:
         help="continue the stopped run of this name, or the run RUN",
     )
     parser.add_argument("--print_config", action="store_true", help="print the resolved settings and exit")
-    return parser.parse_args()
+    return parser
 
 
 def _resumed_config(flags: argparse.Namespace) -> Config:
@@ -316,9 +340,9 @@ def _resumed_config(flags: argparse.Namespace) -> Config:
     return dataclasses.replace(stored, **(changed | place))
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Train as the command line says."""
-    flags = _parse_arguments()
+    flags = make_parser().parse_args(argv)
     start_logging()
     config = config_from_flags(flags) if flags.resume is None else _resumed_config(flags)
     if flags.print_config:

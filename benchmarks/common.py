@@ -12,8 +12,8 @@ import pandas as pd
 from PIL import Image
 
 from iqa.errors import UserError
-from iqa.files import write_json
-from iqa.runtime import provenance
+from iqa.results import provenance
+from iqa.system import write_json
 
 
 def made_up_pictures(folder: Path, count: int, width: int, height: int) -> pd.DataFrame:
@@ -95,7 +95,7 @@ def require_writable(path: Path) -> None:
         UserError: its folder is missing or read-only, or it is a folder itself.
     """
     try:
-        with open(path, "a"):
+        with path.open("a"):
             pass
     except OSError as error:
         raise UserError(f"--json {path}: {error.strerror}; name a file in a folder that can be written") from error

@@ -25,7 +25,7 @@ import re
 import sys
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +36,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project is not installed as a package
-from benchmarks.common import (  # noqa: E402
+from benchmarks.common import (
     against_target,
     made_up_pictures,
     print_targets,
@@ -45,15 +44,15 @@ from benchmarks.common import (  # noqa: E402
     seconds_of,
     write_result,
 )
-from data_loader import PixelCache, test_loader, train_loader  # noqa: E402
-from folders import Database, read_run_database  # noqa: E402
-from HyperIQASolver_swin import HyperIQASolver  # noqa: E402
-from iqa.config import Config  # noqa: E402
-from iqa.errors import Parser, UserError, exit_on_user_error  # noqa: E402
-from iqa.metrics import krcc, plcc, rmse, srcc, summarize  # noqa: E402
-from iqa.runtime import make_accelerator, seed_everything  # noqa: E402
-from models_swin import SmartIQA  # noqa: E402
-from predict import Scorer  # noqa: E402
+from data_loader import PixelCache, test_loader, train_loader
+from folders import Database, read_run_database
+from HyperIQASolver_swin import HyperIQASolver
+from iqa.config import Config
+from iqa.errors import Parser, UserError, exit_on_user_error
+from iqa.metrics import krcc, plcc, rmse, srcc, summarize
+from iqa.runtime import make_accelerator, seed_everything
+from models_swin import SmartIQA
+from smart_iqa.scorer import Scorer
 
 KONIQ = 10_073
 MOST_MEMORY = 3e9  # bytes
@@ -264,12 +263,17 @@ def measure(sizes: Sizes) -> dict:
     }
 
 
-def main() -> None:
-    """Measure, print the numbers beside their targets, write everything."""
+def make_parser() -> Parser:
+    """The flags."""
     parser = Parser(description="Time and memory as the number of images grows.")
     parser.add_argument("--json", required=True, type=Path, metavar="FILE", help="where the measurements go")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, in seconds: shows that it runs, says nothing")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print the numbers beside their targets, write everything."""
+    arguments = make_parser().parse_args(argv)
     require_writable(arguments.json)
     resident_bytes()  # stops here where there is no /proc
     result = measure(QUICK if arguments.quick else FULL)

@@ -12,20 +12,18 @@ KonIQ-10k's: 7,058 images of 20 crops; its *test* 2,015 of 20.
 from __future__ import annotations
 
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project is not installed as a package
-from benchmarks.common import require_writable, seconds_of, write_result  # noqa: E402
-from complexity import count_macs  # noqa: E402
-from data_loader import UNCHANGED, to_images  # noqa: E402
-from HyperIQASolver_swin import make_optimizer  # noqa: E402
-from iqa.config import Config  # noqa: E402
-from iqa.errors import Parser, UserError, exit_on_user_error  # noqa: E402
-from models_swin import SmartIQA  # noqa: E402
+from benchmarks.common import require_writable, seconds_of, write_result
+from data_loader import UNCHANGED, to_images
+from HyperIQASolver_swin import make_optimizer
+from iqa.config import Config
+from iqa.costs import count_macs
+from iqa.errors import Parser, UserError, exit_on_user_error
+from models_swin import SmartIQA
 
 BACKBONES, BATCHES = ("tiny", "small", "base"), (32, 64, 128, 256)
 SIDE = 224
@@ -119,13 +117,18 @@ def measure(device: torch.device, backbones: Sequence[str], batches: Sequence[in
     return {"kind": "gpu", "device": name, "precision": "bf16", "matrix_flops_per_s": rate, "variants": rows}
 
 
-def main() -> None:
-    """Measure on the first GPU."""
+def make_parser() -> Parser:
+    """The flags."""
     parser = Parser(description="Speed of training and testing on a GPU.")
     parser.add_argument("--json", required=True, type=Path, metavar="FILE", help="where the measurements go")
     parser.add_argument("--backbones", nargs="+", default=BACKBONES, help=f"[{' '.join(BACKBONES)}]")
     parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, help=f"[{' '.join(map(str, BATCHES))}]")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure on the first GPU."""
+    arguments = make_parser().parse_args(argv)
     if not torch.cuda.is_available():
         raise UserError("no CUDA device here: run this on a machine with one; throughput.py measures a CPU")
     require_writable(arguments.json)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from iqa.errors import Parser, exit_on_user_error
+from iqa.system import write_atomically
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # the project is not installed as a package
-from iqa.files import write_atomically  # noqa: E402
 
 PAGES = ("docs/performance.md", "docs/scaling.md")
 NOTHING = "No result is committed yet."
@@ -153,8 +153,14 @@ def filled(page: str, results: Sequence[tuple[str, dict]]) -> str:
     return page
 
 
-def main() -> None:
+def make_parser() -> Parser:
+    """No flags."""
+    return Parser(description="Write the tables of docs/performance.md and docs/scaling.md.")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     """Fill both pages."""
+    make_parser().parse_args(argv)
     results = read_measurements(ROOT / "benchmarks" / "results")
     for page in (ROOT / name for name in PAGES):
         text = filled(page.read_text(), results)
@@ -162,4 +168,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_on_user_error(main)

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project is not installed as a package
-from benchmarks.common import require_writable, write_result  # noqa: E402
-from data_loader import PixelCache  # noqa: E402
-from evaluate import test_part, unseen_images  # noqa: E402
-from iqa.config import Config  # noqa: E402
-from iqa.errors import Parser, exit_on_user_error  # noqa: E402
-from predict import load_model, load_run_config, run_folder  # noqa: E402
+from benchmarks.common import require_writable, write_result
+from data_loader import PixelCache
+from iqa.config import Config
+from iqa.errors import Parser, exit_on_user_error
+from smart_iqa.scorer import load_model, load_run_config, run_folder
+from smart_iqa.testing import test_part, unseen_images
 
 # Name -> settings; the first one is what the others are compared with.
 MODES = {
@@ -77,12 +77,17 @@ def described(config: Config) -> dict:
     return {key: getattr(config, key) for key in ("dataset", "backbone", "fusion", "freeze_backbone", "patch_size")}
 
 
-def main() -> None:
-    """Test every run in every mode and write what came out."""
+def make_parser() -> Parser:
+    """The flags."""
     parser = Parser(description="Effect of test_mode on SRCC and time, on the test parts of finished runs.")
     parser.add_argument("--checkpoint", nargs="+", required=True, type=Path, metavar="RUN", help="folders of runs")
     parser.add_argument("--json", required=True, type=Path, metavar="FILE", help="where the measurements go")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Test every run in every mode and write what came out."""
+    arguments = make_parser().parse_args(argv)
     require_writable(arguments.json)
     runs = {str(run): measure_run(run) for run in arguments.checkpoint}
     settings = described(load_run_config(arguments.checkpoint[0]))

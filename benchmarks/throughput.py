@@ -32,7 +32,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -43,8 +43,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project is not installed as a package
-from benchmarks.common import (  # noqa: E402
+from benchmarks.common import (
     against_target,
     interleaved,
     made_up_pictures,
@@ -55,14 +54,14 @@ from benchmarks.common import (  # noqa: E402
     spread,
     write_result,
 )
-from data_loader import CropDataset, PixelCache, test_loader, to_images, train_loader  # noqa: E402
-from frozen_features import FrozenFeatures  # noqa: E402
-from HyperIQASolver_swin import HyperIQASolver  # noqa: E402
-from iqa.config import Config  # noqa: E402
-from iqa.errors import Parser, exit_on_user_error  # noqa: E402
-from iqa.runtime import make_accelerator, require_compiler, seed_everything  # noqa: E402
-from models_swin import SmartIQA  # noqa: E402
-from predict import Scorer  # noqa: E402
+from data_loader import CropDataset, PixelCache, test_loader, to_images, train_loader
+from HyperIQASolver_swin import HyperIQASolver
+from iqa.config import Config
+from iqa.errors import Parser, exit_on_user_error
+from iqa.runtime import make_accelerator, require_compiler, seed_everything
+from models_swin import SmartIQA
+from smart_iqa.frozen_features import FrozenFeatures
+from smart_iqa.scorer import Scorer
 
 WIDTH, HEIGHT = 512, 384
 LOADER_BATCH, BATCH = 64, 16
@@ -336,13 +335,18 @@ def headline(loader: dict, training: dict[str, dict], evaluation: dict[str, dict
     return numbers | {f"eval_batch_gain_{backbone}": m["gain"]["median"] for backbone, m in evaluation.items()}
 
 
-def main() -> None:
-    """Measure, print the numbers beside their targets, write everything."""
+def make_parser() -> Parser:
+    """The flags."""
     parser = Parser(description="Speed of loading, training, evaluation and head training, as ratios on one machine.")
     parser.add_argument("--json", required=True, type=Path, metavar="FILE", help="where the measurements go")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, in seconds: shows that it runs, says nothing")
     parser.add_argument("--compile", action="store_true", help="measure torch.compile too (some minutes)")
-    arguments = parser.parse_args()
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print the numbers beside their targets, write everything."""
+    arguments = make_parser().parse_args(argv)
     require_writable(arguments.json)
     if arguments.compile:
         require_compiler()

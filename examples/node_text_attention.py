@@ -15,8 +15,7 @@ The outcome is built into the task: it shows what a supported finding looks like
 
 from __future__ import annotations
 
-import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,9 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the project is not installed as a package
-from iqa.errors import Parser, UserError, exit_on_user_error  # noqa: E402
-from iqa.progress import progress  # noqa: E402
+from iqa.errors import Parser, UserError, exit_on_user_error
+from iqa.system import progress
 
 NODES, FEWEST_WORDS, MOST_WORDS = 6, 8, 14
 PARTS = 5  # values that each of the two parts of a name can take
@@ -122,17 +120,18 @@ def export(model: NodeTextAttention, samples: Alignments, path: Path) -> float:
     return float(error.mean())
 
 
-def _parse_arguments() -> argparse.Namespace:
+def make_parser() -> Parser:
+    """The flags."""
     parser = Parser(description="Train a node-word cross-attention with and without an earlier fusion step.")
     parser.add_argument("--output", type=Path, default=Path("node_text"), help="folder to write to [node_text]")
     parser.add_argument("--steps", type=int, default=STEPS, help=f"training steps [{STEPS}]")
     parser.add_argument("--seed", type=int, default=0, help="of initialisation and data [0]")
-    return parser.parse_args()
+    return parser
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Train both models and write their attention on the same unseen samples."""
-    arguments = _parse_arguments()
+    arguments = make_parser().parse_args(argv)
     files = {fuses: arguments.output / name for fuses, name in ((True, "full.npz"), (False, "no_middle.npz"))}
     if existing := [file for file in files.values() if file.exists()]:
         raise UserError(f"{existing[0]} exists: name another folder with --output")

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from iqa.errors import UserError
-from iqa.files import write_atomically
+from iqa.system import write_atomically
 
 _MODEL, _OPTIMIZER = "model.", "optimizer."
 

@@ -20,6 +20,10 @@ import yaml
 
 from iqa.errors import UserError
 
+_PACKAGE = Path(__file__).resolve().parent
+# The configuration files: in the wheel inside the package, in a checkout beside it.
+CONFIGS = next(folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir())
+
 SINGLE_STAGE = ("single", "single_vector")
 ATTENTION = ("channel", "scale", "spatial", "cross_scale")
 FUSION_KINDS = (*SINGLE_STAGE, "concat", "vector", *ATTENTION)

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from iqa.progress import progress
+from iqa.system import progress
 
 ToImages = Callable[[Tensor, Tensor], Tensor]
 

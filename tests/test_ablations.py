@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_commands import command, pictures  # noqa: F401  (a fixture)
+from helpers import command
 
 from iqa.errors import UserError
 from run_ablations import compare_rows, read_ablation

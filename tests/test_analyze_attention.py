@@ -11,13 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from helpers import command, fill, make_run, published_shapes
+from hypothesis import given, strategies as st
 from scipy.stats import kruskal
-from test_commands import command
-from test_published import fill, published_shapes
 from torch import nn
-from trees import koniq, koniq_rows, table
+from trees import koniq, koniq_rows
 
 from analyze_attention import (
     LEVELS,
@@ -35,14 +33,11 @@ from analyze_attention import (
     trends,
     with_groups,
 )
-from iqa.attention_figures import panel
-from iqa.checkpoint import save_checkpoint
-from iqa.config import Config
+from iqa.attention import grad_cam, place_on_images
 from iqa.errors import UserError
-from iqa.grad_cam import grad_cam, place_on_images
+from iqa.figures import panel
 from models_swin import FUSIONS, SmartIQA
-from predict import load_model
-from train_swin import architecture_of
+from smart_iqa.scorer import load_model
 
 # Grad-CAM
 
@@ -211,24 +206,6 @@ def test_a_column_to_group_by_is_named_if_it_is_nearly_right_and_refused_if_empt
 
 
 # The command
-
-
-def make_run(folder: Path, fusion: str, backbone: str = "nano", images: int = 12, **settings: object) -> Path:
-    """The folder of an untrained run on a table of pictures (40x36), all in its test part."""
-    rows = [
-        {"image": f"{i}.png", "mos": 5 + 7 * i, "content": f"c{i // 2}", "split": "test", "step": str(10 * (i % 3))}
-        for i in range(images)
-    ]
-    data = table(folder / "data" / "table.csv", rows, size=(40, 36))
-    common = dict(patch_size=32, resize="none", num_workers=0, batch_size=16, backbone=backbone, pretrained=False)
-    config = Config(dataset="csv", data_path=str(data), fusion=fusion, **common, **settings)
-    run = folder / "run"
-    run.mkdir()
-    (run / "config.yaml").write_text(config.to_yaml())
-    torch.manual_seed(0)
-    architecture = architecture_of(config)
-    save_checkpoint(run / "best.safetensors", SmartIQA(**architecture), {"architecture": architecture})
-    return run
 
 
 def analyse(run: Path, output: Path, *more: object) -> int:

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import command
 
 from benchmarks import cost, gpu, page, throughput
 from benchmarks.common import against_target, interleaved, made_up_pictures, spread
 from data_loader import PixelCache
 from iqa.runtime import make_accelerator
 from models_swin import SmartIQA
-from predict import Scorer
-from tests.test_commands import command
+from smart_iqa.scorer import Scorer
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -123,7 +123,7 @@ def test_growth_is_the_exponent_between_the_last_two_sizes():
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc")
 def test_peak_memory_sees_what_is_allocated_and_not_what_is_mapped(tmp_path):
-    with open(tmp_path / "zeros", "wb") as file:
+    with (tmp_path / "zeros").open("wb") as file:
         os.truncate(file.fileno(), 64_000_000)
     before = cost.resident_bytes()
     mapped = np.memmap(tmp_path / "zeros", mode="r")

@@ -12,7 +12,7 @@ from torch import nn
 
 from iqa.checkpoint import load_model_state, load_optimizer_state, read_checkpoint, save_checkpoint
 from iqa.errors import UserError
-from iqa.files import write_atomically, write_json
+from iqa.system import write_atomically, write_json
 
 
 def small_network() -> nn.Module:

@@ -15,20 +15,20 @@ import pandas as pd
 import pytest
 import torch
 import trees
+from helpers import command
 from matplotlib.figure import Figure
 from PIL import Image
-from test_commands import command
 
 from compare_attention_weights import Measured, Samples, draw_example
 from folders import read_run_database
 from iqa.attention import check_attention
 from iqa.checkpoint import save_checkpoint
 from iqa.config import Config
+from iqa.data import write_split
 from iqa.errors import exit_on_user_error
-from iqa.plots import STYLE
-from iqa.splits import write_split
+from iqa.figures import STYLE
 from models_swin import SmartIQA
-from predict import load_model
+from smart_iqa.scorer import load_model
 
 SHARP, FLAT = [0.8, 0.1, 0.05, 0.05], [0.25, 0.25, 0.25, 0.25]
 FILES = {

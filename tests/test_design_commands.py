@@ -6,7 +6,7 @@ import json
 
 import pytest
 import trees
-from test_commands import command
+from helpers import command
 
 COMMANDS = {
     "plain": "--dataset koniq-10k --epochs 30 --batch_size 4",
@@ -38,7 +38,7 @@ def test_a_command_of_the_design_trains_and_tests(name, data_root, tmp_path):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_without_weights_a_command_says_what_to_do(name, data_root, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("iqa.weights._hub_reachable", lambda: False)
+    monkeypatch.setattr("iqa.pretrained._hub_reachable", lambda: False)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "empty"))
     arguments = [*COMMANDS[name].split(), "--data_root", data_root, "--results_dir", tmp_path / "results"]

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import skimage.data
 import sklearn.datasets
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from iqa.distortions import DISTORTIONS, NUM_LEVELS, distort

@@ -18,8 +18,8 @@ import trees
 
 import folders
 from folders import DatabaseNotFound, read_database
+from iqa.data import check_image, check_images
 from iqa.errors import UserError
-from iqa.image_check import check_image, check_images
 
 # True rows, typed from the databases' own label files. Made up: KADID's deviations but the first, the third
 # row of AGIQA-3K, and BID's grades.
@@ -279,7 +279,7 @@ def test_json_list_parts_and_folder_hold_the_same_database(tmp_path: Path) -> No
 
 
 def test_demo_reads_its_labels_and_names_the_script_when_absent(tmp_path: Path) -> None:
-    with pytest.raises(DatabaseNotFound, match="python make_demo_database.py"):
+    with pytest.raises(DatabaseNotFound, match="smart-iqa make-demo-database"):
         read_database("demo", data_root=tmp_path)
     row = {
         "image": "images/a.png",
@@ -328,7 +328,7 @@ def test_cache_saves_the_second_check_and_notices_a_changed_file(
     trees.pictures(tmp_path, ["a.png", "b.png"])
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
     decoded: list[Path] = []
-    monkeypatch.setattr("iqa.image_check.check_image", lambda path: decoded.append(path) or check_image(path))
+    monkeypatch.setattr("iqa.data.images.check_image", lambda path: decoded.append(path) or check_image(path))
     first = check_images(paths, "key")
     assert check_images(paths, "key") == first and len(decoded) == 2
     paths[0].write_bytes(paths[0].read_bytes()[:60])

@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from data_loader import test_loader as make_test_loader
-from data_loader import to_images, train_loader
+from data_loader import test_loader as make_test_loader, to_images, train_loader
 from HyperIQASolver_swin import HyperIQASolver, make_optimizer, make_scheduler
 from iqa.config import Config, resolve
 from iqa.errors import UserError

@@ -1,0 +1,5 @@
+"""Every picture, table and page that is drawn from recorded results."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,41 @@
+from .history import read_epochs as read_epochs
+from .printed import groups_table as groups_table, metrics_table as metrics_table
+from .provenance import provenance as provenance
+from .published_numbers import (
+    DEFAULT_FILE as DEFAULT_FILE,
+    PublishedEntry as PublishedEntry,
+    PublishedResults as PublishedResults,
+    read_published as read_published,
+)
+from .recorded import (
+    Record as Record,
+    Recorded as Recorded,
+    Run as Run,
+    dotted as dotted,
+    read_recorded as read_recorded,
+)
+from .rows import (
+    Row as Row,
+    Score as Score,
+    Sweep as Sweep,
+    ablation_rows as ablation_rows,
+    measured_rows as measured_rows,
+    sweeps as sweeps,
+)
+from .schema import (
+    PROTOCOLS as PROTOCOLS,
+    check_results as check_results,
+    compare_predictions as compare_predictions,
+    digest as digest,
+    list_fingerprint as list_fingerprint,
+    part_metrics as part_metrics,
+    prediction_rows as prediction_rows,
+    predictions_table as predictions_table,
+    read_history as read_history,
+    read_json as read_json,
+    read_results as read_results,
+    require_fields as require_fields,
+    require_kind as require_kind,
+    write_results as write_results,
+)
+from .verification import Difference as Difference, Verification as Verification, verify as verify

@@ -1,0 +1,174 @@
+"""What a network costs: parameters, MACs and FLOPs, latency, memory, for any list of variants.
+
+    smart-iqa complexity tiny:channel nano:concat resnet50:single --output results/complexity
+
+A variant is BACKBONE:FUSION. Writes `complexity.json`, `.csv`, `.md` and `.tex`. A MAC is one multiplication with
+its addition, and counts as two FLOPs; both are named as such. Latency is the median over repeated passes in one
+process, after warm-up, with its spread; it describes the machine that is named beside it.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from iqa.errors import Parser, UserError
+from iqa.results import provenance, read_published
+from iqa.system import start_logging, write_atomically, write_json
+
+if TYPE_CHECKING:
+    from models_swin import SmartIQA
+
+PUBLISHED_TOLERANCE = 0.03
+
+
+def parse_variant(text: str) -> tuple[str, str]:
+    """`tiny:channel` -> (`tiny`, `channel`).
+
+    Raises:
+        UserError: not of that form, or no such fusion.
+    """
+    from models_swin import FUSIONS
+
+    backbone, separator, fusion = text.partition(":")
+    if not separator or fusion not in FUSIONS:
+        raise UserError(f"variant {text!r}: expected BACKBONE:FUSION with a fusion of {', '.join(FUSIONS)}")
+    return backbone, fusion
+
+
+def backbone_stages(model: SmartIQA) -> dict[str, int]:
+    """Parameters of the backbone's top-level parts, as timm names them."""
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.backbone.body.named_children()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def measure(variant: str, passes: int, batches: Sequence[int], device_name: str) -> dict:
+    """All costs of one variant; run in a process of its own, so that peak memory is its own."""
+    import torch
+
+    from iqa.costs import SIDE, count_macs, count_parameters, measure_latency
+    from iqa.runtime import make_accelerator
+    from models_swin import SmartIQA
+
+    torch.manual_seed(0)
+    backbone, fusion = parse_variant(variant)
+    device = make_accelerator(device_name).device
+    model = SmartIQA(backbone, fusion)
+    macs = count_macs(SmartIQA(backbone, fusion))
+    latency = {str(batch): measure_latency(model, batch, passes, device) for batch in batches}
+    peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _peak_resident_bytes()
+    return {
+        "variant": variant,
+        "backbone": model.backbone.name,
+        "timm_name": model.backbone.timm_name,
+        "side": SIDE,
+        "parameters": count_parameters(model),
+        "backbone_parameters": backbone_stages(model),
+        "macs": macs,
+        "flops": 2 * macs,
+        "latency_ms_per_image": latency,
+        "peak_memory_bytes": peak,
+    }
+
+
+def _peak_resident_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def measure_all(variants: Sequence[str], passes: int, batches: Sequence[int], device: str) -> list[dict]:
+    """Measure variants one after the other, each in a fresh process."""
+    for variant in variants:
+        parse_variant(variant)
+    rows = []
+    for variant in variants:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            rows.append(pool.apply(measure, (variant, passes, batches, device)))
+        print(f"measured {variant} (timm: {rows[-1]['timm_name']})", flush=True)
+    return rows
+
+
+def to_table(rows: Sequence[dict]) -> pd.DataFrame:
+    """A row a variant: timm's name, millions of parameters by part (NaN: has none), GMACs, GFLOPs, latency, memory."""
+    table = []
+    for row in rows:
+        cells = {"variant": row["variant"], "timm name": row["timm_name"], "parameters": row["parameters"]["total"]}
+        cells |= {f"{part} (M)": n / 1e6 for part, n in row["parameters"].items() if part != "total"}
+        cells |= {"GMACs": row["macs"] / 1e9, "GFLOPs": row["flops"] / 1e9}
+        for batch, latency in row["latency_ms_per_image"].items():
+            cells[f"ms/image, batch {batch}"] = latency["median"]
+        cells["peak memory (MB)"] = row["peak_memory_bytes"] / 1e6
+        table.append(cells)
+    return pd.DataFrame(table)
+
+
+def check_published(rows: Sequence[dict]) -> list[str]:
+    """A line for each published figure of a measured size: whether it holds, as what."""
+    lines = []
+    for row in rows:
+        published = read_published().get("complexity").rows.get(row["variant"].partition(":")[0])
+        if published is None:
+            continue
+        millions, gmacs = row["parameters"]["total"] / 1e6, row["macs"] / 1e9
+        lines.append(_compare(row["variant"], "parameters (M)", published["parameters_millions"], millions))
+        lines.append(_compare(row["variant"], "GFLOPs", published["operations_g"], 2 * gmacs))
+        lines.append(_compare(row["variant"], "GFLOPs, if MACs are meant", published["operations_g"], gmacs))
+        lines.append(
+            f"{row['variant']}: published latency {published['latency_ms']} ms names no machine: not comparable"
+        )
+    return lines
+
+
+def _compare(variant: str, quantity: str, published: float, measured: float) -> str:
+    holds = abs(measured / published - 1) <= PUBLISHED_TOLERANCE
+    verdict = "holds" if holds else "does not hold"
+    return f"{variant}: published {quantity} {published:g}, measured {measured:.2f}: {verdict} (within 3 %)"
+
+
+def write_tables(rows: Sequence[dict], output: Path) -> None:
+    """Write JSON, CSV, Markdown and LaTeX."""
+    output.mkdir(parents=True, exist_ok=True)
+    table, lines = to_table(rows), check_published(rows)
+    write_json(output / "complexity.json", {"provenance": provenance(), "variants": list(rows), "published": lines})
+    style = {"index": False, "float_format": "%.2f", "na_rep": "-"}
+    texts = {"csv": table.to_csv(index=False), "tex": table.to_latex(**style, escape=True)}
+    head, *body = [list(table.columns), *table.itertuples(index=False)]
+    cells = [[_cell(value) for value in row] for row in body]
+    markdown = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *cells]]
+    texts["md"] = "\n".join([*markdown, "", *(f"- {line}" for line in lines)]) + "\n"
+    for ending, text in texts.items():
+        write_atomically(output / f"complexity.{ending}", lambda file, text=text: file.write_text(text))
+    print(table.to_string(**style))
+    print("\n".join(lines))
+
+
+def _cell(value: object) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return "-" if math.isnan(value) else f"{value:.2f}"
+
+
+def make_parser() -> Parser:
+    """The command's flags."""
+    parser = Parser(description="Parameters, MACs and FLOPs, latency and memory of variants.")
+    parser.add_argument("variants", nargs="+", metavar="BACKBONE:FUSION", help="for example tiny:channel")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 32], help="for the latency [1 32]")
+    parser.add_argument("--passes", type=int, default=10, help="timed passes, after warm-up [10]")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument("--output", default="results/complexity", metavar="FOLDER", help="[results/complexity]")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure what the command line names."""
+    arguments = make_parser().parse_args(argv)
+    start_logging()
+    if arguments.passes < 2 or min(arguments.batch_sizes) < 1:
+        raise UserError("--passes must be at least 2 and --batch_sizes at least 1")
+    rows = measure_all(arguments.variants, arguments.passes, arguments.batch_sizes, arguments.device)
+    write_tables(rows, Path(arguments.output))

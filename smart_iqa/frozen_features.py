@@ -1,0 +1,186 @@
+"""What a frozen backbone gives, computed once: images of a table -> features of every crop and flip, on disk.
+
+Takes the place of decoding, `to_images` and the backbone where `--freeze_backbone` is set: `SmartIQA` takes these
+features (B, D) instead of images, and gives the same scores up to their rounding to half precision. Under a frozen
+backbone crops lie by the image alone (see `CropDataset`), so one cache serves every epoch, split and seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data_loader import (
+    UNCHANGED,
+    Batch,
+    CropDataset,
+    Labels,
+    augmentation,
+    image_fingerprint,
+    seeded_generator,
+    test_loader,
+    to_images,
+)
+from iqa.config import Config
+from iqa.data import RowCache
+from iqa.errors import UserError
+from iqa.system import progress
+from models_swin import SmartIQA
+
+_CROPS_AT_ONCE = 64
+
+
+class FrozenFeatures:
+    """The pooled features of a table's images under a frozen backbone: two caches, of training and of test crops.
+
+    Args:
+        folder: where the caches of this database lie.
+        table: all images of the database, of whatever part.
+        config: the run's settings.
+        model: gives the backbone and what of it is read.
+        accelerator: devices and processes; each process computes its share.
+
+    Raises:
+        UserError: the fusion has no pooled features, or there is no room for them.
+    """
+
+    def __init__(self, folder: Path, table: pd.DataFrame, config: Config, model: SmartIQA, accelerator: Accelerator):
+        self.config, self.model, self.accelerator = config, model, accelerator
+        self.row_of = {path: row for row, path in enumerate(table["path"])}
+        self.size = sum(channels * side**2 for _, channels, side in model.feature_grids)
+        self.shapes = {True: (config.train_patch_num, 2, self.size), False: (_test_crops(config), 1, self.size)}
+        images, backbone = image_fingerprint(table), _backbone_digest(model)
+        self.rows: dict[bool, RowCache] = {}
+        for training, shape in self.shapes.items():
+            what = f"{'training' if training else 'test'} features of a frozen backbone"
+            made_by = _settings(config, training) | {"backbone": backbone, "grids": model.feature_grids}
+            name = f"features_{hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:12]}"
+            key = made_by | {"images": images}
+            self.rows[training] = RowCache(folder / name, key, [2 * int(np.prod(shape))] * len(table), what)
+
+    def covers(self, table: pd.DataFrame) -> bool:
+        """Whether every image of a table is one of this cache's."""
+        return all(path in self.row_of for path in table["path"])
+
+    def dataset(self, table: pd.DataFrame, training: bool = False) -> FeatureDataset:
+        """The features of some images, computed now where they are not there yet.
+
+        Args:
+            table: columns image, path, mos, mos_std.
+            training: training crops with both flips, instead of test crops.
+        """
+        wanted = np.array([self.row_of[path] for path in table["path"]])
+        processes, mine = self.accelerator.num_processes, self.accelerator.process_index
+        missing = set(self.rows[training].missing(wanted)[mine::processes].tolist())
+        self._compute(table[[row in missing for row in wanted]], training)
+        self.accelerator.wait_for_everyone()
+        missing = set(self.rows[training].missing(wanted).tolist())  # nodes that share no disk: the others' share
+        self._compute(table[[row in missing for row in wanted]], training)
+        return FeatureDataset(table, self, training)
+
+    def read(self, path: str, training: bool) -> np.ndarray:
+        """Features (K, flips, D) float16 of an image's crops."""
+        content = self.rows[training].read(self.row_of[path])
+        if content is None:
+            raise UserError(f"the features of {path} were damaged on disk: start again, they are then computed anew")
+        return content.view(np.float16).reshape(self.shapes[training])
+
+    @torch.inference_mode()
+    def _compute(self, table: pd.DataFrame, training: bool) -> None:
+        if table.empty:
+            return
+        table = table.reset_index(drop=True)
+        images_at_once = max(1, _CROPS_AT_ONCE // self.shapes[training][0])
+        loader = test_loader(CropDataset(table, self.config, frozen_crops=training), self.config, images_at_once)
+        self.model.to(self.accelerator.device).eval()
+        # A loader draws from torch's generator when it starts: dropout shall not depend on what is cached already.
+        with torch.random.fork_rng(devices=[]):
+            for batch in progress(loader, "features", show=self.accelerator.is_main_process):
+                features = self._features(batch, flips=self.shapes[training][1]).cpu().numpy()
+                for path, content in zip(table["path"][batch.index.numpy()], features, strict=True):
+                    self._write(path, content, training)
+
+    def _write(self, path: str, content: np.ndarray, training: bool) -> None:
+        if not np.isfinite(content).all():
+            raise UserError(f"{path}: its features exceed half precision; give --no_cache")
+        self.rows[training].write(self.row_of[path], content)
+
+    def _features(self, batch: Batch, flips: int) -> Tensor:
+        """(B, K, flips, D) float16, unflipped first."""
+        B, K = batch.crops.shape[:2]
+        device, backbone = self.accelerator.device, self.model.backbone
+        images = to_images(batch.crops.to(device), batch.augment.to(device), backbone.mean, backbone.std)
+        with self.accelerator.autocast():
+            views = [self.model.pooled_features(i) for i in (images, images.flip(-1))[:flips]]
+        return torch.stack(views, dim=1).half().unflatten(0, (B, K))
+
+
+class FeatureDataset(Dataset):
+    """As `CropDataset`, with features (B, K, D) float16 in the place of crops.
+
+    Args:
+        table: columns image, path, mos, mos_std.
+        features: holds all of them.
+        training: indices are (row, epoch, crop) of training crops, not rows.
+    """
+
+    def __init__(self, table: pd.DataFrame, features: FrozenFeatures, training: bool):
+        self.images, self.paths, self.labels = list(table["image"]), list(table["path"]), Labels.of(table)
+        self.features, self.training = features, training
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getstate__(self) -> dict:
+        """For worker processes: they read features and need no network."""
+        reader = object.__new__(FrozenFeatures)
+        reader.__dict__ = {**self.features.__dict__, "model": None, "accelerator": None}
+        return {**self.__dict__, "features": reader}
+
+    def __getitems__(self, indices: Sequence[int | tuple[int, int, int]]) -> Batch:
+        """A batch of features."""
+        rows = [i[0] if self.training else i for i in indices]
+        chosen = [self._training(*i) if self.training else self._test(i) for i in indices]
+        features = torch.from_numpy(np.stack(chosen))  # (B, K, D)
+        augment = features.new_tensor(UNCHANGED, dtype=torch.float32).expand(*features.shape[:2], -1)
+        return Batch(features, augment, *self.labels.rows(rows))
+
+    def _training(self, row: int, epoch: int, crop: int) -> np.ndarray:
+        config = self.features.config
+        rng = seeded_generator("train", config.seed, self.images[row], epoch, crop)
+        flip = int(augmentation(rng, jitter=False)[0])
+        features = self.features.read(self.paths[row], training=True)
+        return features[crop % config.train_patch_num, flip][None]  # (1, D)
+
+    def _test(self, row: int) -> np.ndarray:
+        return self.features.read(self.paths[row], training=False)[:, 0]  # (K, D)
+
+
+def _test_crops(config: Config) -> int:
+    return 1 if config.test_mode in ("center", "full") else config.test_patch_num
+
+
+def _settings(config: Config, training: bool) -> dict:
+    """What decides the pixels that the backbone sees, and its arithmetic."""
+    crops = {"training": config.train_patch_num} if training else {config.test_mode: _test_crops(config)}
+    made = {"patch_size": config.patch_size, "resize": config.resize, "crops": crops, "precision": config.precision}
+    return made | {package: importlib.metadata.version(package) for package in ("torch", "timm", "pillow")}
+
+
+def _backbone_digest(model: SmartIQA) -> str:
+    """SHA-256 over the names and values of the backbone's tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in model.backbone.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,192 @@
+"""A finished run -> `Scorer`, which everything uses that needs scores of images."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from data_loader import CropDataset, PixelCache, test_loader, to_images
+from iqa.checkpoint import load_model_state, read_checkpoint
+from iqa.config import Config, load_config
+from iqa.data import open_rgb
+from iqa.errors import UserError
+from iqa.evaluation import predict
+from iqa.pretrained import read_state_dict
+from iqa.runtime import make_accelerator
+from models_swin import SmartIQA
+from smart_iqa.frozen_features import FrozenFeatures
+from smart_iqa.published import model_from_published
+
+
+class Scorer:
+    """A model with the preprocessing it was trained with.
+
+    Args:
+        model: the network.
+        config: the run's settings; crops and resizing are read from it.
+        accelerator: devices and processes.
+        cache: decoded pictures, or features of a frozen backbone, of the tables that it covers.
+        scales: slope and offset of the databases it was trained on (see `training_data.Scale`), if several.
+    """
+
+    def __init__(
+        self,
+        model: SmartIQA,
+        config: Config,
+        accelerator: Accelerator,
+        cache: PixelCache | FrozenFeatures | None = None,
+        scales: dict[str, tuple[float, float]] | None = None,
+    ):
+        self.model, self.config, self.accelerator = model.to(accelerator.device).eval(), config, accelerator
+        self.cache, self.scales = cache, scales or {}
+
+    def to_images(self, crops: Tensor, augment: Tensor, jitter: bool = False) -> Tensor:
+        """What the network takes: images (B*K, 3, H, W) of crops, or features (B*K, D) as they are."""
+        if crops.ndim == 3:
+            return crops.flatten(0, 1).float()
+        return to_images(crops, augment, self.model.backbone.mean, self.model.backbone.std, jitter)
+
+    def dataset(self, table: pd.DataFrame, training: bool = False) -> Dataset:
+        """The crops of a table's images, from the cache where it covers them."""
+        if self.cache is None or not self.cache.covers(table):
+            return CropDataset(table, self.config)
+        return self.cache.dataset(table, training)
+
+    def loader(self, table: pd.DataFrame) -> DataLoader:
+        """Test crops of a table, prepared for this scorer's devices and processes."""
+        return self._loader(self.dataset(table))
+
+    def _loader(self, dataset: Dataset) -> DataLoader:
+        few = len(dataset) < 64  # starting processes would take longer than decoding
+        config = dataclasses.replace(self.config, num_workers=0) if few else self.config
+        return self.accelerator.prepare(test_loader(dataset, config))
+
+    def score(self, images: str | Path | Sequence[str | Path]) -> float | np.ndarray:
+        """Quality of a picture, or of several: 0..100, higher is better.
+
+        Args:
+            images: a file, or a list of files.
+
+        Returns:
+            A float for one file, else an array (n,) in the order given. What the network puts outside
+            the scale is set to its end.
+
+        Raises:
+            UserError: a file is missing or no image.
+        """
+        one = isinstance(images, str | Path)
+        scores = self.score_table(_unlabelled([images] if one else images)).clip(0, 100)
+        return float(scores[0]) if one else scores
+
+    def score_readable(self, images: Sequence[str | Path]) -> tuple[np.ndarray, dict[int, str]]:
+        """Like `score` of a list, but a file that cannot be read ends nothing.
+
+        Returns:
+            scores (n,), and by the place in the list of each unreadable file, whose score means nothing, the reason.
+        """
+        dataset = _TolerantCrops(_unlabelled(images), self.config)
+        scores = self._predict(dataset, "score").clip(0, 100)
+        of_all = self.accelerator.reduce(dataset.unreadable.int().to(self.accelerator.device), "sum")
+        return scores, {place: _problem(images[place]) for place in of_all.nonzero().flatten().tolist()}
+
+    def score_table(self, table: pd.DataFrame, description: str = "score", database: str | None = None) -> np.ndarray:
+        """Raw scores (n,) of a table, not set to the scale's ends.
+
+        Args:
+            table: columns image, path, mos, mos_std.
+            description: what the progress bar says.
+            database: gives the scale of the scores, if it is one of several that the model was trained on.
+        """
+        scores = self._predict(self.dataset(table), description)
+        slope, offset = self.scales.get(database, (1.0, 0.0))
+        return (scores - offset) / slope
+
+    def _predict(self, dataset: Dataset, description: str) -> np.ndarray:
+        return predict(self.model, self._loader(dataset), self.to_images, self.accelerator, description)
+
+
+class _TolerantCrops(CropDataset):
+    """Crops that are black where a picture cannot be read, which `unreadable` (n,) then tells."""
+
+    def __init__(self, table: pd.DataFrame, config: Config):
+        super().__init__(table, config)
+        self.unreadable = torch.zeros(len(table), dtype=torch.bool).share_memory_()  # workers write to it
+
+    def _pixels(self, row: int) -> np.ndarray:
+        try:
+            return super()._pixels(row)
+        except UserError:
+            self.unreadable[row] = True
+            return np.zeros((3, self.config.patch_size, self.config.patch_size), dtype=np.uint8)
+
+
+def _unlabelled(images: Sequence[str | Path]) -> pd.DataFrame:
+    table = pd.DataFrame({"image": [Path(i).name for i in images], "path": [str(i) for i in images]})
+    return table.assign(mos=np.nan, mos_std=np.nan)
+
+
+def _problem(path: str | Path) -> str:
+    try:
+        open_rgb(path)
+    except UserError as error:
+        return str(error)
+    return f"{path}: could not be read when its turn came, and can be now: score it again"
+
+
+def load_model(checkpoint: str | Path, device: str = "auto", **changes) -> Scorer:
+    """The Scorer of a finished run.
+
+    Args:
+        checkpoint: the run's folder, a checkpoint file in it, or a file of the published HyperIQA or SMART-IQA
+            code (.pth, .pkl), which is scored with the default settings.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        **changes: settings of the run to replace, for example `test_mode="grid"`.
+
+    Raises:
+        UserError: no such run, or a checkpoint that does not fit.
+    """
+    file = _checkpoint_file(checkpoint)
+    if is_published(checkpoint):
+        config = Config(device=device, **changes)
+        return Scorer(model_from_published(read_state_dict(file)), config, make_accelerator(device))
+    config = dataclasses.replace(load_run_config(checkpoint), device=device, **changes)
+    tensors, records = read_checkpoint(file)
+    model = SmartIQA(**records["made"]["architecture"])
+    load_model_state(model, tensors, file)
+    scales = records["made"].get("scales")
+    return Scorer(model, config, make_accelerator(device, config.precision), scales=scales)
+
+
+def is_published(checkpoint: str | Path) -> bool:
+    """Whether a checkpoint is a file of other code: ours are folders, or .safetensors files in one."""
+    return Path(checkpoint).is_file() and Path(checkpoint).suffix != ".safetensors"
+
+
+def _checkpoint_file(checkpoint: str | Path) -> Path:
+    path = Path(checkpoint)
+    if not path.exists():
+        raise UserError(f"no run at {path}: expected the folder of a run, or a .safetensors file in it")
+    return path / "best.safetensors" if path.is_dir() else path
+
+
+def run_folder(checkpoint: str | Path) -> Path:
+    """The folder of a run, or the one that a checkpoint file lies in."""
+    path = Path(checkpoint)
+    return path if path.is_dir() else path.parent
+
+
+def load_run_config(checkpoint: str | Path) -> Config:
+    """The settings of a finished run.
+
+    Raises:
+        UserError: no such run.
+    """
+    return load_config(run_folder(_checkpoint_file(checkpoint)) / "config.yaml")

@@ -1,0 +1,160 @@
+"""Test one model on databases, and say which images of a database may test a run."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from folders import Database, DatabaseNotFound, read_database, read_run_database
+from iqa.data import read_split
+from iqa.errors import UserError
+from iqa.results import part_metrics, prediction_rows, read_json
+from models_swin import FUSIONS, SmartIQA
+from smart_iqa.scorer import Scorer
+
+log = logging.getLogger(__name__)
+
+
+def test_part(scorer: Scorer, database: Database, table: pd.DataFrame) -> tuple[dict, list[dict], dict]:
+    """Score one table of a database.
+
+    Args:
+        scorer: the model.
+        database: gives the scale of the scores and its fingerprint.
+        table: the rows to test on.
+
+    Returns:
+        Metrics with n and intervals, the predictions, and timings.
+    """
+    started = time.perf_counter()
+    scores = scorer.score_table(table, description=f"test {database.name}", database=database.name)
+    seconds = time.perf_counter() - started
+    metrics = summarize_part(database, table, scores, scorer.config.seed)
+    timings = {"seconds": round(seconds, 2), "images_per_s": round(len(table) / seconds, 2)}
+    return metrics, prediction_rows(table, scores), timings
+
+
+def summarize_part(database: Database, table: pd.DataFrame, scores: np.ndarray, seed: int) -> dict:
+    """All statistics of scores (n,) on rows of a database's table, groups and fingerprint included.
+
+    They are those of the scores as `prediction_rows` stores them; see `iqa.results.part_metrics`.
+
+    Raises:
+        UserError: a score is not finite.
+    """
+    return part_metrics(prediction_rows(table, scores), database.stored_range, seed)
+
+
+def describe(database: Database) -> dict:
+    """What a results file records about a database."""
+    return {
+        "n": len(database.table),
+        "official_split": bool((database.table["split"] != "").any()),
+        "fingerprint": database.fingerprint(),
+        "stored_range": list(database.stored_range),
+        "lower_is_better": database.lower_is_better,
+        "left_out": database.left_out,
+        "duplicates": len(database.duplicates),
+        "notes": database.notes,
+    }
+
+
+def test_databases(scorer: Scorer, databases: Sequence[Database], trained_on: dict[str, pd.DataFrame]) -> dict:
+    """Test on several databases.
+
+    Args:
+        scorer: the model.
+        databases: read and checked.
+        trained_on: test tables of the databases that training has seen, by name.
+
+    Returns:
+        `metrics`, `predictions`, `timings` and `databases`, each by database name.
+    """
+    tested: dict[str, dict] = {"metrics": {}, "predictions": {}, "timings": {}, "databases": {}}
+    for database in databases:
+        table = trained_on.get(database.name, database.table)
+        metrics, rows, timings = test_part(scorer, database, table)
+        tested["metrics"][database.name], tested["predictions"][database.name] = metrics, rows
+        tested["timings"][database.name] = timings
+        tested["databases"][database.name] = describe(database)
+    return tested
+
+
+def read_databases(
+    names: Sequence[str], data_root: str | None, skip_bad_images: bool, optional: Sequence[str] = ()
+) -> list[Database]:
+    """Read several databases; one of `optional` that is absent is said in a line and left out.
+
+    Raises:
+        UserError: unknown name, bad labels or images, or a database that is absent and not optional.
+    """
+    databases = []
+    for name in dict.fromkeys(names):
+        try:
+            databases.append(read_database(name, data_root=data_root, skip_bad_images=skip_bad_images))
+        except DatabaseNotFound as error:
+            if name not in optional:
+                raise
+            log.info("not tested on %s: %s", name, error)
+    return databases
+
+
+def trained_test_table(run: Path, database: Database) -> pd.DataFrame:
+    """The test split of a database that a run was trained on: as it wrote it down, or for published files official.
+
+    Raises:
+        UserError: the split file does not fit the database, or there is neither a file nor an official split.
+    """
+    file = split_file(run, database.name)
+    if file is None and not (database.table["split"] == "test").any():
+        raise UserError(f"{run} has no split.json, and {database.name} no official split: the test part is unknown")
+    split = read_split(file, database) if file else database.table["split"]
+    return database.table[split.to_numpy() == "test"].reset_index(drop=True)
+
+
+def unseen_images(scorer: Scorer, run: Path, dataset: str, data_root: str | None) -> tuple[Database, pd.DataFrame]:
+    """A database and its rows that a run has not learned from: the test part of its own, any other whole.
+
+    Raises:
+        UserError: the database cannot be read, or the run's test part is unknown.
+    """
+    if dataset == scorer.config.dataset:
+        database = read_run_database(scorer.config, data_root)
+        return database, trained_test_table(run, database)
+    (database,) = read_databases([dataset], data_root, skip_bad_images=False)
+    seen = dataset in scorer.config.also_train_on
+    return database, trained_test_table(run, database) if seen else database.table
+
+
+def split_file(run: Path, database: str) -> Path | None:
+    """The file in a run's folder that says how this database was split: `split_<name>.json`, or `split.json`."""
+    own, first = run / f"split_{database}.json", run / "split.json"
+    if own.is_file():
+        return own
+    content = read_json(first) if first.is_file() else None
+    return first if isinstance(content, dict) and content.get("database") == database else None
+
+
+def fusion_name(model: SmartIQA) -> str:
+    """The key of `FUSIONS` that a model was built with."""
+    return next(name for name, kind in FUSIONS.items() if type(model.fusion) is kind)
+
+
+def backbone_names(model: SmartIQA) -> dict[str, str]:
+    """What a record says of a model's backbone: `backbone`, the name it was asked for by, and `timm_name`."""
+    return {"backbone": model.backbone.name, "timm_name": model.backbone.timm_name}
+
+
+def in_full(record: dict) -> str:
+    """The backbone and fusion of a record; timm's name stands beside a short one.
+
+    >>> in_full({"backbone": "nano", "timm_name": "swin_tiny_patch4_window7_224", "fusion": "scale"})
+    'nano (timm: swin_tiny_patch4_window7_224), fusion scale'
+    """
+    beside = "" if record["backbone"] == record["timm_name"] else f" (timm: {record['timm_name']})"
+    return f"{record['backbone']}{beside}, fusion {record['fusion']}"

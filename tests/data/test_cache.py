@@ -1,0 +1,111 @@
+"""Rows on disk: what is read is what was written, whatever stopped, changed or ran at the same time."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from iqa.data import RowCache, cache_folder
+from iqa.errors import UserError
+
+SIZES = [5, 0, 300, 17]
+ROWS = [np.random.default_rng(i).integers(0, 256, size, dtype=np.uint8) for i, size in enumerate(SIZES)]
+
+
+def make(folder: Path, key: str = "a", sizes=SIZES) -> RowCache:
+    return RowCache(folder / "cache", {"made_of": key}, sizes, "test rows")
+
+
+def test_a_row_reads_as_none_until_it_is_written_and_as_itself_ever_after(tmp_path):
+    cache = make(tmp_path)
+    assert [cache.read(row) for row in range(4)] == [None] * 4
+    for row, content in enumerate(ROWS):
+        cache.write(row, content)
+    for reader in (cache, make(tmp_path), pickle.loads(pickle.dumps(cache))):
+        assert all(np.array_equal(reader.read(row), content) for row, content in enumerate(ROWS))
+        assert reader.missing(range(4)).tolist() == []
+
+
+def test_only_what_is_missing_is_named(tmp_path):
+    cache = make(tmp_path)
+    cache.write(2, ROWS[2])
+    assert cache.missing([0, 2, 3]).tolist() == [0, 3]
+
+
+def test_a_row_that_was_damaged_on_disk_is_missing_again(tmp_path):
+    cache = make(tmp_path)
+    for row, content in enumerate(ROWS):
+        cache.write(row, content)
+    file = tmp_path / "cache" / "rows.bin"
+    content = bytearray(file.read_bytes())
+    content[100] ^= 1  # in row 2
+    file.write_bytes(content)
+    assert make(tmp_path).missing(range(4)).tolist() == [2]
+
+
+@pytest.mark.parametrize("change", [{"key": "b"}, {"sizes": [5, 0, 301, 17]}])
+def test_a_cache_of_something_else_is_made_anew(tmp_path, change, caplog):
+    caplog.set_level("INFO")
+    make(tmp_path).write(0, ROWS[0])
+    assert make(tmp_path).read(0) is not None
+    assert make(tmp_path, **change).read(0) is None
+    assert "renewing the stale cache of test rows" in caplog.text
+
+
+def test_its_size_is_said_before_it_is_written(tmp_path, caplog):
+    caplog.set_level("INFO")
+    RowCache(tmp_path / "cache", {}, [10**7], "test rows")
+    assert "caching test rows (0.01 GB)" in caplog.text and "--no_cache" in caplog.text
+    assert (tmp_path / "cache" / "rows.bin").stat().st_size == 10**7
+
+
+def test_a_disk_without_room_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 5, 5))
+    with pytest.raises(UserError, match=r"needs 0.00 GB in .*: only 0.00 GB are free there; .*--cache_dir.*--no_cache"):
+        make(tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".lock")] == []
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--cache_dir"):
+        make(tmp_path / "file")
+
+
+def _fill(folder: Path) -> None:
+    cache = make(folder, "new")
+    for row, content in enumerate(ROWS):
+        cache.write(row, content)
+
+
+def test_processes_that_start_at_once_on_a_stale_cache_agree(tmp_path):
+    make(tmp_path, "old").write(0, ROWS[0])
+    context = multiprocessing.get_context("spawn")
+    workers = [context.Process(target=_fill, args=(tmp_path,)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0, 0, 0]
+    cache = make(tmp_path, "new")
+    assert all(np.array_equal(cache.read(row), content) for row, content in enumerate(ROWS))
+
+
+@given(st.lists(st.binary(max_size=40), min_size=1, max_size=6))
+def test_rows_of_any_bytes_come_back(tmp_path_factory, rows):
+    cache = make(tmp_path_factory.mktemp("any"), sizes=[len(row) for row in rows])
+    for i, row in enumerate(rows):
+        cache.write(i, np.frombuffer(row, dtype=np.uint8))
+    assert [bytes(cache.read(i)) for i in range(len(rows))] == rows
+
+
+def test_the_folder_is_the_users_unless_given(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
+    assert cache_folder(None) == Path("/somewhere/smart_iqa")
+    assert cache_folder("here") == Path("here")

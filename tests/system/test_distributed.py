@@ -1,0 +1,146 @@
+"""Two processes learn what one learns: same batches, same losses, same metrics, and only the first one writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers import ROOT
+from hypothesis import given, strategies as st
+from PIL import Image
+
+from data_loader import EpochSampler, ShardedBatches
+from iqa.results import read_history, read_json, read_results
+from iqa.system import shard_sizes
+
+# Without dropout, whose masks differ between processes; 21 training crops in batches of 4 leave a last batch of one.
+SETTINGS = (
+    "--dataset csv --model_size nano --no_pretrained --attention_fusion --patch_size 32 --resize none --epochs 2 "
+    "--train_patch_num 1 --test_patch_num 2 --num_workers 0 --device cpu --no_spaq --batch_size 4 --lr 1e-4 "
+    "--dropout_rate 0.0 --drop_path_rate 0.0 --ranking_loss_alpha 0.5 --accumulate 2"
+).split()
+
+
+@given(st.integers(0, 200), st.integers(1, 9))
+def test_shares_are_as_even_as_can_be_and_add_up(items, shards):
+    sizes = shard_sizes(items, shards)
+    assert sum(sizes) == items and len(sizes) == shards
+    assert max(sizes) - min(sizes) <= 1 and sizes == sorted(sizes, reverse=True)
+
+
+@given(st.integers(1, 30), st.integers(1, 8), st.integers(1, 4))
+def test_the_shares_of_all_processes_are_the_batches_of_one(images, batch_size, processes):
+    def batches(process: int, of: int) -> list:
+        sampler = EpochSampler(np.zeros(images), crops=1, seed=0)
+        return list(ShardedBatches(sampler, batch_size, process, of))
+
+    whole = batches(0, 1)
+    shares = [batches(process, processes) for process in range(processes)]
+    assert {len(share) for share in shares} == {len(whole)}
+    for i, batch in enumerate(whole):
+        sizes = shard_sizes(len(batch), processes)
+        kept = [item for share, size in zip(shares, sizes, strict=True) for item in share[i][:size]]
+        assert kept == batch
+        assert all(len(share[i]) >= 1 for share in shares)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
+    rows = []
+    for i in range(30):
+        Image.fromarray(rng.integers(0, 20 + 7 * i, (40, 44, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+        rows.append({"image": f"{i}.png", "mos": 3.0 * i, "content": f"c{i}"})
+    pd.DataFrame(rows).to_csv(folder / "table.csv", index=False)
+    return folder
+
+
+# Several commands in one start: most of a second process's time is its imports.
+RUN_EACH = """
+import importlib, json, sys
+import torch
+from smart_iqa.commands import COMMANDS
+torch.set_num_threads(1)
+for script, *arguments in json.loads(sys.argv[1]):
+    sys.argv = [script + ".py", *arguments]
+    importlib.import_module(COMMANDS.get(script, (script,))[0]).main()
+"""
+
+
+def launch(folder: Path, processes: int, *commands: list[str], script: str = RUN_EACH):
+    """Run several commands, one after the other, in the same process or processes."""
+    (folder / "each.py").write_text(script)
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
+    return subprocess.run(
+        [sys.executable, *launcher, str(folder / "each.py"), json.dumps(commands)],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def training(pictures: Path, results: Path, *flags: str) -> list[str]:
+    """The command that trains on the pictures."""
+    place = f"--data_path {pictures / 'table.csv'} --results_dir {results} --cache_dir {results / 'cache'}".split()
+    return ["train_swin", *SETTINGS, *place, *flags]
+
+
+def test_two_processes_learn_what_one_learns(pictures, tmp_path):
+    kinds = {"whole": [], "frozen": ["--freeze_backbone"]}
+    for processes in (1, 2):
+        names = {kind: f"{kind}_of_{processes}" for kind in kinds}
+        runs = [training(pictures, tmp_path, "--name", names[kind], *flags) for kind, flags in kinds.items()]
+        done = launch(tmp_path, processes, *runs)
+        assert done.returncode == 0, done.stderr
+    for kind in kinds:
+        one, two = (tmp_path / f"{kind}_of_{n}" for n in (1, 2))
+        histories = [read_history(run / "history.jsonl") for run in (one, two)]
+        assert len(histories[0]) == len(histories[1]) == 2
+        for alone, together in zip(*histories, strict=True):
+            for key in ("train_loss", "val_srcc", "val_plcc", "lr"):
+                assert together[key] == pytest.approx(alone[key], rel=1e-5, abs=1e-5), kind
+        results = [read_results(run) for run in (one, two)]
+        scores = [[row["score"] for row in r["predictions"]["test"]] for r in results]
+        assert scores[1] == pytest.approx(scores[0], abs=1e-3)
+        assert results[1]["metrics"]["test"]["srcc"] == pytest.approx(results[0]["metrics"]["test"]["srcc"])
+        assert [r["training"]["processes"] for r in results] == [1, 2]
+        assert len(list((two / "tensorboard").iterdir())) == 1  # only the first process writes
+
+
+def test_a_mistake_in_one_process_ends_all(pictures, tmp_path):
+    lose = """
+import os, data_loader
+load = data_loader.load_image
+def lost(path, *how):
+    if os.environ["RANK"] == "1":
+        raise OSError(f"{path} is gone")
+    return load(path, *how)
+data_loader.load_image = lost
+"""
+    done = launch(tmp_path, 2, training(pictures, tmp_path, "--name", "lost", "--no_cache"), script=lose + RUN_EACH)
+    assert done.returncode != 0 and "is gone" in done.stderr
+    assert not (tmp_path / "lost" / "results.json").exists()
+
+
+def test_two_processes_score_and_evaluate_as_one_does_and_one_of_them_writes(pictures, tmp_path):
+    assert launch(tmp_path, 1, training(pictures, tmp_path, "--name", "run")).returncode == 0
+    for processes in (1, 2):
+        run, scores, results = (str(tmp_path / n) for n in ("run", f"{processes}.csv", f"{processes}.json"))
+        done = launch(
+            tmp_path,
+            processes,
+            ["evaluate", "--checkpoint", run, "--datasets", "csv", "--device", "cpu", "--output", results],
+            ["predict", str(pictures), "--checkpoint", run, "--device", "cpu", "--output", scores],
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("written to") == 1 and done.stdout.count("29.png") == 1
+    alone, together = (pd.read_csv(tmp_path / f"{n}.csv") for n in (1, 2))
+    assert alone["image"].tolist() == together["image"].tolist()
+    assert together["score"].to_numpy() == pytest.approx(alone["score"].to_numpy(), abs=1e-3)
+    metrics = [read_json(tmp_path / f"{n}.json")["metrics"]["csv"]["srcc"] for n in (1, 2)]
+    assert metrics[1] == pytest.approx(metrics[0])
