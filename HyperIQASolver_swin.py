@@ -39,6 +39,7 @@ from iqa.losses import make_loss
 from iqa.metrics import plcc, srcc
 from iqa.results import read_history
 from iqa.system import gather_shares, progress, write_atomically
+from iqa.triplets import PhotographTerm
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class HyperIQASolver:
         run_dir: an existing folder to write to.
         accelerator: devices and processes.
         made: JSON-ready record of what rebuilds the model, kept in each checkpoint.
+        photographs: a loss of photographs without scores, of which `photo_weight` is added to each batch's.
     """
 
     def __init__(
@@ -88,7 +90,9 @@ class HyperIQASolver:
         run_dir: Path,
         accelerator: Accelerator,
         made: dict[str, Any],
+        photographs: PhotographTerm | None = None,
     ):
+        self.photographs, self.batches_done = photographs, 0
         self.config, self.run_dir, self.accelerator = config, Path(run_dir), accelerator
         self.to_images, self.made = to_images, made
         databases = 1 + len(config.also_train_on)
@@ -171,6 +175,7 @@ class HyperIQASolver:
             size = min(self.config.batch_size, crops - i * self.config.batch_size)  # over all processes
             # Accelerate divides each loss by `accumulate`; an epoch's last step may have fewer batches to add up.
             weight = together / min(together, batches - i // together * together)
+            self.batches_done = (epoch - 1) * batches + i
             loss_sum += self._step(batch, size, weight) * size
         train_loss = loss_sum.item() / crops  # waits for the device, so that the time below is the true one
         seconds = time.perf_counter() - started
@@ -194,13 +199,8 @@ class HyperIQASolver:
         Returns:
             The loss of the whole batch, a scalar on the device.
         """
-        images = self.to_images(batch.crops, batch.augment, jitter=self.config.color_jitter)
         with self.accelerator.accumulate(self.model):
-            with self.accelerator.autocast():
-                scores = self.model(images)  # (B,)
-            labels = torch.stack([batch.mos, batch.mos_std, batch.database.float()], dim=1)
-            scores, labels = gather_shares(self.accelerator, scores.float(), labels, size)
-            loss = self.loss(scores, labels[:, 0], labels[:, 1], labels[:, 2].long())
+            loss = self.batch_loss(batch, size)
             # Every process has the whole loss and the gradient of its own scores; processes are averaged.
             self.accelerator.backward(loss * weight * self.accelerator.num_processes)
             if self.accelerator.sync_gradients and self.config.grad_clip is not None:
@@ -212,6 +212,24 @@ class HyperIQASolver:
             if self.average is not None:
                 self.average.update_parameters(self.accelerator.unwrap_model(self.model))
         return loss.detach()
+
+    def batch_loss(self, batch: Any, size: int) -> Tensor:
+        """The loss of the whole batch, of which `batch` is this process's share; a scalar on the device."""
+        images = self.to_images(batch.crops, batch.augment, jitter=self.config.color_jitter)
+        with self.accelerator.autocast():
+            scores = self.model(images)  # (B,)
+        labels = torch.stack([batch.mos, batch.mos_std, batch.database.float()], dim=1)
+        scores, labels = gather_shares(self.accelerator, scores.float(), labels, size)
+        loss = self.loss(scores, labels[:, 0], labels[:, 1], labels[:, 2].long())
+        if self.photographs is None:
+            return loss
+        with self.accelerator.autocast():
+            step = self.batches_done * self.accelerator.num_processes + self.accelerator.process_index
+            return loss + self.config.photo_weight * self.photographs(self._score, step)
+
+    def _score(self, images: Tensor) -> Tensor:
+        """Scores of images in 0..1."""
+        return self.model(self.accelerator.unwrap_model(self.model).backbone.normalise(images))
 
     @property
     def kept_model(self) -> nn.Module:
@@ -228,12 +246,15 @@ class HyperIQASolver:
             "plcc": float(np.mean([plcc(*part) for part in parts])),
         }
 
+    def merit(self, record: dict) -> float:
+        """What the best epoch has most of: validation SRCC; a constant prediction has none and counts as the worst."""
+        return record["val_srcc"] if math.isfinite(record["val_srcc"]) else -1.0
+
     def _finish_epoch(self, record: dict) -> None:
         """Note the epoch, keep the model if it is the best, write what a resume needs."""
         state, epoch = self.progress, record["epoch"]
         state.epochs_done = epoch
-        # A constant prediction has no SRCC; it counts as the worst.
-        score = record["val_srcc"] if math.isfinite(record["val_srcc"]) else -1.0
+        score = self.merit(record)
         is_best = score > state.best_srcc
         if is_best:
             state.best_epoch, state.best_srcc = epoch, score

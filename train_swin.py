@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from data_loader import PixelCache
     from HyperIQASolver_swin import HyperIQASolver
+    from iqa.triplets import PhotographTerm
     from models_swin import SmartIQA
     from smart_iqa.frozen_features import FrozenFeatures
     from smart_iqa.scorer import Scorer
@@ -155,10 +156,22 @@ def _make_solver(config: Config, data: TrainingData, scorer: Scorer) -> HyperIQA
         run_dir=config.run_dir,
         accelerator=accelerator,
         made=made,
+        photographs=_photograph_term(config, accelerator),
     )
     if config.compile:
         scorer.model.compile()
     return solver
+
+
+def _photograph_term(config: Config, accelerator: Accelerator) -> PhotographTerm | None:
+    """What is learned from photographs without scores, if the settings name a folder of them."""
+    from iqa.photographs import Photographs, held_out, list_photographs
+    from iqa.triplets import PhotographTerm
+
+    if config.photos is None:
+        return None
+    files, _ = held_out(list_photographs(config.photos))
+    return PhotographTerm(Photographs(files, accelerator.device), config.photo_batch, config.patch_size, config.seed)
 
 
 def _prepare_run_dir(config: Config, data: TrainingData) -> None:
@@ -340,11 +353,16 @@ def _resumed_config(flags: argparse.Namespace) -> Config:
     return dataclasses.replace(stored, **(changed | place))
 
 
+def settings_of(flags: argparse.Namespace) -> Config:
+    """The settings of parsed flags: of a new run, or of the one to resume."""
+    return config_from_flags(flags) if flags.resume is None else _resumed_config(flags)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Train as the command line says."""
     flags = make_parser().parse_args(argv)
     start_logging()
-    config = config_from_flags(flags) if flags.resume is None else _resumed_config(flags)
+    config = settings_of(flags)
     if flags.print_config:
         print(config.to_yaml(), end="")
         return

@@ -140,6 +140,14 @@ class Config:
     train_test_num: int = _setting(1, "rounds over different splits; reports median, mean, deviation", low=1)
     folds: int = _setting(0, "cross-validation by content in this many rounds, at least 3 (default: none)", low=0)
 
+    # Photographs without scores.
+    photos: str | None = _setting(None, "folder of photographs whose distorted copies shall score lower (default: none)")
+    photo_weight: float = _setting(1.0, "weight of what is learned from their distorted copies", low=0)
+    photo_batch: int = _setting(8, "training: photographs beside each batch", low=1)
+    photo_sides: list[int] = _setting([112], "pretraining: sides of the crops, each for its share of the epochs")
+    teacher: str = _setting("tf_efficientnet_lite0", "pretraining: backbone with ImageNet weights to learn from")
+    distil_weight: float = _setting(1.0, "pretraining: weight of the teacher's features", low=0)
+
     # After training.
     spaq: bool = _setting(True, "cross-database test on SPAQ when it is there")
     cross_datasets: list[str] = _setting([], "further databases to test on after training")

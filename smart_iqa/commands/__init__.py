@@ -12,6 +12,7 @@ from smart_iqa import __version__
 # Name -> the module whose `main` it is, and what it does.
 COMMANDS = {
     "train": ("train_swin", "train, validate and test a network"),
+    "pretrain": ("smart_iqa.commands.pretrain", "teach a backbone from photographs without scores"),
     "predict": ("smart_iqa.commands.predict", "score image files and folders"),
     "evaluate": ("smart_iqa.commands.evaluate", "test runs on databases, compare them, verify results files"),
     "report": ("smart_iqa.commands.report", "make one HTML page of a run"),

@@ -1,0 +1,121 @@
+"""A folder of photographs without scores -> batches of random crops, cut on the device where they are used.
+
+The photographs lie decoded in that device's memory, so that a step copies nothing. What a crop shows follows from
+its seed alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from iqa.data import open_rgb
+from iqa.errors import UserError
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
+LONGEST = 352  # side of a stored photograph, in pixels: 0.37 MB each
+SMALLEST_AREA = 0.15  # of a photograph that a crop shows, as in ImageNet recipes, and no less than the crop's own pixels
+
+
+def list_photographs(folder: str | Path) -> list[Path]:
+    """The image files below a folder, by name.
+
+    Raises:
+        UserError: no such folder, or none in it.
+    """
+    if not Path(folder).is_dir():
+        raise UserError(f"photos: no folder at {folder}")
+    files = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in SUFFIXES)
+    if not files:
+        raise UserError(f"photos: no image files below {folder} ({', '.join(sorted(SUFFIXES))})")
+    return files
+
+
+def held_out(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """Photographs to learn from, and those that neither training nor pretraining ever sees: one in twenty, by name."""
+    aside = [int(hashlib.sha256(file.name.encode()).hexdigest(), 16) % 20 == 0 for file in files]
+    if all(aside) or not any(aside):  # a folder of few
+        aside = [file == files[0] for file in files]
+    return tuple([file for file, is_aside in zip(files, aside, strict=True) if is_aside == part] for part in (False, True))
+
+
+class Photographs:
+    """Decoded photographs on a device.
+
+    Args:
+        files: image files; one that does not open ends with an error that names it.
+        device: where they lie.
+        longest: larger ones are made smaller until their longer side is this.
+
+    Raises:
+        UserError: a file that is no image.
+    """
+
+    def __init__(self, files: Sequence[Path], device: torch.device, longest: int = LONGEST):
+        self.files = list(files)
+        canvas = np.zeros((len(files), 3, longest, longest), dtype=np.uint8)
+        sizes = np.zeros((len(files), 2), dtype=np.float32)
+        with ThreadPoolExecutor() as pool:
+            for row, pixels in enumerate(pool.map(lambda file: _decode(file, longest), files)):
+                sizes[row] = pixels.shape[1:]
+                canvas[row, :, : pixels.shape[1], : pixels.shape[2]] = pixels
+        self.pixels, self.sizes = torch.from_numpy(canvas).to(device), torch.from_numpy(sizes)  # sizes: height, width
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def crops(self, rows: Tensor, side: int, generator: torch.Generator) -> Tensor:
+        """Random square crops.
+
+        Each shows a random part of its photograph of at least `SMALLEST_AREA`, where that has the pixels: a crop is
+        made smaller, not larger, so that it is sharp. Half are mirrored.
+
+        Args:
+            rows: (B,) numbers of photographs, on the CPU.
+            side: of the crops, in pixels.
+            generator: on the CPU.
+
+        Returns:
+            (B, 3, side, side) in 0..1.
+        """
+        height, width = self.sizes[rows].unbind(dim=1)
+        shorter = torch.minimum(height, width)
+        area, down, across, flip = torch.rand(4, len(rows), generator=generator)
+        extent = ((SMALLEST_AREA + area * (1 - SMALLEST_AREA)) * height * width).sqrt()
+        extent = torch.minimum(torch.maximum(extent, torch.tensor(float(side))), shorter)
+        top, left = down * (height - extent), across * (width - extent)
+        return self._cut(rows, top, left, extent, flip < 0.5, side)
+
+    def middles(self, rows: Tensor, side: int) -> Tensor:
+        """The largest middle squares of photographs (B,), as crops (B, 3, side, side) in 0..1."""
+        height, width = self.sizes[rows].unbind(dim=1)
+        extent = torch.minimum(height, width)
+        top, left = (height - extent) / 2, (width - extent) / 2
+        return self._cut(rows, top, left, extent, torch.zeros(len(rows), dtype=torch.bool), side)
+
+    def _cut(self, rows: Tensor, top: Tensor, left: Tensor, extent: Tensor, flip: Tensor, side: int) -> Tensor:
+        """Squares of `extent` pixels at (top, left), resampled: linearly, twice as dense and averaged."""
+        canvas, device = self.pixels.shape[-1], self.pixels.device
+        scale, sign = extent / canvas, 1 - 2 * flip.float()
+        zero = torch.zeros_like(scale)
+        x, y = ((2 * start + extent) / canvas - 1 for start in (left, top))
+        maps = torch.stack([torch.stack([scale * sign, zero, x], 1), torch.stack([zero, scale, y], 1)], 1)
+        grid = F.affine_grid(maps.to(device), (len(rows), 3, 2 * side, 2 * side), align_corners=False)
+        images = self.pixels[rows.to(device)].float()
+        dense = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+        return (F.avg_pool2d(dense, 2) / 255).clamp(0, 1)
+
+
+def _decode(file: Path, longest: int) -> np.ndarray:
+    """Pixels (3, H, W) uint8 of a file, made smaller to fit."""
+    image = open_rgb(file)
+    image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    return np.asarray(image).transpose(2, 0, 1)

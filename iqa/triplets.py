@@ -1,0 +1,99 @@
+"""Photographs -> triplets: a crop, the crop distorted, and the crop distorted more strongly in the same way.
+
+What is known without any human score: how similar each is to its original (HaarPSI), and which of the three is
+better. Pretraining and the photograph term of training learn from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from iqa.batch_distortions import Chains, distort_batch, draw_chains
+from iqa.photographs import Photographs
+
+
+class Triplets(NamedTuple):
+    """Crops in three qualities, best first."""
+
+    images: Tensor  # (3, B, 3, side, side) in 0..1
+    similarity: Tensor  # (3, B) HaarPSI with the original, 0..1; the first row is 1
+
+
+def make_triplets(photographs: Photographs, rows: Tensor, side: int, seed: int) -> Triplets:
+    """Cut and distort a crop of each photograph.
+
+    Args:
+        photographs: on the device where the result lies.
+        rows: (B,) numbers of photographs, on the CPU.
+        side: of the crops, in pixels, at least 32.
+        seed: all that is random follows from it.
+
+    Similarity is HaarPSI's (Reisenhofer et al., Signal Processing: Image Communication 2018), by piq.
+    """
+    from iqa.system import declare_missing_operators
+
+    declare_missing_operators()
+    import piq  # it imports torchvision, which needs the line above
+
+    device = photographs.pixels.device
+    draws = torch.Generator().manual_seed(seed)
+    noise = torch.Generator(device).manual_seed(seed)
+    clean = photographs.crops(rows, side, draws)
+    chains = draw_chains(len(rows), draws)
+    share = torch.rand(len(rows), 1, generator=draws)  # how far the weaker copy goes
+    weak = Chains(chains.kinds, chains.strengths * share)
+    distorted = distort_batch(
+        clean.repeat(2, 1, 1, 1), Chains(*(torch.cat(pair) for pair in zip(weak, chains, strict=True))), noise
+    )
+    similarity = piq.haarpsi(clean.repeat(2, 1, 1, 1), distorted, reduction="none")
+    similarity = torch.cat([torch.ones_like(similarity[: len(rows)]), similarity]).view(3, -1)
+    return Triplets(torch.cat([clean, distorted]).unflatten(0, (3, -1)), similarity)
+
+
+def order_loss(quality: Tensor, margin: float) -> Tensor:
+    """Mean hinge over the neighbours in a triplet: each shall be better than the next by `margin`.
+
+    >>> order_loss(torch.tensor([[3.0], [2.0], [1.0]]), margin=0.5).item()
+    0.0
+    """
+    return F.relu(margin - (quality[:-1] - quality[1:])).mean()
+
+
+DROP = 70.0  # of a score where HaarPSI falls from 1 to 0
+SLACK = 5.0  # of a drop, in mos: smaller differences count by their square
+ORDER_MARGIN = 2.0  # between neighbours in a triplet, in mos
+
+
+class PhotographTerm:
+    """A loss beside that of the scores: distorted copies of photographs score lower, by as much as HaarPSI says.
+
+    A photograph has no score, so nothing is said of the original's; only how much lower its copies lie.
+
+    Args:
+        photographs: to learn from.
+        batch: photographs a step.
+        side: of the crops, in pixels.
+        seed: of the run.
+    """
+
+    def __init__(self, photographs: Photographs, batch: int, side: int, seed: int):
+        self.photographs, self.batch, self.side, self.seed = photographs, batch, side, seed
+
+    def __call__(self, score: Callable[[Tensor], Tensor], step: int) -> Tensor:
+        """The loss, in mos units.
+
+        Args:
+            score: images (3B, 3, side, side) in 0..1 -> scores (3B,).
+            step: number of the batch since training began; with the seed it decides all that is random.
+        """
+        seed = (self.seed + 1) * 1_000_003 + step
+        rows = torch.randint(len(self.photographs), (self.batch,), generator=torch.Generator().manual_seed(seed))
+        images, similarity = make_triplets(self.photographs, rows, self.side, seed)
+        scores = score(images.flatten(0, 1)).float().view(3, -1)
+        drops, due = scores[0] - scores[1:], DROP * (1 - similarity[1:])
+        return F.smooth_l1_loss(drops, due, beta=SLACK) + order_loss(scores, ORDER_MARGIN)

@@ -1,0 +1,278 @@
+"""Pretraining of a backbone without any score: a folder of photographs -> weights that know contents and distortions.
+
+Two terms. *Distil*: the student's four stages, each through a 1x1 convolution, learn the standardised stages of a
+frozen teacher that ImageNet taught, on clean and distorted crops alike (as Locality Guidance does for small data:
+Li et al., ECCV 2022). *Quality*: from the student's pooled stages a small network learns how similar a distorted crop
+is to its original (HaarPSI), and the order of a triplet. The solver is that of training; only batch, loss and
+validation are others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from data_loader import EpochSampler, ShardedBatches
+from HyperIQASolver_swin import HyperIQASolver
+from iqa.config import Config
+from iqa.errors import UserError
+from iqa.metrics import plcc, srcc
+from iqa.photographs import Photographs, held_out, list_photographs
+from iqa.pretrained import load_backbone_weights
+from iqa.results import provenance
+from iqa.runtime import make_accelerator, seed_everything
+from iqa.system import write_atomically, write_json
+from iqa.triplets import make_triplets, order_loss
+from models_swin import SwinBackbone
+
+log = logging.getLogger(__name__)
+
+MARGIN = 0.02  # of the order in a triplet, in HaarPSI
+STATISTICS_BATCHES = 8  # that the teacher's channels are standardised by
+_HELD_OUT_SEED = 2**40  # no training batch has it
+
+
+class PhotoBatch(NamedTuple):
+    """Which photographs a step shows, and the seed of all that is random in it."""
+
+    rows: Tensor  # (B,)
+    seed: int
+    epoch: int
+
+
+class PhotoNumbers(Dataset):
+    """Numbers of photographs; the crops are made where they are used."""
+
+    def __init__(self, rows: Sequence[int]):
+        self.rows = list(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, indices: Sequence[tuple[int, int, int]]) -> PhotoBatch:
+        """A batch of (row, epoch, crop)."""
+        row, epoch, crop = indices[0]
+        rows = torch.tensor([self.rows[i] for i, _, _ in indices])
+        return PhotoBatch(rows, (epoch * 4096 + crop) * len(self.rows) + row, epoch)
+
+
+class Student(nn.Module):
+    """A backbone with what it learns by: a projection to each of the teacher's stages, and a quality network.
+
+    Args:
+        backbone: to be trained.
+        teacher_channels: of the teacher's four stages.
+    """
+
+    def __init__(self, backbone: SwinBackbone, teacher_channels: Sequence[int]):
+        super().__init__()
+        self.backbone = backbone
+        self.projections = nn.ModuleList(
+            nn.Conv2d(own, taught, 1) for own, taught in zip(backbone.channels, teacher_channels, strict=True)
+        )
+        self.quality = nn.Sequential(
+            nn.LayerNorm(sum(backbone.channels)), nn.Linear(sum(backbone.channels), 256), nn.GELU(), nn.Linear(256, 1)
+        )
+
+    def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Images (B, 3, H, W) in 0..1 -> the teacher's four maps as the student sees them, and quality (B,)."""
+        stages = self.backbone(self.backbone.normalise(images))
+        taught = [project(stage) for project, stage in zip(self.projections, stages, strict=True)]
+        pooled = torch.cat([stage.mean(dim=(2, 3)) for stage in stages], dim=1)
+        return taught, self.quality(pooled).squeeze(1)
+
+    def parameter_groups(self, lr: float, lr_ratio: float, layer_decay: float | None = None) -> list[dict]:
+        """One group: everything is new and learns at `lr`."""
+        return [{"name": "student", "params": list(self.parameters()), "lr": lr}]
+
+
+class Teacher(nn.Module):
+    """A frozen backbone whose stages are standardised channel by channel.
+
+    Args:
+        name: any backbone whose ImageNet weights can be had.
+    """
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.backbone = SwinBackbone(name).eval().requires_grad_(False)
+        self.source = load_backbone_weights(self.backbone)
+        self.moments: list[tuple[Tensor, Tensor]] = []  # mean and deviation (C, 1, 1) of each stage
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Images (B, 3, H, W) in 0..1 -> four maps."""
+        stages = self.backbone(self.backbone.normalise(images))
+        return [(s - mean) / deviation for s, (mean, deviation) in zip(stages, self.moments, strict=True)]
+
+    @torch.no_grad()
+    def measure(self, batches: Sequence[Tensor]) -> None:
+        """Take mean and deviation of every channel from batches of images."""
+        by_stage = zip(*(self.backbone(self.backbone.normalise(images)) for images in batches), strict=True)
+        self.moments = [_moments(torch.cat([s.float().flatten(2) for s in stages])) for stages in by_stage]
+
+
+def _moments(maps: Tensor) -> tuple[Tensor, Tensor]:
+    mean, deviation = maps.mean(dim=(0, 2)), maps.std(dim=(0, 2)).clamp(min=1e-3)
+    return mean[:, None, None], deviation[:, None, None]
+
+
+class PretrainingSolver(HyperIQASolver):
+    """The solver of training with triplets of photographs for images and scores.
+
+    Args:
+        teacher: gives the features to learn.
+        photographs: all of them, on the device.
+        **options: of `HyperIQASolver`.
+    """
+
+    def __init__(self, teacher: Teacher, photographs: Photographs, **options: Any):
+        super().__init__(**options)
+        self.teacher, self.photographs = teacher, photographs
+
+    def batch_loss(self, batch: PhotoBatch, size: int) -> Tensor:
+        """distil_weight * distil + photo_weight * quality, of this process's share."""
+        seed = self.config.seed + batch.seed * self.accelerator.num_processes + self.accelerator.process_index
+        distil, quality, _ = self._losses(batch.rows.cpu(), self._side(batch.epoch), seed)
+        return self.config.distil_weight * distil + self.config.photo_weight * quality
+
+    def _side(self, epoch: int) -> int:
+        """Crops grow as the epochs go: each side of `photo_sides` has its share of them."""
+        sides = self.config.photo_sides
+        return sides[min((epoch - 1) * len(sides) // self.config.epochs, len(sides) - 1)]
+
+    def _losses(self, rows: Tensor, side: int, seed: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """Distil loss, quality loss, and quality (3, B) as predicted and as it is."""
+        images, similarity = make_triplets(self.photographs, rows, side, seed)
+        images = images.flatten(0, 1)
+        model = self.model if self.model.training else self.kept_model
+        with self.accelerator.autocast():
+            taught, quality = model(images)
+            truth = self.teacher(images)
+        quality = quality.float().view(3, -1)
+        distil = torch.stack([F.mse_loss(own.float(), t.float()) for own, t in zip(taught, truth, strict=True)]).mean()
+        loss = F.smooth_l1_loss(quality, similarity, beta=0.1) + order_loss(quality, MARGIN)
+        return distil, loss, (quality, similarity)
+
+    @torch.no_grad()
+    def evaluate(self, loader: DataLoader) -> dict[str, float]:
+        """Both losses on photographs held out, and how well the quality is predicted."""
+        self.kept_model.eval()
+        side = self.config.photo_sides[-1]
+        found = [
+            self._losses(batch.rows.cpu(), side, _HELD_OUT_SEED + number) for number, batch in enumerate(loader)
+        ]
+        distil, quality = (torch.stack([losses[i] for losses in found]).mean().item() for i in (0, 1))
+        predicted, true = (torch.cat([pair[i][1:].flatten() for *_, pair in found]).cpu().numpy() for i in (0, 1))
+        return {
+            "loss": self.config.distil_weight * distil + self.config.photo_weight * quality,
+            "distil": distil,
+            "srcc": srcc(predicted.astype(np.float64), true.astype(np.float64)),
+            "plcc": plcc(predicted.astype(np.float64), true.astype(np.float64)),
+        }
+
+    def merit(self, record: dict) -> float:
+        """The lower the loss on photographs held out, the better."""
+        return -record["val_loss"]
+
+
+def pretrain(config: Config, resume: bool = False) -> Path:
+    """Pretrain a backbone as a configuration says.
+
+    Args:
+        config: gives photos, teacher, photo_sides and both weights beside what training knows.
+        resume: go on from the last checkpoint.
+
+    Returns:
+        The file of the backbone's weights, for `--backbone_weights`.
+
+    Raises:
+        UserError: no photographs, no weights of the teacher, or a run of this name that exists already.
+    """
+    if config.photos is None:
+        raise UserError("photos: give --photos FOLDER, a folder of photographs to learn from")
+    if config.run_dir.exists() and not resume:
+        raise UserError(f"{config.run_dir} exists: continue it with --resume, or give a new --name")
+    files = list_photographs(config.photos)
+    if len(files) < 2:
+        raise UserError(f"photos: {config.photos} has one photograph; at least 2 are needed")
+    accelerator = make_accelerator(config.device, config.precision, config.accumulate)
+    solver = _make_solver(config, files, accelerator)
+    made = {"config": dataclasses.asdict(config), "provenance": provenance(), "teacher": solver.teacher.source}
+    if accelerator.is_main_process:
+        config.run_dir.mkdir(parents=True, exist_ok=True)
+        (config.run_dir / "config.yaml").write_text(config.to_yaml())
+    accelerator.wait_for_everyone()
+    if resume and solver.last_path.is_file():
+        solver.resume()
+    log.info("%s: %s learns from %s on %d photographs", config.run_dir, config.backbone, config.teacher, len(files))
+    progress = solver.fit()
+    student = solver.load_best()
+    weights = config.run_dir / "backbone.safetensors"
+    if accelerator.is_main_process:
+        save_backbone(student.backbone, weights)
+        crops = 3 * solver.crops_per_epoch * progress.epochs_done
+        made |= {"photographs": len(files), "crops": crops, "history": solver.history}
+        write_json(config.run_dir / "pretraining.json", made)
+    return weights
+
+
+def _make_solver(config: Config, files: Sequence[Path], accelerator: Accelerator) -> PretrainingSolver:
+    seed_everything(config.seed)
+    train_files, held_out_files = held_out(files)
+    photographs = Photographs([*train_files, *held_out_files], accelerator.device)
+    train, aside = PhotoNumbers(range(len(train_files))), PhotoNumbers(range(len(train_files), len(files)))
+    teacher = Teacher(config.teacher).to(accelerator.device)
+    student = Student(SwinBackbone(config.backbone, config.drop_path_rate), teacher.backbone.channels)
+    teacher.measure([_sample(photographs, train.rows, config.photo_sides[-1], n) for n in range(STATISTICS_BATCHES)])
+    return PretrainingSolver(
+        teacher,
+        photographs,
+        model=student,
+        config=config,
+        train_loader=_loader(train, config, accelerator),
+        val_loader=_loader(aside, dataclasses.replace(config, train_patch_num=1), None),
+        to_images=None,
+        run_dir=config.run_dir,
+        accelerator=accelerator,
+        made={"architecture": {"backbone": config.backbone}},
+    )
+
+
+def _sample(photographs: Photographs, rows: Sequence[int], side: int, number: int) -> Tensor:
+    """Every eighth photograph's triplet, of up to 64: (B, 3, side, side)."""
+    some = torch.tensor(rows[number::STATISTICS_BATCHES][:64])
+    return make_triplets(photographs, some, side, _HELD_OUT_SEED - 1 - number).images.flatten(0, 1)
+
+
+def _loader(numbers: PhotoNumbers, config: Config, accelerator: Accelerator | None) -> DataLoader:
+    process, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
+    sampler = EpochSampler(np.zeros(len(numbers), dtype=int), config.train_patch_num, config.seed)
+    batches = ShardedBatches(sampler, config.batch_size, process, processes)
+    return DataLoader(numbers, batch_sampler=batches, collate_fn=lambda batch: batch)
+
+
+def save_backbone(backbone: SwinBackbone, path: Path, half: bool = False) -> None:
+    """Write a backbone's weights under timm's names.
+
+    Args:
+        backbone: whose weights.
+        path: a .safetensors file.
+        half: in half precision: half the size.
+    """
+    tensors = {
+        name: (tensor.half() if half and tensor.is_floating_point() else tensor).detach().cpu().contiguous().clone()
+        for name, tensor in backbone.body.state_dict().items()
+    }
+    write_atomically(path, lambda temporary: save_file(tensors, temporary))
