@@ -133,8 +133,7 @@ class SwinBackbone(nn.Module):
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in 0..1 as the pretrained weights expect them."""
-        mean, deviation = (images.new_tensor(values)[:, None, None] for values in (self.mean, self.std))
-        return (images - mean) / deviation
+        return torch.stack([(c - m) / s for c, m, s in zip(images.unbind(1), self.mean, self.std, strict=True)], dim=1)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Stages 0..3 of normalised `images` (B, 3, H, W): four maps (B, C_i, H_i, W_i).

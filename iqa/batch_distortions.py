@@ -9,6 +9,7 @@ are the way in. Kinds of cameras and codecs follow KADID-10k (Lin, Hosu and Saup
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -84,15 +85,36 @@ def distort_batch(images: Tensor, chains: Chains, generator: torch.Generator) ->
         (B, 3, H, W) in 0..1, rounded to 8 bits.
     """
     images = images.clone()
+    strengths, orders = to_device(chains.strengths, images.device), chains.kinds.T.argsort(dim=1, stable=True)
+    rows_of = to_device(orders, images.device)
     for place in range(MAX_CHAIN):
-        kinds = chains.kinds[:, place]
-        for kind in kinds[kinds >= 0].unique().tolist():
-            rows = (kinds == kind).nonzero().flatten()
+        kinds = chains.kinds[orders[place], place]
+        for kind, rows in zip(*_runs(kinds, rows_of[place]), strict=True):
             distortion = KINDS[kind]
-            parameter = distortion.parameter(chains.strengths[rows, place]).to(images.device)
-            rows = rows.to(images.device)
+            parameter = distortion.parameter(strengths[rows, place])
             images[rows] = distortion.apply(images[rows], parameter, generator).clamp(0, 1)
     return (images * 255).round() / 255
+
+
+def _runs(kinds: Tensor, rows: Tensor) -> tuple[list[int], list[Tensor]]:
+    """The kinds in an ascending list (B,), and the rows of each; those of no kind (-1) are left out."""
+    found, counts = kinds.unique_consecutive(return_counts=True)
+    pieces = rows.split(counts.tolist())
+    skip = int(found[0] < 0)
+    return found.tolist()[skip:], list(pieces[skip:])
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """A copy on a device, for which the CPU does not wait."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
+@functools.cache
+def _constant(values: tuple, device: torch.device) -> Tensor:
+    """A tensor made once for each device: making it copies it there, for which everything waits."""
+    return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 def _column(parameter: Tensor) -> Tensor:
@@ -182,7 +204,7 @@ def _grain(images: Tensor, deviation: Tensor, generator: torch.Generator) -> Ten
 
 def _grey(images: Tensor) -> Tensor:
     """Luma (B, 1, H, W)."""
-    return (images * images.new_tensor(_LUMA)[:, None, None]).sum(dim=1, keepdim=True)
+    return (images * _constant(_LUMA, images.device)[:, None, None]).sum(dim=1, keepdim=True)
 
 
 # ITU-T T.81, annex K.1 and K.2: the tables that libjpeg scales by its quality.
@@ -219,7 +241,7 @@ def _quantise_blocks(planes: Tensor, steps: Tensor) -> Tensor:
 def _to_ycc(images: Tensor) -> tuple[Tensor, Tensor]:
     """Luma (B, 1, H, W) and colour differences (B, 2, H, W), centred on 0, in steps of 8 bits."""
     luma = _grey(images)
-    differences = (images[:, [2, 0]] - luma) / images.new_tensor([1.772, 1.402])[:, None, None]
+    differences = (images[:, [2, 0]] - luma) / _constant((1.772, 1.402), images.device)[:, None, None]
     return 255 * luma - 128, 255 * differences
 
 
@@ -241,7 +263,7 @@ def _code_blocks(images: Tensor, luma_steps: Tensor, chroma_steps: Tensor) -> Te
 def _jpeg(images: Tensor, quality: Tensor, _: torch.Generator) -> Tensor:
     """JPEG of libjpeg's `quality`: blocks of 8."""
     scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)[:, None, None]
-    tables = (images.new_tensor(table) for table in (_JPEG_LUMA, _JPEG_CHROMA))
+    tables = (_constant(table, images.device) for table in (_JPEG_LUMA, _JPEG_CHROMA))
     return _code_blocks(images, *(((table * scale + 50) / 100).floor().clamp(1, 255) for table in tables))
 
 
@@ -352,9 +374,9 @@ def _interpolation(images: Tensor, side: Tensor, generator: torch.Generator) -> 
 def _moved(images: Tensor, places: Tensor) -> Tensor:
     """Sample images at places moved by (B, H, W, 2) pixels."""
     B, _, H, W = images.shape
-    still = F.affine_grid(images.new_tensor([[1.0, 0, 0], [0, 1, 0]]).expand(B, 2, 3), (B, 1, H, W), False)
+    still = F.affine_grid(_constant(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)), images.device).expand(B, 2, 3), (B, 1, H, W), False)
     return F.grid_sample(
-        images, still + 2 * places / images.new_tensor([W, H]), padding_mode="border", align_corners=False
+        images, still + 2 * places / _constant((W, H), images.device), padding_mode="border", align_corners=False
     )
 
 

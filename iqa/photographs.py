@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from iqa.batch_distortions import to_device
 from iqa.data import open_rgb
 from iqa.errors import UserError
 
@@ -108,8 +109,8 @@ class Photographs:
         zero = torch.zeros_like(scale)
         x, y = ((2 * start + extent) / canvas - 1 for start in (left, top))
         maps = torch.stack([torch.stack([scale * sign, zero, x], 1), torch.stack([zero, scale, y], 1)], 1)
-        grid = F.affine_grid(maps.to(device), (len(rows), 3, 2 * side, 2 * side), align_corners=False)
-        images = self.pixels[rows.to(device)].float()
+        grid = F.affine_grid(to_device(maps, device), (len(rows), 3, 2 * side, 2 * side), align_corners=False)
+        images = self.pixels[to_device(rows, device)].float()
         dense = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
         return (F.avg_pool2d(dense, 2) / 255).clamp(0, 1)
 

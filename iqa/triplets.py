@@ -41,6 +41,12 @@ def make_triplets(photographs: Photographs, rows: Tensor, side: int, seed: int) 
     import piq  # it imports torchvision, which needs the line above
 
     device = photographs.pixels.device
+    with torch.autocast(device.type, enabled=False):
+        return _make_triplets(photographs, rows, side, seed, piq.haarpsi)
+
+
+def _make_triplets(photographs: Photographs, rows: Tensor, side: int, seed: int, similarity_of: Callable) -> Triplets:
+    device = photographs.pixels.device
     draws = torch.Generator().manual_seed(seed)
     noise = torch.Generator(device).manual_seed(seed)
     clean = photographs.crops(rows, side, draws)
@@ -50,7 +56,7 @@ def make_triplets(photographs: Photographs, rows: Tensor, side: int, seed: int) 
     distorted = distort_batch(
         clean.repeat(2, 1, 1, 1), Chains(*(torch.cat(pair) for pair in zip(weak, chains, strict=True))), noise
     )
-    similarity = piq.haarpsi(clean.repeat(2, 1, 1, 1), distorted, reduction="none")
+    similarity = similarity_of(clean.repeat(2, 1, 1, 1), distorted, reduction="none")
     similarity = torch.cat([torch.ones_like(similarity[: len(rows)]), similarity]).view(3, -1)
     return Triplets(torch.cat([clean, distorted]).unflatten(0, (3, -1)), similarity)
 

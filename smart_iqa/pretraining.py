@@ -46,7 +46,7 @@ _HELD_OUT_SEED = 2**40  # no training batch has it
 class PhotoBatch(NamedTuple):
     """Which photographs a step shows, and the seed of all that is random in it."""
 
-    rows: Tensor  # (B,)
+    rows: tuple[int, ...]  # no tensor: the solver's loader would bring it to the device, and it is needed here
     seed: int
     epoch: int
 
@@ -63,7 +63,7 @@ class PhotoNumbers(Dataset):
     def __getitems__(self, indices: Sequence[tuple[int, int, int]]) -> PhotoBatch:
         """A batch of (row, epoch, crop)."""
         row, epoch, crop = indices[0]
-        rows = torch.tensor([self.rows[i] for i, _, _ in indices])
+        rows = tuple(self.rows[i] for i, _, _ in indices)
         return PhotoBatch(rows, (epoch * 4096 + crop) * len(self.rows) + row, epoch)
 
 
@@ -144,7 +144,7 @@ class PretrainingSolver(HyperIQASolver):
     def batch_loss(self, batch: PhotoBatch, size: int) -> Tensor:
         """distil_weight * distil + photo_weight * quality, of this process's share."""
         seed = self.config.seed + batch.seed * self.accelerator.num_processes + self.accelerator.process_index
-        distil, quality, _ = self._losses(batch.rows.cpu(), self._side(batch.epoch), seed)
+        distil, quality, _ = self._losses(torch.tensor(batch.rows), self._side(batch.epoch), seed)
         return self.config.distil_weight * distil + self.config.photo_weight * quality
 
     def _side(self, epoch: int) -> int:
@@ -171,7 +171,7 @@ class PretrainingSolver(HyperIQASolver):
         self.kept_model.eval()
         side = self.config.photo_sides[-1]
         found = [
-            self._losses(batch.rows.cpu(), side, _HELD_OUT_SEED + number) for number, batch in enumerate(loader)
+            self._losses(torch.tensor(batch.rows), side, _HELD_OUT_SEED + number) for number, batch in enumerate(loader)
         ]
         distil, quality = (torch.stack([losses[i] for losses in found]).mean().item() for i in (0, 1))
         predicted, true = (torch.cat([pair[i][1:].flatten() for *_, pair in found]).cpu().numpy() for i in (0, 1))
