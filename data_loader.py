@@ -23,7 +23,7 @@ import pandas as pd
 import PIL
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from iqa.config import Config, parse_resize
@@ -139,10 +139,6 @@ class PixelCache:
     def covers(self, table: pd.DataFrame) -> bool:
         """Whether every image of a table is one of this cache's."""
         return all(path in self.row_of for path in table["path"])
-
-    def dataset(self, table: pd.DataFrame, training: bool = False) -> CropDataset:
-        """The crops of some images; which ones, the loader's index says."""
-        return CropDataset(table, self.config, self)
 
 
 def grid_shape(crops: int) -> tuple[int, int]:
@@ -285,6 +281,33 @@ class Labels(NamedTuple):
         """The last four fields of a `Batch` with these rows: mos, mos_std, index, database."""
         index = torch.tensor(rows)
         return self.mos[index], self.mos_std[index], index, self.database[index]
+
+
+class Preparation:
+    """What a run does to images before the network sees them: tables -> crops -> normalised images.
+
+    Args:
+        network: takes the images; `network.backbone` gives mean and std of its input.
+        config: gives crops and resizing.
+        cache: decoded images of the tables that it covers; the others are decoded each time.
+    """
+
+    def __init__(self, network: nn.Module, config: Config, cache: PixelCache | None = None):
+        self.network, self.config, self.cache = network, config, cache
+
+    def covers(self, table: pd.DataFrame) -> bool:
+        """Whether a table can be prepared: every one can."""
+        return True
+
+    def dataset(self, table: pd.DataFrame, training: bool = False) -> CropDataset:
+        """The crops of a table's images; whether for training or for a test, the loader's index says."""
+        covered = self.cache is not None and self.cache.covers(table)
+        return CropDataset(table, self.config, self.cache if covered else None)
+
+    def to_images(self, crops: Tensor, augment: Tensor, jitter: bool = False) -> Tensor:
+        """Crops (B, K, 3, H, W) uint8 -> images (B*K, 3, H, W) for the network; see the function `to_images`."""
+        backbone = self.network.backbone
+        return to_images(crops, augment, backbone.mean, backbone.std, jitter)
 
 
 class EpochSampler(Sampler):

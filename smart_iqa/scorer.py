@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from data_loader import CropDataset, PixelCache, test_loader, to_images
+from data_loader import CropDataset, Preparation, test_loader
 from iqa.checkpoint import load_model_state, read_checkpoint
 from iqa.config import Config, load_config
 from iqa.data import open_rgb
@@ -33,7 +33,7 @@ class Scorer:
         model: the network.
         config: the run's settings; crops and resizing are read from it.
         accelerator: devices and processes.
-        cache: decoded pictures, or features of a frozen backbone, of the tables that it covers.
+        preparation: prepares the tables that it covers, for example from a cache; None decodes every image.
         scales: slope and offset of the databases it was trained on (see `training_data.Scale`), if several.
     """
 
@@ -42,27 +42,20 @@ class Scorer:
         model: SmartIQA,
         config: Config,
         accelerator: Accelerator,
-        cache: PixelCache | FrozenFeatures | None = None,
+        preparation: Preparation | FrozenFeatures | None = None,
         scales: dict[str, tuple[float, float]] | None = None,
     ):
         self.model, self.config, self.accelerator = model.to(accelerator.device).eval(), config, accelerator
-        self.cache, self.scales = cache, scales or {}
+        self.plain = Preparation(self.model, config)
+        self.preparation, self.scales = preparation or self.plain, scales or {}
 
-    def to_images(self, crops: Tensor, augment: Tensor, jitter: bool = False) -> Tensor:
-        """What the network takes: images (B*K, 3, H, W) of crops, or features (B*K, D) as they are."""
-        if crops.ndim == 3:
-            return crops.flatten(0, 1).float()
-        return to_images(crops, augment, self.model.backbone.mean, self.model.backbone.std, jitter)
-
-    def dataset(self, table: pd.DataFrame, training: bool = False) -> Dataset:
-        """The crops of a table's images, from the cache where it covers them."""
-        if self.cache is None or not self.cache.covers(table):
-            return CropDataset(table, self.config)
-        return self.cache.dataset(table, training)
+    def to_images(self, crops: Tensor, augment: Tensor) -> Tensor:
+        """Crops of `loader` (B, K, 3, H, W) -> images (B*K, 3, H, W) for the model."""
+        return self.plain.to_images(crops, augment)
 
     def loader(self, table: pd.DataFrame) -> DataLoader:
-        """Test crops of a table, prepared for this scorer's devices and processes."""
-        return self._loader(self.dataset(table))
+        """Test crops of a table, decoded now, for this scorer's devices and processes."""
+        return self._loader(self.plain.dataset(table))
 
     def _loader(self, dataset: Dataset) -> DataLoader:
         few = len(dataset) < 64  # starting processes would take longer than decoding
@@ -93,7 +86,7 @@ class Scorer:
             scores (n,), and by the place in the list of each unreadable file, whose score means nothing, the reason.
         """
         dataset = _TolerantCrops(_unlabelled(images), self.config)
-        scores = self._predict(dataset, "score").clip(0, 100)
+        scores = self._predict(self.plain, dataset, "score").clip(0, 100)
         of_all = self.accelerator.reduce(dataset.unreadable.int().to(self.accelerator.device), "sum")
         return scores, {place: _problem(images[place]) for place in of_all.nonzero().flatten().tolist()}
 
@@ -105,12 +98,14 @@ class Scorer:
             description: what the progress bar says.
             database: gives the scale of the scores, if it is one of several that the model was trained on.
         """
-        scores = self._predict(self.dataset(table), description)
+        preparation = self.preparation if self.preparation.covers(table) else self.plain
+        scores = self._predict(preparation, preparation.dataset(table), description)
         slope, offset = self.scales.get(database, (1.0, 0.0))
         return (scores - offset) / slope
 
-    def _predict(self, dataset: Dataset, description: str) -> np.ndarray:
-        return predict(self.model, self._loader(dataset), self.to_images, self.accelerator, description)
+    def _predict(self, preparation: Preparation | FrozenFeatures, dataset: Dataset, description: str) -> np.ndarray:
+        loader = self._loader(dataset)
+        return predict(preparation.network, loader, preparation.to_images, self.accelerator, description)
 
 
 class _TolerantCrops(CropDataset):

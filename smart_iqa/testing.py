@@ -13,41 +13,41 @@ import pandas as pd
 from folders import Database, DatabaseNotFound, read_database, read_run_database
 from iqa.data import read_split
 from iqa.errors import UserError
-from iqa.results import part_metrics, prediction_rows, read_json
+from iqa.results import ScoredPart, part_metrics, prediction_rows, read_json
 from models_swin import FUSIONS, SmartIQA
 from smart_iqa.scorer import Scorer
 
 log = logging.getLogger(__name__)
 
 
-def test_part(scorer: Scorer, database: Database, table: pd.DataFrame) -> tuple[dict, list[dict], dict]:
-    """Score one table of a database.
+def test_part(scorer: Scorer, database: Database, table: pd.DataFrame) -> ScoredPart:
+    """Score one table of a database, and compute its metrics.
 
     Args:
         scorer: the model.
         database: gives the scale of the scores and its fingerprint.
         table: the rows to test on.
-
-    Returns:
-        Metrics with n and intervals, the predictions, and timings.
     """
     started = time.perf_counter()
     scores = scorer.score_table(table, description=f"test {database.name}", database=database.name)
     seconds = time.perf_counter() - started
-    metrics = summarize_part(database, table, scores, scorer.config.seed)
     timings = {"seconds": round(seconds, 2), "images_per_s": round(len(table) / seconds, 2)}
-    return metrics, prediction_rows(table, scores), timings
+    return scored_part(database, table, scores, scorer.config.seed, timings)
 
 
-def summarize_part(database: Database, table: pd.DataFrame, scores: np.ndarray, seed: int) -> dict:
-    """All statistics of scores (n,) on rows of a database's table, groups and fingerprint included.
+def scored_part(
+    database: Database, table: pd.DataFrame, scores: np.ndarray, seed: int, timings: dict | None = None
+) -> ScoredPart:
+    """What results say of scores (n,) on rows of a database's table: predictions, and metrics with n and intervals.
 
-    They are those of the scores as `prediction_rows` stores them; see `iqa.results.part_metrics`.
+    The metrics are those of the scores as `prediction_rows` stores them; see `iqa.results.part_metrics`.
 
     Raises:
         UserError: a score is not finite.
     """
-    return part_metrics(prediction_rows(table, scores), database.stored_range, seed)
+    rows = prediction_rows(table, scores)
+    metrics = part_metrics(rows, database.stored_range, seed)
+    return ScoredPart(database.name, describe(database), metrics, rows, timings or {})
 
 
 def describe(database: Database) -> dict:
@@ -64,25 +64,15 @@ def describe(database: Database) -> dict:
     }
 
 
-def test_databases(scorer: Scorer, databases: Sequence[Database], trained_on: dict[str, pd.DataFrame]) -> dict:
+def test_databases(scorer: Scorer, databases: Sequence[Database], tables: dict[str, pd.DataFrame]) -> list[ScoredPart]:
     """Test on several databases.
 
     Args:
         scorer: the model.
         databases: read and checked.
-        trained_on: test tables of the databases that training has seen, by name.
-
-    Returns:
-        `metrics`, `predictions`, `timings` and `databases`, each by database name.
+        tables: the rows to test on, by name of the database; without an entry a database is tested whole.
     """
-    tested: dict[str, dict] = {"metrics": {}, "predictions": {}, "timings": {}, "databases": {}}
-    for database in databases:
-        table = trained_on.get(database.name, database.table)
-        metrics, rows, timings = test_part(scorer, database, table)
-        tested["metrics"][database.name], tested["predictions"][database.name] = metrics, rows
-        tested["timings"][database.name] = timings
-        tested["databases"][database.name] = describe(database)
-    return tested
+    return [test_part(scorer, database, tables.get(database.name, database.table)) for database in databases]
 
 
 def read_databases(
