@@ -82,7 +82,7 @@ def train_and_test(
     from smart_iqa.testing import test_databases
     from smart_iqa.training_data import make_training_data
 
-    made = provenance()  # before training: the commit may move on meanwhile
+    origin = provenance()  # before training: the commit may move on meanwhile
     data = make_training_data(databases, config, official, fold)
     model = build_model(config).to(accelerator.device)
     if accelerator.is_main_process:
@@ -93,8 +93,8 @@ def train_and_test(
     log.info("%s: %s; %s", config.run_dir, data.in_words(), described)
     images, caches = data.images(), cache_folder(config.cache_dir) / "+".join(data.scales)
     preparation = prepare_images(config, caches, images, model, accelerator)
-    recipe = {"architecture": architecture_of(config), "scales": data.scales}
-    solver = _make_solver(config, data.parts, preparation, accelerator, recipe)
+    made = {"architecture": architecture_of(config), "scales": data.scales}
+    solver = _make_solver(config, data.parts, preparation, accelerator, made)
     if config.compile:
         for network in {model, preparation.network}:  # the second one scores what is cached
             network.compile()
@@ -108,7 +108,7 @@ def train_and_test(
     tested = test_databases(scorer, [*databases, *others], data.test_tables())
     results = build_results(
         dataclasses.asdict(config),
-        made | {"backbone_weights": model.weights_source},
+        origin | {"backbone_weights": model.weights_source},
         _protocol(config, data.record(), official and tested[0].described["official_split"]),
         {part_name(part.database, config.dataset): part for part in tested},
         {"training_seconds": round(seconds, 1)},
@@ -126,7 +126,7 @@ def _make_solver(
     parts: dict[str, pd.DataFrame],
     preparation: Preparation | FrozenFeatures,
     accelerator: Accelerator,
-    recipe: dict,
+    made: dict,
 ) -> HyperIQASolver:
     from data_loader import test_loader, train_loader
     from HyperIQASolver_swin import HyperIQASolver
@@ -141,7 +141,7 @@ def _make_solver(
         to_images=preparation.to_images,
         run_dir=config.run_dir,
         accelerator=accelerator,
-        made=recipe,
+        made=made,
     )
 
 
@@ -151,12 +151,12 @@ def _start_run_dir(config: Config) -> None:
 
 
 def _protocol(config: Config, record: dict, official: bool) -> dict:
-    made = "official" if official else "by content, seeded"
+    split = "official" if official else "by content, seeded"
     if config.folds:
-        made = f"{config.folds} folds by content"
+        split = f"{config.folds} folds by content"
     return {
         "name": "ours",
-        "split": f"file {config.split_file}" if config.split_file else made,
+        "split": f"file {config.split_file}" if config.split_file else split,
         "selected_on": config.select_on,
         "test_crops": f"{config.test_mode}, {config.test_patch_num}",
         **record,
@@ -184,7 +184,7 @@ def run(config: Config, resume: bool = False) -> dict:
         raise UserError(f"{config.run_dir} exists: continue it with --resume, or give a new --name")
     accelerator.wait_for_everyone()  # all have looked before the first process makes the folder
     _warn(config)
-    with accelerator.main_process_first():  # it checks the pictures, the others find its notes
+    with accelerator.main_process_first():  # it checks the images, the others find its notes
         databases = [read_run_database(config)]
         databases += read_databases(config.also_train_on, config.data_root, config.skip_bad_images)
         others = _other_databases(config)

@@ -1,4 +1,4 @@
-"""Test several runs on several databases: `evaluate`, one results file's content, and which run is better.
+"""Test several runs on several databases: `evaluate` gives the content of one results file, and says who is better.
 
 A database that a run was trained on is tested on its test part, any other one whole. Several checkpoints are tested
 on the same images and compared with the first.
@@ -127,7 +127,7 @@ def table_to_test(
 
 
 def _require_unseen(checkpoint: Checkpoint, database: Database, table: pd.DataFrame) -> None:
-    """Stop where the images of a list share contents with what trained or chose the checkpoint."""
+    """Stop if the images of a list share contents with the images that trained or chose the checkpoint."""
     file = split_file(checkpoint.run, database.name)
     if file is None:
         log.warning("%s: its training images are unknown: the list may hold some of them", checkpoint.name)
@@ -173,7 +173,7 @@ def evaluate(
         UserError: a database, a checkpoint or an argument is bad, or they do not fit each other.
     """
     _require_that_they_fit(checkpoints, datasets, protocol, split_file, ratings)
-    made, runs = provenance(), read_checkpoints(checkpoints)
+    origin, runs = provenance(), read_checkpoints(checkpoints)
     databases = _databases_of(runs, datasets, data_root, skip_bad_images)
     lists = {d.name: table_to_test(d, runs, _listed(split_file, d)) for d in databases}
     tables = {name: table for name, (table, _) in lists.items()}
@@ -193,7 +193,7 @@ def evaluate(
             described["parts"][name] = _describe_part(part, checkpoint, lists[part.database][1])
     return build_results(
         dataclasses.asdict(scorer.config if len(runs) == 1 else runs[0].config),
-        made,
+        origin,
         _describe_protocol(protocol, split_file, described),
         tested,
         **described,
@@ -244,7 +244,7 @@ def _listed(file: str | None, database: Database) -> pd.Series | None:
 
 
 def _require_deviations(tables: dict[str, pd.DataFrame]) -> None:
-    """Stop where Krasula's analyses cannot be made, before anything is scored."""
+    """Stop before anything is scored if Krasula's analyses are impossible."""
     for name, table in tables.items():
         if table["mos_std"].isna().any():
             raise UserError(f"--ratings: {name} does not say how far the ratings of every image deviate: leave it out")
@@ -253,7 +253,7 @@ def _require_deviations(tables: dict[str, pd.DataFrame]) -> None:
 
 
 def _changed_settings(checkpoints: Sequence[Checkpoint], protocol: str, asked: dict) -> dict:
-    """Settings of the runs that the protocol, or what is asked for, replaces."""
+    """The settings that replace the runs' own: those of the protocol, or those asked for."""
     if protocol == "paper":
         published = resolve(load_yaml(PAPER))
         changes = {key: getattr(published, key) for key in TEST_SETTINGS}
@@ -270,7 +270,7 @@ def _describe_checkpoint(checkpoint: Checkpoint, config: Config) -> dict:
     file = Path(checkpoint.path)
     trained_file = checkpoint.run / "results.json"
     trained = read_json(trained_file) if trained_file.is_file() and not is_published(file) else {}
-    made = trained.get("provenance", {})
+    origin = trained.get("provenance", {})
     return {
         "path": checkpoint.path,
         "file_hash": file_hash(weights_file(file)),
@@ -278,19 +278,19 @@ def _describe_checkpoint(checkpoint: Checkpoint, config: Config) -> dict:
         "selected_on": trained.get("protocol", {}).get("selected_on", checkpoint.selected_on()),
         "training_notes": trained.get("protocol", {}).get("notes", []),
         "seed": None if is_published(file) else checkpoint.config.seed,
-        "provenance": {key: made[key] for key in ("git_commit", "git_dirty", "versions") if key in made},
+        "provenance": {key: origin[key] for key in ("git_commit", "git_dirty", "versions") if key in origin},
         "tested_with": {key: getattr(config, key) for key in (*TEST_SETTINGS, "seed", "precision")},
     }
 
 
 def _describe_part(part: ScoredPart, checkpoint: Checkpoint, listed: dict) -> dict:
-    """Whose scores a part holds, of which images."""
+    """What a results file says of a part: whose scores it holds, and of which images."""
     counts = {key: part.metrics[key] for key in ("n", "contents", "fingerprint")}
     return {"database": part.database, "checkpoint": checkpoint.name, **counts, **listed}
 
 
 def _describe_protocol(protocol: str, split_file: str | None, described: dict[str, dict]) -> dict:
-    """The label of the results: protocol, crops, what chose the checkpoints, and what a reader has to know."""
+    """What a results file says of the test: protocol, crops, what chose the checkpoints, and notes for the reader."""
     checkpoints = described["checkpoints"]
     crops = {f"{c['tested_with']['test_mode']}, {c['tested_with']['test_patch_num']}" for c in checkpoints.values()}
     resizes = {c["tested_with"]["resize"] for c in checkpoints.values()}

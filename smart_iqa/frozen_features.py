@@ -1,4 +1,4 @@
-"""What a frozen backbone gives, computed once: images of a table -> features of every crop and flip, on disk.
+"""Features of a frozen backbone, computed once: images of a table -> features of every crop and flip, on disk.
 
 Takes the place of decoding, `to_images` and the backbone where `--freeze_backbone` is set: `FeatureNetwork` takes
 these features (B, D) instead of images, and gives the same scores up to their rounding to half precision. Under a
@@ -127,7 +127,7 @@ class FrozenFeatures:
         images_at_once = max(1, _CROPS_AT_ONCE // self.shapes[training][0])
         loader = test_loader(CropDataset(table, self.config, frozen_crops=training), self.config, images_at_once)
         self.network.to(self.accelerator.device).eval()
-        # A loader draws from torch's generator when it starts: dropout shall not depend on what is cached already.
+        # A loader draws from torch's generator when it starts; dropout must not depend on what is cached already.
         with torch.random.fork_rng(devices=[]):
             for batch in progress(loader, "features", show=self.accelerator.is_main_process):
                 features = self._features(batch, flips=self.shapes[training][1]).cpu().numpy()
@@ -166,7 +166,7 @@ class FeatureDataset(Dataset):
         return len(self.paths)
 
     def __getstate__(self) -> dict:
-        """For worker processes: they read features and need no network."""
+        """The state that worker processes get: they read features, so the network stays behind."""
         reader = object.__new__(FrozenFeatures)
         reader.__dict__ = {**self.features.__dict__, "network": None, "accelerator": None}
         return {**self.__dict__, "features": reader}
@@ -212,10 +212,10 @@ def _test_crops(config: Config) -> int:
 
 
 def _settings(config: Config, training: bool) -> dict:
-    """What decides the pixels that the backbone sees, and its arithmetic."""
+    """The settings that decide what pixels the backbone sees, and its arithmetic."""
     crops = {"training": config.train_patch_num} if training else {config.test_mode: _test_crops(config)}
-    made = {"patch_size": config.patch_size, "resize": config.resize, "crops": crops, "precision": config.precision}
-    return made | {package: importlib.metadata.version(package) for package in ("torch", "timm", "pillow")}
+    settings = {"patch_size": config.patch_size, "resize": config.resize, "crops": crops, "precision": config.precision}
+    return settings | {package: importlib.metadata.version(package) for package in ("torch", "timm", "pillow")}
 
 
 def _backbone_digest(model: SmartIQA) -> str:

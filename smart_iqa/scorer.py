@@ -1,4 +1,4 @@
-"""A finished run -> `Scorer`, which everything uses that needs scores of images."""
+"""A finished run -> `Scorer`: every score of an image comes from it."""
 
 from __future__ import annotations
 
@@ -63,27 +63,26 @@ class Scorer:
         return self.accelerator.prepare(test_loader(dataset, config))
 
     def score(self, images: str | Path | Sequence[str | Path]) -> float | np.ndarray:
-        """Quality of a picture, or of several: 0..100, higher is better.
+        """Quality of an image, or of several: 0..100, higher is better.
 
         Args:
             images: a file, or a list of files.
 
         Returns:
-            A float for one file, else an array (n,) in the order given. What the network puts outside
-            the scale is set to its end.
+            A float for one file, else an array (n,) in the order given. Scores outside the scale are set to its end.
 
         Raises:
-            UserError: a file is missing or no image.
+            UserError: a file is missing or not an image.
         """
         one = isinstance(images, str | Path)
         scores = self.score_table(_unlabelled([images] if one else images)).clip(0, 100)
         return float(scores[0]) if one else scores
 
     def score_readable(self, images: Sequence[str | Path]) -> tuple[np.ndarray, dict[int, str]]:
-        """Like `score` of a list, but a file that cannot be read ends nothing.
+        """Like `score` of a list, but files that cannot be read do not stop the others.
 
         Returns:
-            scores (n,), and by the place in the list of each unreadable file, whose score means nothing, the reason.
+            Scores (n,), and by place in the list why a file cannot be read. The score of such a file means nothing.
         """
         dataset = _TolerantCrops(_unlabelled(images), self.config)
         scores = self._predict(self.plain, dataset, "score").clip(0, 100)
@@ -91,12 +90,12 @@ class Scorer:
         return scores, {place: _problem(images[place]) for place in of_all.nonzero().flatten().tolist()}
 
     def score_table(self, table: pd.DataFrame, description: str = "score", database: str | None = None) -> np.ndarray:
-        """Raw scores (n,) of a table, not set to the scale's ends.
+        """Raw scores (n,) of a table; they may lie outside 0..100.
 
         Args:
             table: columns image, path, mos, mos_std.
-            description: what the progress bar says.
-            database: gives the scale of the scores, if it is one of several that the model was trained on.
+            description: shown beside the progress bar.
+            database: the images are of it; a model trained on several databases knows the scale of each.
         """
         preparation = self.preparation if self.preparation.covers(table) else self.plain
         scores = self._predict(preparation, preparation.dataset(table), description)
@@ -109,7 +108,7 @@ class Scorer:
 
 
 class _TolerantCrops(CropDataset):
-    """Crops that are black where a picture cannot be read, which `unreadable` (n,) then tells."""
+    """Crops of images that may be unreadable: their crops are black, and `unreadable` (n,) is set."""
 
     def __init__(self, table: pd.DataFrame, config: Config):
         super().__init__(table, config)
@@ -161,7 +160,7 @@ def load_model(checkpoint: str | Path, device: str = "auto", **changes) -> Score
 
 
 def is_published(checkpoint: str | Path) -> bool:
-    """Whether a checkpoint is a file of other code: ours are folders, or .safetensors files in one."""
+    """Whether a checkpoint is a file of the published code; this project's are folders, or .safetensors files there."""
     return Path(checkpoint).is_file() and Path(checkpoint).suffix != ".safetensors"
 
 

@@ -1,4 +1,4 @@
-"""Test one model on databases, and say which images of a database may test a run."""
+"""Test one model on databases, and find which images of a database may test a run."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_databases(scorer: Scorer, databases: Sequence[Database], tables: dict[s
 def read_databases(
     names: Sequence[str], data_root: str | None, skip_bad_images: bool, optional: Sequence[str] = ()
 ) -> list[Database]:
-    """Read several databases; one of `optional` that is absent is said in a line and left out.
+    """Read several databases; one of `optional` that is absent is left out, and the log says so.
 
     Raises:
         UserError: unknown name, bad labels or images, or a database that is absent and not optional.
@@ -95,7 +95,7 @@ def read_databases(
 
 
 def trained_test_table(run: Path, database: Database) -> pd.DataFrame:
-    """The test split of a database that a run was trained on: as it wrote it down, or for published files official.
+    """The test split of a database that a run was trained on: from its split file, else the official one.
 
     Raises:
         UserError: the split file does not fit the database, or there is neither a file nor an official split.
@@ -136,7 +136,7 @@ def fusion_name(model: SmartIQA) -> str:
 
 
 def backbone_names(model: SmartIQA) -> dict[str, str]:
-    """What a record says of a model's backbone: `backbone`, the name it was asked for by, and `timm_name`."""
+    """A model's backbone in a record: `backbone` is the name that was asked for, `timm_name` the name in timm."""
     return {"backbone": model.backbone.name, "timm_name": model.backbone.timm_name}
 
 

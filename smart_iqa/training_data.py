@@ -1,4 +1,4 @@
-"""What a run learns from: databases -> tables of the parts train, val and test, on one scale.
+"""The data a run learns from: databases -> tables of the parts train, val and test, on one scale.
 
 Between `folders` and `data_loader`. Scores of several databases are not comparable: each database's mos is mapped
 to the first one's scale, so that the training parts have one mean and deviation, and the losses that compare pairs
