@@ -68,8 +68,8 @@ def read_checkpoints(paths: Sequence[str]) -> list[Checkpoint]:
             raise UserError(f"--checkpoint: {path} is given twice, first as {first_name}")
         if (Path(path) / "split_00").is_dir():
             raise UserError(f"{path} holds several splits: test one of them, for example {Path(path) / 'split_00'}")
-    names = [short_name(path) for path in paths]
-    names = paths if len(set(names)) < len(names) else names
+    short_names = [short_name(path) for path in paths]
+    names = paths if len(set(short_names)) < len(paths) else short_names
     configs = [Config() if is_published(path) else load_run_config(path) for path in paths]
     return [Checkpoint(n, p, run_folder(p), c) for n, p, c in zip(names, paths, configs, strict=True)]
 
@@ -80,6 +80,7 @@ def weights_file(path: str | Path) -> Path:
 
 
 def short_name(path: str) -> str:
+    """The name of a run's folder, of a checkpoint's folder, or of a file of other code."""
     resolved = Path(path).resolve()
     return resolved.parent.name if resolved.suffix == ".safetensors" else resolved.name
 
@@ -172,31 +173,31 @@ def evaluate(
         UserError: a database, a checkpoint or an argument is bad, or they do not fit each other.
     """
     _require_that_they_fit(checkpoints, datasets, protocol, split_file, ratings)
-    made, checkpoints = provenance(), read_checkpoints(checkpoints)
-    databases = _databases_of(checkpoints, datasets, data_root, skip_bad_images)
-    lists = {d.name: table_to_test(d, checkpoints, _listed(split_file, d)) for d in databases}
+    made, runs = provenance(), read_checkpoints(checkpoints)
+    databases = _databases_of(runs, datasets, data_root, skip_bad_images)
+    lists = {d.name: table_to_test(d, runs, _listed(split_file, d)) for d in databases}
     tables = {name: table for name, (table, _) in lists.items()}
     if ratings is not None:
         _require_deviations(tables)
-    changes = _changed_settings(checkpoints, protocol, {"test_mode": test_mode, "test_patch_num": test_patch_num})
+    changes = _changed_settings(runs, protocol, {"test_mode": test_mode, "test_patch_num": test_patch_num})
     results: dict = {"checkpoints": {}, "parts": {}, "metrics": {}, "predictions": {}, "timings": {}}
-    for checkpoint in checkpoints:
+    for checkpoint in runs:
         scorer = load_model(checkpoint.path, device, **changes)
         for database in databases:
             warn_of_small_images(tables[database.name], scorer.config, database.name)
         tested = test_databases(scorer, databases, tables)
         results["checkpoints"][checkpoint.name] = _describe_checkpoint(checkpoint, scorer.config)
         for database in databases:
-            part = database.name if len(checkpoints) == 1 else f"{database.name}: {checkpoint.name}"
+            part = database.name if len(runs) == 1 else f"{database.name}: {checkpoint.name}"
             for key in ("metrics", "predictions", "timings"):
                 results[key][part] = tested[key][database.name]
             results["parts"][part] = _describe_part(
                 database, checkpoint, lists[database.name][1], results["metrics"][part]
             )
-    results["comparisons"] = _comparisons(checkpoints, databases, results["predictions"], ratings)
+    results["comparisons"] = _comparisons(runs, databases, results["predictions"], ratings)
     return {
-        "config": vars(scorer.config) if len(checkpoints) == 1 else vars(checkpoints[0].config),
-        "provenance": {**made, "seed": checkpoints[0].config.seed},
+        "config": vars(scorer.config) if len(runs) == 1 else vars(runs[0].config),
+        "provenance": {**made, "seed": runs[0].config.seed},
         "protocol": _describe_protocol(protocol, split_file, results),
         "databases": {d.name: describe(d) for d in databases},
         **results,

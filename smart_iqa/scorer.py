@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from data_loader import CropDataset, PixelCache, test_loader, to_images
 from iqa.checkpoint import load_model_state, read_checkpoint
@@ -22,7 +22,7 @@ from iqa.evaluation import predict
 from iqa.pretrained import read_state_dict
 from iqa.runtime import make_accelerator
 from models_swin import SmartIQA
-from smart_iqa.frozen_features import FrozenFeatures
+from smart_iqa.frozen_features import FeatureDataset, FrozenFeatures
 from smart_iqa.published import model_from_published
 
 
@@ -54,7 +54,7 @@ class Scorer:
             return crops.flatten(0, 1).float()
         return to_images(crops, augment, self.model.backbone.mean, self.model.backbone.std, jitter)
 
-    def dataset(self, table: pd.DataFrame, training: bool = False) -> Dataset:
+    def dataset(self, table: pd.DataFrame, training: bool = False) -> CropDataset | FeatureDataset:
         """The crops of a table's images, from the cache where it covers them."""
         if self.cache is None or not self.cache.covers(table):
             return CropDataset(table, self.config)
@@ -64,7 +64,7 @@ class Scorer:
         """Test crops of a table, prepared for this scorer's devices and processes."""
         return self._loader(self.dataset(table))
 
-    def _loader(self, dataset: Dataset) -> DataLoader:
+    def _loader(self, dataset: CropDataset | FeatureDataset) -> DataLoader:
         few = len(dataset) < 64  # starting processes would take longer than decoding
         config = dataclasses.replace(self.config, num_workers=0) if few else self.config
         return self.accelerator.prepare(test_loader(dataset, config))
@@ -82,9 +82,9 @@ class Scorer:
         Raises:
             UserError: a file is missing or no image.
         """
-        one = isinstance(images, str | Path)
-        scores = self.score_table(_unlabelled([images] if one else images)).clip(0, 100)
-        return float(scores[0]) if one else scores
+        files = [images] if isinstance(images, str | Path) else images
+        scores = self.score_table(_unlabelled(files)).clip(0, 100)
+        return scores if files is images else float(scores[0])
 
     def score_readable(self, images: Sequence[str | Path]) -> tuple[np.ndarray, dict[int, str]]:
         """Like `score` of a list, but a file that cannot be read ends nothing.
@@ -106,10 +106,10 @@ class Scorer:
             database: gives the scale of the scores, if it is one of several that the model was trained on.
         """
         scores = self._predict(self.dataset(table), description)
-        slope, offset = self.scales.get(database, (1.0, 0.0))
+        slope, offset = self.scales.get(database or "", (1.0, 0.0))
         return (scores - offset) / slope
 
-    def _predict(self, dataset: Dataset, description: str) -> np.ndarray:
+    def _predict(self, dataset: CropDataset | FeatureDataset, description: str) -> np.ndarray:
         return predict(self.model, self._loader(dataset), self.to_images, self.accelerator, description)
 
 
