@@ -74,9 +74,9 @@ class Scorer:
         Raises:
             UserError: a file is missing or not an image.
         """
-        one = isinstance(images, str | Path)
-        scores = self.score_table(_unlabelled([images] if one else images)).clip(0, 100)
-        return float(scores[0]) if one else scores
+        files = [images] if isinstance(images, str | Path) else images
+        scores = self.score_table(_unlabelled(files)).clip(0, 100)
+        return scores if files is images else float(scores[0])
 
     def score_readable(self, images: Sequence[str | Path]) -> tuple[np.ndarray, dict[int, str]]:
         """Like `score` of a list, but files that cannot be read do not stop the others.
@@ -99,7 +99,7 @@ class Scorer:
         """
         preparation = self.preparation if self.preparation.covers(table) else self.plain
         scores = self._predict(preparation, preparation.dataset(table), description)
-        slope, offset = self.scales.get(database, (1.0, 0.0))
+        slope, offset = self.scales.get(database or "", (1.0, 0.0))
         return (scores - offset) / slope
 
     def _predict(self, preparation: Preparation | FrozenFeatures, dataset: Dataset, description: str) -> np.ndarray:
