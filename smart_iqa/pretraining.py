@@ -34,7 +34,7 @@ from iqa.results import provenance
 from iqa.runtime import make_accelerator, seed_everything
 from iqa.system import write_atomically, write_json
 from iqa.triplets import make_triplets, order_loss
-from models_swin import SwinBackbone
+from models_swin import Backbone
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class Student(nn.Module):
         teacher_channels: of the teacher's four stages.
     """
 
-    def __init__(self, backbone: SwinBackbone, teacher_channels: Sequence[int]):
+    def __init__(self, backbone: Backbone, teacher_channels: Sequence[int]):
         super().__init__()
         self.backbone = backbone
         self.projections = nn.ModuleList(
@@ -106,7 +106,7 @@ class Teacher(nn.Module):
 
     def __init__(self, name: str):
         super().__init__()
-        self.backbone = SwinBackbone(name).eval().requires_grad_(False)
+        self.backbone = Backbone(name).eval().requires_grad_(False)
         self.source = load_backbone_weights(self.backbone)
         self.moments: list[tuple[Tensor, Tensor]] = []  # mean and deviation (C, 1, 1) of each stage
 
@@ -234,7 +234,7 @@ def _make_solver(config: Config, files: Sequence[Path], accelerator: Accelerator
     photographs = Photographs([*train_files, *held_out_files], accelerator.device)
     train, aside = PhotoNumbers(range(len(train_files))), PhotoNumbers(range(len(train_files), len(files)))
     teacher = Teacher(config.teacher).to(accelerator.device)
-    student = Student(SwinBackbone(config.backbone, config.drop_path_rate), teacher.backbone.channels)
+    student = Student(Backbone(config.backbone, config.drop_path_rate), teacher.backbone.channels)
     teacher.measure([_sample(photographs, train.rows, config.photo_sides[-1], n) for n in range(STATISTICS_BATCHES)])
     return PretrainingSolver(
         teacher,
@@ -263,7 +263,7 @@ def _loader(numbers: PhotoNumbers, config: Config, accelerator: Accelerator | No
     return DataLoader(numbers, batch_sampler=batches, collate_fn=lambda batch: batch)
 
 
-def save_backbone(backbone: SwinBackbone, path: Path, half: bool = False) -> None:
+def save_backbone(backbone: Backbone, path: Path, half: bool = False) -> None:
     """Write a backbone's weights under timm's names.
 
     Args:
