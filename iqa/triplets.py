@@ -72,6 +72,7 @@ def order_loss(quality: Tensor, margin: float) -> Tensor:
 
 DROP = 70.0  # of a score where HaarPSI falls from 1 to 0
 SLACK = 5.0  # of a drop, in mos: smaller differences count by their square
+ORDER_WEIGHT = 2.0  # a wrong order is worse than a wrong distance
 ORDER_MARGIN = 2.0  # between neighbours in a triplet, in mos
 
 
@@ -102,4 +103,4 @@ class PhotographTerm:
         images, similarity = make_triplets(self.photographs, rows, self.side, seed)
         scores = score(images.flatten(0, 1)).float().view(3, -1)
         drops, due = scores[0] - scores[1:], DROP * (1 - similarity[1:])
-        return F.smooth_l1_loss(drops, due, beta=SLACK) + order_loss(scores, ORDER_MARGIN)
+        return F.smooth_l1_loss(drops, due, beta=SLACK) + ORDER_WEIGHT * order_loss(scores, ORDER_MARGIN)
