@@ -366,6 +366,7 @@ def read_database(
     lower_is_better: bool = False,
     content_column: str | None = None,
     check_images: bool = True,
+    cache_dir: str | None = None,
 ) -> Database:
     """Read a database in its official layout, check it, and put its scores on 0..100, higher is better.
 
@@ -382,6 +383,7 @@ def read_database(
         lower_is_better: csv and json: the scores are a DMOS.
         content_column: csv and json: column of the content; default content, else every image is its own.
         check_images: decode every image to the end and find byte-identical ones.
+        cache_dir: keeps what the check found; None takes the user's cache folder.
 
     Returns:
         the database; see `Database`.
@@ -399,7 +401,7 @@ def read_database(
     labels = _locate_images(layout.read(source).reset_index(drop=True), source.root)
     reasons = _label_problems(labels, low, high, layout.any_table)
     if check_images:
-        _check_files(labels, reasons, source.root)
+        _check_files(labels, reasons, source.root, cache_dir)
     left_out = _stop_or_record(labels, reasons, source, skip_bad_images)
     lower = layout.lower_is_better or lower_is_better
     table = _scaled(labels[reasons == ""], low, high, lower)
@@ -421,6 +423,7 @@ def read_run_database(config: Config, data_root: str | None = None, check_images
         data_path=config.data_path,
         skip_bad_images=config.skip_bad_images,
         check_images=check_images,
+        cache_dir=config.cache_dir,
         image_column=config.image_column,
         mos_column=config.mos_column,
         mos_range=tuple(config.mos_range) if config.mos_range else None,
@@ -513,10 +516,10 @@ def _label_problems(labels: pd.DataFrame, low: float, high: float, any_table: bo
     return reasons
 
 
-def _check_files(labels: pd.DataFrame, reasons: pd.Series, root: Path) -> None:
+def _check_files(labels: pd.DataFrame, reasons: pd.Series, root: Path, cache_dir: str | None) -> None:
     """Decode the images of good labels; writes hashes into `labels` and problems into `reasons`."""
     good = labels.index[reasons == ""]
-    files = check_image_files([Path(path) for path in labels.path[good]], cache_key=str(root))
+    files = check_image_files([Path(path) for path in labels.path[good]], str(root), cache_dir)
     labels.loc[good, "file_hash"] = [file.file_hash for file in files]
     reasons[good] = [file.problem for file in files]
 

@@ -222,7 +222,9 @@ def run(config: Config, resume: bool = False) -> dict:
     _warn(config)
     with accelerator.main_process_first():  # it checks the pictures, the others find its notes
         databases = [read_run_database(config)]
-        databases += read_databases(config.also_train_on, config.data_root, config.skip_bad_images)
+        databases += read_databases(
+            config.also_train_on, config.data_root, config.skip_bad_images, cache_dir=config.cache_dir
+        )
         others = _other_databases(config)
     for note in (f"{database.name}: {note}" for database in databases for note in database.notes):
         log.info("%s", note)
@@ -253,7 +255,7 @@ def _other_databases(config: Config) -> list[Database]:
     for name in names:
         if name not in DATABASES:
             raise UserError(f"cross_datasets: unknown database {name!r}; known: {', '.join(DATABASES)}")
-    return read_databases(names, config.data_root, config.skip_bad_images, optional=names)
+    return read_databases(names, config.data_root, config.skip_bad_images, optional=names, cache_dir=config.cache_dir)
 
 
 def _run_splits(

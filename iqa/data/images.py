@@ -2,7 +2,7 @@
 
 An image file -> `open_rgb` -> pixels; image files -> `check_images` -> one `ImageFile` each: the hash of its bytes
 and, where it cannot be decoded to the end, the reason. A database is checked whole at every start, so good results
-are kept in a cache in the user's cache folder, under path, size and time of last change.
+are kept in a cache, under path, size and time of last change.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
+from iqa.data.cache import cache_folder
 from iqa.errors import UserError
 from iqa.system import progress, write_json
 
@@ -61,17 +62,18 @@ def file_hash(path: Path) -> str:
     return _digest(path.read_bytes())
 
 
-def check_images(paths: Sequence[Path], cache_key: str) -> list[ImageFile]:
+def check_images(paths: Sequence[Path], cache_key: str, cache_dir: str | None = None) -> list[ImageFile]:
     """Check many images with a few threads, trusting the cache for files that have not changed.
 
     Args:
         paths: image files that exist.
         cache_key: names the cache file; the root of the database, so that databases do not share one.
+        cache_dir: where the cache file lies; None takes the user's cache folder.
 
     Returns:
         one `ImageFile` per path, in order.
     """
-    cache_path = _cache_folder() / f"{_digest(cache_key.encode())}.json"
+    cache_path = cache_folder(cache_dir) / f"{_digest(cache_key.encode())}.json"
     cached = _read_cache(cache_path)
     keys = [_key(path) for path in paths]
     unknown = [path for path, key in zip(paths, keys, strict=True) if key not in cached]
@@ -104,10 +106,6 @@ def _one_line(error: BaseException) -> str:
 def _key(path: Path) -> str:
     status = path.stat()
     return f"{path}|{status.st_size}|{status.st_mtime_ns}"
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smart_iqa"
 
 
 def _read_cache(path: Path) -> dict[str, str]:

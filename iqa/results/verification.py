@@ -26,7 +26,7 @@ from iqa.results.schema import (
     require_kind,
 )
 
-# The first results were computed before their scores were rounded to 5 decimals: their RMSE is off by up to 2e-7.
+# Fits of the logistic stop at other digits on other machines: their intervals by up to 2e-7.
 TOLERANCE = 1e-6
 
 
@@ -46,15 +46,11 @@ class Verification:
         checked: how many values were compared.
         differences: those that differ.
         unchecked: names of stored values that the file's own content cannot give.
-        notes: sentences about what else could not be checked.
-        complete: whether the file must hold every value that can be computed, as all do that are written now.
     """
 
     checked: int = 0
     differences: list[Difference] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    complete: bool = True
 
     def compare(self, name: str, stored: Any, recomputed: Any) -> None:
         """Compare two values of JSON, nested ones by key and place; reasons in words (`notes`) are passed over."""
@@ -64,7 +60,8 @@ class Verification:
                     self.compare(f"{name}.{key}", stored[key], recomputed[key])
                 elif key != "notes":
                     self.unchecked.append(f"{name}.{key}")
-            self._report_absent(name, {k: v for k, v in recomputed.items() if k not in stored and k != "notes"})
+            absent = {key: value for key, value in recomputed.items() if key not in stored and key != "notes"}
+            self.differences += [Difference(f"{name}.{k}", "nothing", _in_short(v)) for k, v in absent.items()]
         elif isinstance(stored, list) and isinstance(recomputed, list) and len(stored) == len(recomputed):
             for place, pair in enumerate(zip(stored, recomputed, strict=True)):
                 self.compare(f"{name}[{place}]", *pair)
@@ -72,12 +69,6 @@ class Verification:
             self.checked += 1
             if not _agree(stored, recomputed):
                 self.differences.append(Difference(name, stored, recomputed))
-
-    def _report_absent(self, name: str, absent: dict) -> None:
-        if self.complete:
-            self.differences += [Difference(f"{name}.{k}", "nothing", _in_short(v)) for k, v in absent.items()]
-        elif absent:
-            self.notes.append(f"{name}: written before {', '.join(absent)} were recorded: not checked")
 
 
 def _in_short(value: Any) -> Any:
@@ -112,7 +103,6 @@ def verify(path: str | Path) -> Verification:
 
 
 def _verify_results(found: Verification, results: dict, path: Path) -> None:
-    found.complete = _is_complete(results)
     recomputed = {}
     for part, stored in results["metrics"].items():
         try:
@@ -128,16 +118,7 @@ def _verify_results(found: Verification, results: dict, path: Path) -> None:
     _verify_protocol(found, results, recomputed)
     _verify_databases(found, results, recomputed)
     _verify_split_file(found, results, path.parent)
-    if "digest" in results:
-        found.compare("digest", results["digest"], digest(results))
-    else:
-        found.notes.append("no digest: settings and protocol not checked")
-
-
-def _is_complete(results: dict) -> bool:
-    """Whether a file is of the present schema; the first ones had no digest, and neither groups nor `bootstrap`."""
-    parts = results["metrics"].values()
-    return "digest" in results or any({"groups", "bootstrap"} & part.keys() for part in parts)
+    found.compare("digest", results.get("digest", "nothing"), digest(results))
 
 
 def _recomputed_part(results: dict, part: str) -> dict:
@@ -234,8 +215,6 @@ def _verify_summary(content: dict, path: Path) -> Verification:
         found.checked += inside.checked
         found.differences += [d._replace(name=f"{name}: {d.name}") for d in inside.differences]
         found.unchecked += [f"{name}: {each}" for each in inside.unchecked]
-        found.notes += [f"{name}: {each}" for each in inside.notes]
-        found.complete &= inside.complete
     of_splits = [results["metrics"] for _, results in splits]
     parts = [part for part in of_splits[0] if all(part in metrics for metrics in of_splits)]
     recomputed = {part: across_splits([metrics[part] for metrics in of_splits]) for part in parts}

@@ -21,7 +21,7 @@ from iqa.config import Config
 from iqa.data import write_split
 from iqa.errors import UserError
 from iqa.metrics import krcc, mae, plcc, rmse, srcc
-from iqa.results import metrics_table
+from iqa.results import metrics_table, write_results
 from models_swin import SmartIQA
 from smart_iqa import comparing as script
 from smart_iqa.testing import split_file, summarize_part, trained_test_table
@@ -328,13 +328,13 @@ def test_a_file_that_cannot_be_verified_does_not_hide_the_others(two, tmp_path, 
 
 
 def test_verification_says_what_it_could_not_check(two, tmp_path, capsys):
-    results = json.loads(two.read_text())
-    del results["digest"]
-    (tmp_path / "no.json").write_text(json.dumps(results))
     assert command("evaluate", "--verify", two) == 0
     assert "not checked" not in capsys.readouterr().out
-    assert command("evaluate", "--verify", tmp_path / "no.json") == 0
-    assert f"{tmp_path / 'no.json'}: no digest: settings and protocol not checked" in capsys.readouterr().out
+    results = json.loads(two.read_text())
+    results["metrics"]["demo: a"]["stars"] = 5
+    write_results(tmp_path / "stars.json", results)
+    assert command("evaluate", "--verify", tmp_path / "stars.json") == 0
+    assert "metrics.demo: a.stars: cannot be recomputed from this file, not checked" in capsys.readouterr().out
 
 
 # Bad input -----------------------------------------------------------------------------------------------------
