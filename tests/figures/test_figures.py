@@ -588,9 +588,9 @@ def changed(content: dict, value: object, *path) -> dict:
 @pytest.mark.parametrize(
     "content, said",
     [
-        (changed(results(), "high", "predictions", "test", 3, "score"), "predictions.test.3.score"),
-        (changed(results(), None, "predictions", "test", 3, "score"), "predictions.test.3.score"),
-        (changed(results(), math.nan, "predictions", "test", 3, "mos"), "predictions.test.3.mos"),
+        (changed(results(), "high", "predictions", "test", 3, "score"), "predictions.test[3].score"),
+        (changed(results(), None, "predictions", "test", 3, "score"), "predictions.test[3].score"),
+        (changed(results(), math.nan, "predictions", "test", 3, "mos"), "predictions.test[3].mos"),
         (changed(results(), [1], "training"), "training"),
         (changed(results(), "much", "config", "lr"), "config.lr"),
         (changed(results(), None, "metrics", "test", "n"), "metrics.test.n"),
