@@ -69,12 +69,33 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, records
 
 
-def load_model_state(model: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> None:
-    """Load a checkpoint's model tensors; every name and shape must agree.
+def load_model_state(
+    model: nn.Module,
+    tensors: dict[str, Tensor],
+    source: str | Path,
+    made: dict | None = None,
+    expected: dict | None = None,
+) -> None:
+    """Load a checkpoint's model tensors; every name and shape must agree, and the architecture where one is expected.
+
+    Names and shapes do not tell all architectures apart: `efficientnet_lite0` and `tf_efficientnet_lite0` pad
+    differently and have the same tensors.
+
+    Args:
+        model: takes the tensors.
+        tensors: of the checkpoint.
+        source: what messages call it.
+        made: its record of how it was made.
+        expected: the `architecture` that `made` must hold; None takes any.
 
     Raises:
-        UserError: the first missing, unexpected or differently shaped tensor.
+        UserError: the first setting of the architecture that differs, else the first missing, unexpected or
+            differently shaped tensor.
     """
+    recorded = (made or {}).get("architecture", {})
+    for key, value in (expected or {}).items():
+        if recorded.get(key) != value:
+            raise UserError(f"{source} is of another architecture: {key} is {recorded.get(key)!r}, expected {value!r}")
     theirs = {name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)}
     ours = model.state_dict()
     for name, tensor in ours.items():
