@@ -19,7 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from folders import DATABASES
-from iqa.config import Config, load_yaml, resolve
+from iqa.config import Config, load_yaml, resolve, shipped_config
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.metrics import compare_dependent
 from iqa.results import predictions_table, provenance, read_history, read_results
@@ -51,7 +51,8 @@ def read_ablation(file: str, dataset: str | None, seeds: Sequence[int] | None, r
     Raises:
         UserError: a key is missing or unknown, or a row's settings are not allowed.
     """
-    content, name = load_yaml(file), Path(file).stem
+    path = shipped_config(file)
+    content, name = load_yaml(path), path.stem
     unknown = set(content) - {"baseline", "rows", "shared", "seeds"}
     if unknown or not isinstance(content.get("rows"), dict):
         raise UserError(f"{file}: expected baseline, rows, shared, seeds; got {', '.join(map(str, content))}")
@@ -208,7 +209,9 @@ def write_tables(ablation: Ablation, rows: Sequence[dict], folder: Path) -> None
 def make_parser() -> Parser:
     """The command's flags."""
     parser = Parser(description="Run ablations that are written down as data.")
-    parser.add_argument("files", nargs="+", metavar="FILE.yaml", help="for example configs/ablations/demo.yaml")
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE.yaml", help="a file, or the name of one in configs/: ablations/demo"
+    )
     parser.add_argument("--dataset", choices=DATABASES, metavar="NAME", help="instead of the files' own")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the files' own")
     parser.add_argument("--results_dir", default="results/ablations", metavar="FOLDER", help="[results/ablations]")

@@ -268,6 +268,7 @@ def splits_table(summary: dict) -> str:
 def make_parser() -> Parser:
     """The command's flags."""
     parser = Parser(
+        usage="%(prog)s [--config FILE.yaml] [--SETTING VALUE ...] [--resume [RUN]] [--print_config]",
         description="Train, validate and test a network for blind image quality assessment.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
