@@ -320,11 +320,18 @@ def make_scheduler(
 
 
 def make_average(model: nn.Module, config: Config, device: torch.device) -> AveragedModel | None:
-    """An exponential average of the weights, if the settings ask for one."""
+    """An exponential average of the floating-point state, if the settings ask for one; integers are the model's own."""
     if config.ema_decay is None:
         return None
-    averaging = get_ema_multi_avg_fn(config.ema_decay)
-    return AveragedModel(model, device=device, multi_avg_fn=averaging, use_buffers=True)
+    average_floats = get_ema_multi_avg_fn(config.ema_decay)
+
+    def average(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        if averaged[0].is_floating_point():
+            average_floats(averaged, current, count)
+        else:  # an index between two others points to a third thing
+            torch._foreach_copy_(averaged, current)
+
+    return AveragedModel(model, device=device, multi_avg_fn=average, use_buffers=True)
 
 
 def _random_states() -> dict[str, torch.Tensor]:

@@ -13,12 +13,13 @@ from PIL import Image
 from torch import nn
 
 from data_loader import test_loader as make_test_loader, to_images, train_loader
-from HyperIQASolver_swin import HyperIQASolver, make_optimizer, make_scheduler
+from HyperIQASolver_swin import HyperIQASolver, make_average, make_optimizer, make_scheduler
 from iqa.config import Config, resolve
 from iqa.errors import UserError
 from iqa.metrics import srcc
 from iqa.results import read_history
 from iqa.runtime import make_accelerator, seed_everything
+from models_swin import SmartIQA
 
 
 class TinyModel(nn.Module):
@@ -70,11 +71,11 @@ CONFIG = resolve(
 )
 
 
-def make_solver(table, run_dir, config: Config = CONFIG) -> HyperIQASolver:
+def make_solver(table, run_dir, config: Config = CONFIG, model: type[nn.Module] = TinyModel) -> HyperIQASolver:
     run_dir.mkdir(exist_ok=True)
     seed_everything(config.seed)
     return HyperIQASolver(
-        model=TinyModel(),
+        model=model(),
         config=config,
         train_loader=train_loader(table, config),
         val_loader=make_test_loader(table, config),
@@ -249,3 +250,38 @@ def test_the_average_of_the_weights_is_what_is_kept(table, tmp_path):
     averaged, last = solver.kept_model.state_dict(), state(solver)
     assert not torch.equal(averaged["head.weight"], last["head.weight"])
     assert_equal_states({k: v.clone() for k, v in averaged.items()}, dict(solver.load_best().state_dict()))
+
+
+class IndexedModel(TinyModel):
+    """As `TinyModel`, with its inputs reordered by a buffer that is not saved, as Swin's relative positions are."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("order", torch.arange(48).flip(0), persistent=False)
+
+    def forward(self, images):
+        pooled = nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)[:, self.order]
+        return 50 + self.head(self.backbone(pooled).relu())[:, 0]
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.95, 0.96, 0.997, 0.9995, 0.9999])
+def test_the_averaged_network_that_is_validated_is_the_one_that_is_saved_and_tested(table, tmp_path, decay):
+    config = dataclasses.replace(CONFIG, ema_decay=decay, epochs=1)
+    solver = make_solver(table, tmp_path / "run", config, IndexedModel)
+    solver.fit()
+    assert torch.equal(solver.kept_model.order, torch.arange(48).flip(0))
+    tested = make_solver(table, tmp_path / "run", dataclasses.replace(config, ema_decay=None), IndexedModel)
+    tested.load_best()
+    validated = {key: solver.history[-1][f"val_{key}"] for key in ("srcc", "plcc")}
+    assert tested.evaluate(tested.val_loader) == validated
+
+
+def test_the_average_of_a_swin_keeps_its_relative_positions():
+    model = SmartIQA("nano")
+    average = make_average(model, dataclasses.replace(CONFIG, ema_decay=0.9999), torch.device("cpu"))
+    for _ in range(2):
+        average.update_parameters(model)
+    indices = {name: buffer for name, buffer in model.named_buffers() if not buffer.is_floating_point()}
+    assert indices
+    averaged = dict(average.module.named_buffers())
+    assert [name for name, buffer in indices.items() if not torch.equal(buffer, averaged[name])] == []
