@@ -17,7 +17,7 @@ def make_accelerator(device: str = "auto", precision: str = "fp32", accumulate: 
 
     Args:
         device: `auto` (the best there is), `cpu`, `cuda` or `mps`.
-        precision: `fp32`, `bf16` or `fp16` (autocast).
+        precision: `fp32`, or `bf16` or `fp16` for the backbone (autocast).
         accumulate: batches whose gradients make one optimizer step.
 
     Raises:
