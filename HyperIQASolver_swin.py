@@ -163,6 +163,7 @@ class HyperIQASolver:
     def train_one_epoch(self, epoch: int) -> dict[str, float]:
         """One pass over the training crops; `epoch` counts from 1."""
         self.model.train()
+        _seed_pass(self.train_loader)
         self.train_loader.set_epoch(epoch)  # by Accelerate's loader: it sets the sampler's epoch itself when it starts
         started, crops = time.perf_counter(), self.crops_per_epoch
         loss_sum = torch.zeros((), device=self.accelerator.device)
@@ -220,6 +221,7 @@ class HyperIQASolver:
 
     def evaluate(self, loader: DataLoader) -> dict[str, float]:
         """SRCC and PLCC on a prepared test loader; of several databases, the mean of each one's own."""
+        _seed_pass(loader)
         scores = predict(self.kept_model, loader, self.to_images, self.accelerator, "validate")
         mos, database = loader.dataset.labels.mos.numpy(), loader.dataset.labels.database.numpy()
         parts = [(scores[database == d], mos[database == d]) for d in np.unique(database)]
@@ -332,6 +334,11 @@ def make_average(model: nn.Module, config: Config, device: torch.device) -> Aver
             torch._foreach_copy_(averaged, current)
 
     return AveragedModel(model, device=device, multi_avg_fn=average, use_buffers=True)
+
+
+def _seed_pass(loader: DataLoader) -> None:
+    """Seed a loader by one draw of the run's generator, so that what follows is the same with any number of workers."""
+    loader.generator.manual_seed(torch.empty((), dtype=torch.int64).random_().item())
 
 
 def _random_states() -> dict[str, torch.Tensor]:

@@ -103,12 +103,10 @@ class FrozenFeatures:
         images_at_once = max(1, _CROPS_AT_ONCE // self.shapes[training][0])
         loader = test_loader(CropDataset(table, self.config, frozen_crops=training), self.config, images_at_once)
         self.model.to(self.accelerator.device).eval()
-        # A loader draws from torch's generator when it starts: dropout shall not depend on what is cached already.
-        with torch.random.fork_rng(devices=[]):
-            for batch in progress(loader, "features", show=self.accelerator.is_main_process):
-                features = self._features(batch, flips=self.shapes[training][1]).cpu().numpy()
-                for path, content in zip(table["path"][batch.index.numpy()], features, strict=True):
-                    self._write(path, content, training)
+        for batch in progress(loader, "features", show=self.accelerator.is_main_process):
+            features = self._features(batch, flips=self.shapes[training][1]).cpu().numpy()
+            for path, content in zip(table["path"][batch.index.numpy()], features, strict=True):
+                self._write(path, content, training)
 
     def _write(self, path: str, content: np.ndarray, training: bool) -> None:
         if not np.isfinite(content).all():

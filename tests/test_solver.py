@@ -121,6 +121,19 @@ def test_two_epochs_and_two_resumed_ones_equal_four_to_the_bit(table, tmp_path, 
     assert [[line[k] for k in keys] for line in histories[0]] == [[line[k] for k in keys] for line in histories[1]]
 
 
+def test_any_number_of_workers_gives_the_same_bits_resumed_or_not(table, tmp_path):
+    alone = make_solver(table, tmp_path / "alone")
+    alone.fit()
+    for workers in (1, 2):
+        config, run_dir = dataclasses.replace(CONFIG, num_workers=workers), tmp_path / str(workers)
+        make_solver(table, run_dir, config).fit(last_epoch=2)
+        torch.manual_seed(999)
+        resumed = make_solver(table, run_dir, config)
+        resumed.resume()
+        resumed.fit()
+        assert_equal_states(state(alone), state(resumed))
+
+
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(table, tmp_path):
     runs = {}
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
