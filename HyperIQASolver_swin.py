@@ -38,6 +38,7 @@ from iqa.evaluation import predict
 from iqa.losses import make_loss
 from iqa.metrics import plcc, srcc
 from iqa.results import read_history
+from iqa.runtime import autocast
 from iqa.system import gather_shares, progress, write_atomically
 
 log = logging.getLogger(__name__)
@@ -197,22 +198,28 @@ class HyperIQASolver:
         """
         images = self.to_images(batch.crops, batch.augment, jitter=self.config.color_jitter)
         with self.accelerator.accumulate(self.model):
-            with self.accelerator.autocast():
+            with autocast(self.accelerator):
                 scores = self.model(images)  # (B,)
             labels = torch.stack([batch.mos, batch.mos_std, batch.database.float()], dim=1)
             scores, labels = gather_shares(self.accelerator, scores.float(), labels, size)
             loss = self.loss(scores, labels[:, 0], labels[:, 1], labels[:, 2].long())
             # Every process has the whole loss and the gradient of its own scores; processes are averaged.
             self.accelerator.backward(loss * weight * self.accelerator.num_processes)
-            if self.accelerator.sync_gradients and self.config.grad_clip is not None:
-                self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-            self.optimizer.step()
+            if self.accelerator.sync_gradients and self._take_step():
+                self.scheduler.step()
+                if self.average is not None:
+                    self.average.update_parameters(self.accelerator.unwrap_model(self.model))
             self.optimizer.zero_grad(set_to_none=True)
-        if self.accelerator.sync_gradients:
-            self.scheduler.step()
-            if self.average is not None:
-                self.average.update_parameters(self.accelerator.unwrap_model(self.model))
         return loss.detach()
+
+    def _take_step(self) -> bool:
+        """Let the optimizer step; False where a gradient overflowed in half precision, which changes no weight."""
+        if self.config.grad_clip is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        scaler = self.accelerator.scaler
+        scale = scaler.get_scale() if scaler else 0.0
+        self.optimizer.step()
+        return scaler is None or scaler.get_scale() >= scale  # it falls where a step was skipped
 
     @property
     def kept_model(self) -> nn.Module:
@@ -258,6 +265,8 @@ class HyperIQASolver:
         if is_best:
             save_checkpoint(self.best_path, self.kept_model, made)
         made |= {"progress": dataclasses.asdict(self.progress), "scheduler_steps": self.scheduler.last_epoch}
+        if self.accelerator.scaler:
+            made |= {"scaler": self.accelerator.scaler.state_dict()}
         extra = _random_states()
         if self.average is not None:
             extra |= {_AVERAGE + name: tensor for name, tensor in self.average.state_dict().items()}
@@ -275,6 +284,8 @@ class HyperIQASolver:
         self.progress = Progress(**records["made"]["progress"])
         self.scheduler.last_epoch = records["made"]["scheduler_steps"]
         self.scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(records["made"]["scaler"])
         self.history = read_history(self.run_dir / "history.jsonl")[: self.progress.epochs_done]
         if self.average is not None:
             averaged = {name.removeprefix(_AVERAGE): t for name, t in tensors.items() if name.startswith(_AVERAGE)}

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from iqa.runtime import autocast
 from iqa.system import progress
 
 ToImages = Callable[[Tensor, Tensor], Tensor]
@@ -39,7 +40,7 @@ def predict(
     found: list[tuple[Tensor, Tensor]] = []  # on the device: a copy to the host would wait for it each time
     for batch in progress(loader, description, show=accelerator.is_main_process):
         B, K = batch.crops.shape[:2]
-        with accelerator.autocast():
+        with autocast(accelerator):
             crop_scores = model(to_images(batch.crops, batch.augment))  # (B*K, ...)
         image_scores = crop_scores.float().view(B, K, *crop_scores.shape[1:]).mean(dim=1)  # (B, ...)
         found.append(accelerator.gather((image_scores, batch.index)))

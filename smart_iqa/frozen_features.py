@@ -34,6 +34,7 @@ from data_loader import (
 from iqa.config import Config
 from iqa.data import RowCache
 from iqa.errors import UserError
+from iqa.runtime import autocast
 from iqa.system import progress
 from models_swin import SmartIQA
 
@@ -118,7 +119,7 @@ class FrozenFeatures:
         B, K = batch.crops.shape[:2]
         device, backbone = self.accelerator.device, self.model.backbone
         images = to_images(batch.crops.to(device), batch.augment.to(device), backbone.mean, backbone.std)
-        with self.accelerator.autocast():
+        with autocast(self.accelerator):
             views = [self.model.pooled_features(i) for i in (images, images.flip(-1))[:flips]]
         return torch.stack(views, dim=1).half().unflatten(0, (B, K))
 

@@ -71,9 +71,13 @@ CONFIG = resolve(
 )
 
 
-def make_solver(table, run_dir, config: Config = CONFIG, model: type[nn.Module] = TinyModel) -> HyperIQASolver:
+def make_solver(
+    table, run_dir, config: Config = CONFIG, model: type[nn.Module] = TinyModel, scaler=None
+) -> HyperIQASolver:
     run_dir.mkdir(exist_ok=True)
     seed_everything(config.seed)
+    accelerator = make_accelerator("cpu", accumulate=config.accumulate)
+    accelerator.scaler = scaler  # as for fp16, which a CPU does not compute in
     return HyperIQASolver(
         model=model(),
         config=config,
@@ -81,7 +85,7 @@ def make_solver(table, run_dir, config: Config = CONFIG, model: type[nn.Module] 
         val_loader=make_test_loader(table, config),
         to_images=partial(to_images, mean=(0.5,) * 3, std=(0.5,) * 3),
         run_dir=run_dir,
-        accelerator=make_accelerator("cpu", accumulate=config.accumulate),
+        accelerator=accelerator,
         made={},
     )
 
@@ -298,3 +302,39 @@ def test_the_average_of_a_swin_keeps_its_relative_positions():
     assert indices
     averaged = dict(average.module.named_buffers())
     assert [name for name, buffer in indices.items() if not torch.equal(buffer, averaged[name])] == []
+
+
+def overflowing_scaler() -> torch.amp.GradScaler:
+    """A scaler under which the first steps of an L2 loss overflow; it is doubled after three that do not."""
+    return torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=3)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_schedule_and_average_wait_while_fp16_overflows(table, tmp_path, optimizer):
+    config = dataclasses.replace(CONFIG, optimizer=optimizer, lr=1e-4, ema_decay=0.9, epochs=2, loss_type="l2")
+    solver = make_solver(table, tmp_path / "run", config, scaler=overflowing_scaler())
+    moved, before = 0, state(solver)
+    step = solver.optimizer.step
+
+    def count_moves(*args):
+        nonlocal moved, before
+        step(*args)
+        moved += any(not torch.equal(before[name], tensor) for name, tensor in state(solver).items())
+        before = state(solver)
+
+    solver.optimizer.step = count_moves
+    solver.fit()
+    assert 0 < moved < 8
+    assert solver.scheduler.last_epoch == solver.average.n_averaged == moved
+
+
+def test_a_resumed_fp16_run_goes_on_with_its_scale(table, tmp_path):
+    config = dataclasses.replace(CONFIG, loss_type="l2", ema_decay=0.9)
+    whole = make_solver(table, tmp_path / "whole", config, scaler=overflowing_scaler())
+    whole.fit()
+    make_solver(table, tmp_path / "stopped", config, scaler=overflowing_scaler()).fit(last_epoch=2)
+    resumed = make_solver(table, tmp_path / "stopped", config, scaler=overflowing_scaler())
+    resumed.resume()
+    resumed.fit()
+    assert_equal_states(state(whole), state(resumed))
+    assert resumed.accelerator.scaler.state_dict() == whole.accelerator.scaler.state_dict()
