@@ -15,12 +15,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 
 COSINE_FLOOR = 0.01  # each group ends at this fraction of its own start
 STEP_EVERY, STEP_FACTOR = 6, 0.1
+SKIPS_ALLOWED = 3  # steps one after the other without a finite loss and gradient
 _AVERAGE = "average."  # prefix of the averaged weights in a checkpoint
 
 
@@ -60,6 +62,24 @@ class Progress:
     def epochs_without_gain(self) -> int:
         """Epochs since validation was last at its best."""
         return self.epochs_done - self.best_epoch
+
+
+@dataclass
+class EpochSoFar:
+    """What an epoch has summed up so far."""
+
+    loss_sum: float = 0.0  # over crops, in float32; a loss that is not finite is left out
+    crops: int = 0
+    skipped_steps: int = 0
+
+
+class _Learned(NamedTuple):
+    """A batch whose gradient waits for its step."""
+
+    loss: Tensor  # (), of the whole batch
+    size: int  # crops of the whole batch
+    scores: Tensor  # (n,) of this process
+    index: Tensor  # (n,) rows of the training table
 
 
 class HyperIQASolver:
@@ -96,6 +116,9 @@ class HyperIQASolver:
         self.loss = make_loss(config.loss_type, config.ranking_loss_alpha, config.ranking_loss_margin, databases)
         self.progress = Progress()
         self.history: list[dict] = []
+        self.so_far, self.skipped_in_a_row = EpochSoFar(), 0
+        self._since_step: list[_Learned] = []
+        self._suspects: dict[str, None] = {}  # names, in order, of images in skipped steps
         groups = model.parameter_groups(config.lr, config.lr_ratio, config.layer_decay)
         optimizer = make_optimizer(groups, config)
         steps_per_epoch = math.ceil(len(train_loader) / config.accumulate)
@@ -127,7 +150,7 @@ class HyperIQASolver:
             Where the run stands.
 
         Raises:
-            UserError: the loss is no longer finite.
+            UserError: the loss is no longer finite, or the memory does not suffice.
         """
         last_epoch = last_epoch or self.config.epochs
         if self.accelerator.num_processes > 1:  # else all would drop the same units of different crops
@@ -152,65 +175,113 @@ class HyperIQASolver:
 
     def _run_epoch(self, epoch: int) -> dict:
         trained = self.train_one_epoch(epoch)
-        if not math.isfinite(trained["train_loss"]):
-            raise UserError(
-                f"the loss is not finite in epoch {epoch}: lower lr, or set grad_clip; {self.last_path} is kept"
-            )
         validated = self.evaluate(self.val_loader)
         record = {"epoch": epoch, **trained, **{f"val_{k}": v for k, v in validated.items()}}
         self._finish_epoch(record)
         return record
 
     def train_one_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training crops; `epoch` counts from 1."""
+        """One pass over the training crops; `epoch` counts from 1.
+
+        Raises:
+            UserError: the loss is not finite in three steps one after the other, or the memory does not suffice.
+        """
         self.model.train()
+        self.so_far = EpochSoFar()
         _seed_pass(self.train_loader)
         self.train_loader.set_epoch(epoch)  # by Accelerate's loader: it sets the sampler's epoch itself when it starts
-        started, crops = time.perf_counter(), self.crops_per_epoch
-        loss_sum = torch.zeros((), device=self.accelerator.device)
-        batches, together = len(self.train_loader), self.config.accumulate
-        for i, batch in enumerate(progress(self.train_loader, f"epoch {epoch}", show=self._is_main)):
-            size = min(self.config.batch_size, crops - i * self.config.batch_size)  # over all processes
-            # Accelerate divides each loss by `accumulate`; an epoch's last step may have fewer batches to add up.
-            weight = together / min(together, batches - i // together * together)
-            loss_sum += self._step(batch, size, weight) * size
-        train_loss = loss_sum.item() / crops  # waits for the device, so that the time below is the true one
-        seconds = time.perf_counter() - started
+        started = time.perf_counter()
+        try:
+            for i, batch in enumerate(progress(self.train_loader, f"epoch {epoch}", show=self._is_main)):
+                self._learn(i, batch)
+        except RuntimeError as error:
+            if should_reduce_batch_size(error):
+                raise UserError(
+                    f"out of memory in epoch {epoch}: lower --batch_size (and raise --accumulate by as much) or "
+                    f"--patch_size, or give --precision bf16; what {self.run_dir} holds is kept"
+                ) from error
+            raise
+        seconds = time.perf_counter() - started  # each step has waited for the device
+        if not self.so_far.crops:
+            self._stop_for_numbers()
         rates = self.scheduler.get_last_lr()  # of the backbone's layers, if it learns, then of the head
         return {
-            "train_loss": train_loss,
+            "train_loss": self.so_far.loss_sum / self.so_far.crops,
             "lr": rates[-2:][0],
             "lr_head": rates[-1],
+            "skipped_steps": self.so_far.skipped_steps,
             "train_seconds": round(seconds, 2),
-            "crops_per_s": round(crops / seconds, 2),
+            "crops_per_s": round(self.crops_per_epoch / seconds, 2),
         }
 
-    def _step(self, batch: Any, size: int, weight: float) -> Tensor:
-        """Forward and backward of one batch, and a step when enough are accumulated.
+    def _learn(self, i: int, batch: Any) -> None:
+        """Forward and backward of an epoch's batch number `i`, and a step when enough are accumulated.
 
         Args:
+            i: counts from 0.
             batch: this process's share.
-            size: crops of the whole batch.
-            weight: of its gradient among the batches that make one step.
-
-        Returns:
-            The loss of the whole batch, a scalar on the device.
         """
+        size = min(self.config.batch_size, self.crops_per_epoch - i * self.config.batch_size)  # over all processes
+        # Accelerate divides each loss by `accumulate`; an epoch's last step may have fewer batches to add up.
+        together = self.config.accumulate
+        weight = together / min(together, len(self.train_loader) - i // together * together)
         images = self.to_images(batch.crops, batch.augment, jitter=self.config.color_jitter)
         with self.accelerator.accumulate(self.model):
             with autocast(self.accelerator):
                 scores = self.model(images)  # (B,)
             labels = torch.stack([batch.mos, batch.mos_std, batch.database.float()], dim=1)
-            scores, labels = gather_shares(self.accelerator, scores.float(), labels, size)
-            loss = self.loss(scores, labels[:, 0], labels[:, 1], labels[:, 2].long())
+            every_score, labels = gather_shares(self.accelerator, scores.float(), labels, size)
+            loss = self.loss(every_score, labels[:, 0], labels[:, 1], labels[:, 2].long())
             # Every process has the whole loss and the gradient of its own scores; processes are averaged.
             self.accelerator.backward(loss * weight * self.accelerator.num_processes)
-            if self.accelerator.sync_gradients and self._take_step():
-                self.scheduler.step()
-                if self.average is not None:
-                    self.average.update_parameters(self.accelerator.unwrap_model(self.model))
+            self._since_step.append(_Learned(loss.detach(), size, scores.detach(), batch.index))
+            if self.accelerator.sync_gradients:
+                self._finish_step()
             self.optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
+
+    def _finish_step(self) -> None:
+        """Step if the numbers are finite; schedule and average go along. Count the losses."""
+        learned, self._since_step = self._since_step, []
+        losses, gradient = self._numbers(learned)
+        for loss, (_, size, _, _) in zip(losses, learned, strict=True):
+            if math.isfinite(loss):
+                self.so_far.loss_sum = float(np.float32(self.so_far.loss_sum) + np.float32(loss) * np.float32(size))
+                self.so_far.crops += size
+        finite = all(map(math.isfinite, [*losses, gradient]))
+        if finite and self._take_step():
+            self.scheduler.step()
+            if self.average is not None:
+                self.average.update_parameters(self.accelerator.unwrap_model(self.model))
+            self.skipped_in_a_row, self._suspects = 0, {}
+            return
+        self.so_far.skipped_steps += 1
+        if not finite:  # an overflow of fp16 is not a fault: its scale is lowered
+            self.skipped_in_a_row += 1
+            names = self.train_loader.dataset.images
+            for _, _, scores, index in learned:
+                bad = index[~scores.isfinite()]
+                self._suspects |= {names[row]: None for row in (bad if len(bad) else index).tolist()}
+            if self.skipped_in_a_row == SKIPS_ALLOWED:
+                self._stop_for_numbers()
+
+    def _numbers(self, learned: list[_Learned]) -> tuple[list[float], float]:
+        """The losses of some batches and the largest part of the gradient; of fp16 0, since its scale sees to it."""
+        losses = [each.loss for each in learned]
+        if self.accelerator.scaler:
+            return torch.stack(losses).tolist(), 0.0
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        largest = torch.nn.utils.get_total_norm(gradients, norm_type=math.inf)
+        *losses, gradient = torch.stack([*losses, largest]).tolist()  # waits for the device, once a step
+        return losses, gradient
+
+    def _stop_for_numbers(self) -> NoReturn:
+        names = list(self._suspects)
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        raise UserError(
+            f"the loss or its gradient is not finite in epoch {self.progress.epochs_done + 1}, in "
+            f"{self.skipped_in_a_row} steps one after the other, with {', '.join(names[:5])}{more}: look at these "
+            f"images, lower lr, or set grad_clip; what {self.run_dir} holds is kept"
+        )
 
     def _take_step(self) -> bool:
         """Let the optimizer step; False where a gradient overflowed in half precision, which changes no weight."""

@@ -173,12 +173,78 @@ def test_a_small_model_learns_what_is_easy(table, tmp_path):
     assert solver.history[-1]["train_loss"] < solver.history[0]["train_loss"] / 2
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_one_line(table, tmp_path):
+def test_three_steps_without_a_finite_loss_stop_the_run_and_name_the_images(table, tmp_path):
     solver = make_solver(table, tmp_path / "run")
+    solver.fit(last_epoch=1)
+    kept = solver.last_path.read_bytes()
     with torch.no_grad():
         solver.accelerator.unwrap_model(solver.model).head.weight.fill_(float("nan"))
-    with pytest.raises(UserError, match="not finite in epoch 1"):
+    with pytest.raises(UserError, match=r"not finite in epoch 2, in 3 steps .* with \d\d\.png, .* and 7 more: look"):
         solver.fit()
+    assert solver.last_path.read_bytes() == kept
+
+
+class PoisonedScore(TinyModel):
+    """As `TinyModel`, whose score of the brightest image is not a number in training."""
+
+    def forward(self, images):
+        scores, brightest = super().forward(images), images.mean(dim=(1, 2, 3)) > 0.7
+        return self.poisoned(scores, brightest) if self.training and brightest.any() else scores
+
+    def poisoned(self, scores, brightest):
+        return torch.where(brightest, float("nan"), scores)
+
+
+class PoisonedGradient(PoisonedScore):
+    """The same with the gradient: that of a square root at 0."""
+
+    def poisoned(self, scores, brightest):
+        return scores + (0 * scores).sqrt()
+
+
+@pytest.mark.parametrize("model", [PoisonedScore, PoisonedGradient])
+def test_a_step_without_finite_numbers_is_skipped_and_counted(table, tmp_path, model):
+    config = dataclasses.replace(CONFIG, ema_decay=0.5, epochs=3)
+    solver = make_solver(table, tmp_path / "run", config, model)
+    solver.fit()
+    assert [line["skipped_steps"] for line in solver.history] == [1, 1, 1]
+    assert all(np.isfinite(line["train_loss"]) for line in solver.history)
+    assert all(tensor.isfinite().all() for tensor in state(solver).values())
+    assert solver.scheduler.last_epoch == solver.average.n_averaged == 9  # of 12
+    assert solver.skipped_in_a_row <= 1
+
+
+def test_out_of_memory_in_training_says_what_to_lower(table, tmp_path, monkeypatch):
+    solver = make_solver(table, tmp_path / "run")
+    limit_memory(monkeypatch, crops=3)
+    with pytest.raises(UserError, match="out of memory in epoch 1: lower --batch_size"):
+        solver.fit()
+
+
+def limit_memory(monkeypatch, crops: int) -> None:
+    """Let the model refuse more crops at once."""
+    forward = TinyModel.forward
+
+    def limited(self, images):
+        if len(images) > crops:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(self, images)
+
+    monkeypatch.setattr(TinyModel, "forward", limited)
+
+
+def test_out_of_memory_in_evaluation_halves_the_batch_and_goes_on(table, tmp_path, monkeypatch, caplog):
+    solver = make_solver(table, tmp_path / "run", dataclasses.replace(CONFIG, batch_size=32))
+    expected = solver.evaluate(solver.val_loader)
+    limit_memory(monkeypatch, crops=9)
+    assert solver.evaluate(solver.val_loader) == pytest.approx(expected, abs=1e-6)
+    assert [record.message for record in caplog.records if "memory" in record.message] == [
+        "out of memory with 32 crops at once: going on with 16",
+        "out of memory with 16 crops at once: going on with 8",
+    ]
+    limit_memory(monkeypatch, crops=0)
+    with pytest.raises(UserError, match="out of memory with a single crop of 32x32 pixels"):
+        solver.evaluate(solver.val_loader)
 
 
 def test_resuming_without_a_checkpoint_names_the_file(table, tmp_path):
