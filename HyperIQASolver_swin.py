@@ -140,6 +140,16 @@ class HyperIQASolver:
         """The checkpoint of the last finished epoch, from which training can go on."""
         return self.run_dir / "last.safetensors"
 
+    @property
+    def previous_path(self) -> Path:
+        """The checkpoint before the last one, for the case that the last one is damaged."""
+        return self.run_dir / "previous.safetensors"
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether there is anything to continue from."""
+        return self.last_path.is_file() or self.previous_path.is_file()
+
     def fit(self, last_epoch: int | None = None) -> Progress:
         """Train until the last epoch or until validation stops improving.
 
@@ -341,15 +351,17 @@ class HyperIQASolver:
         extra = _random_states()
         if self.average is not None:
             extra |= {_AVERAGE + name: tensor for name, tensor in self.average.state_dict().items()}
-        save_checkpoint(self.last_path, model, made, self.optimizer.optimizer, extra)
+        save_checkpoint(self.last_path, model, made, self.optimizer.optimizer, extra, keep=self.previous_path)
 
     def resume(self) -> Progress:
         """Continue from `last.safetensors`: bit-equal on one device to a run that was never stopped.
 
+        If it is damaged, `previous.safetensors` takes its place, which a line says.
+
         Raises:
-            UserError: no such checkpoint, or of another architecture.
+            UserError: no such checkpoint, of another architecture, or both are damaged.
         """
-        tensors, records = read_checkpoint(self.last_path)
+        tensors, records = self._read_last()
         load_model_state(self.accelerator.unwrap_model(self.model), tensors, self.last_path)
         load_optimizer_state(self.optimizer.optimizer, tensors, records["param_groups"])
         self.progress = Progress(**records["made"]["progress"])
@@ -363,6 +375,18 @@ class HyperIQASolver:
             self.average.load_state_dict(averaged)
         _restore_random_states(tensors)
         return self.progress
+
+    def _read_last(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        try:
+            return read_checkpoint(self.last_path)
+        except UserError as error:
+            if not self.previous_path.is_file():
+                raise
+            found = read_checkpoint(self.previous_path)
+            log.warning("%s; going on from %s, the checkpoint before it", error, self.previous_path)
+        if self._is_main:
+            self.last_path.unlink(missing_ok=True)  # else it would be kept as the next one's `previous`
+        return found
 
     def load_best(self) -> nn.Module:
         """The model with the state that validation chose."""

@@ -14,6 +14,7 @@ from torch import nn
 
 from data_loader import test_loader as make_test_loader, to_images, train_loader
 from HyperIQASolver_swin import HyperIQASolver, make_average, make_optimizer, make_scheduler
+from iqa.checkpoint import read_checkpoint
 from iqa.config import Config, resolve
 from iqa.errors import UserError
 from iqa.metrics import srcc
@@ -92,6 +93,11 @@ def make_solver(
 
 def state(solver: HyperIQASolver) -> dict:
     return {name: tensor.clone() for name, tensor in solver.model.state_dict().items()}
+
+
+def checksum(path) -> str:
+    """Of all that a checkpoint holds."""
+    return read_checkpoint(path)[1]["checksum"]
 
 
 def assert_equal_states(one: dict, other: dict) -> None:
@@ -249,6 +255,36 @@ def test_out_of_memory_in_evaluation_halves_the_batch_and_goes_on(table, tmp_pat
 
 def test_resuming_without_a_checkpoint_names_the_file(table, tmp_path):
     with pytest.raises(UserError, match=r"no checkpoint at .*last\.safetensors"):
+        make_solver(table, tmp_path / "run").resume()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
+def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before_and_a_line_says_so(table, tmp_path, damage, caplog):
+    whole = make_solver(table, tmp_path / "whole")
+    whole.fit()
+    stopped = make_solver(table, tmp_path / "stopped")
+    stopped.fit(last_epoch=3)
+    content = bytearray(stopped.last_path.read_bytes())
+    content[len(content) // 2] ^= 4
+    if damage == "gone":  # killed between the two renames
+        stopped.last_path.unlink()
+    else:
+        stopped.last_path.write_bytes(content if damage == "flipped" else content[:-100])
+    resumed = make_solver(table, tmp_path / "stopped")
+    assert resumed.can_resume
+    assert resumed.resume().epochs_done == 2
+    assert f"going on from {resumed.previous_path}, the checkpoint before it" in caplog.text
+    resumed.fit()
+    assert_equal_states(state(whole), state(resumed))
+    assert checksum(resumed.best_path) == checksum(whole.best_path)
+
+
+def test_two_damaged_checkpoints_stop_the_run_by_name(table, tmp_path):
+    stopped = make_solver(table, tmp_path / "run")
+    stopped.fit(last_epoch=2)
+    for path in (stopped.last_path, stopped.previous_path):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"previous\.safetensors is damaged"):
         make_solver(table, tmp_path / "run").resume()
 
 
