@@ -1,7 +1,7 @@
 """The network: images -> scores. Torch and timm only; it knows no database and no training.
 
     images (B, 3, H, W)
-      -> SwinBackbone: four stages, fine to coarse (at 224 px: 56, 28, 14, 7 positions a side)
+      -> Backbone: four stages, fine to coarse (at 224 px: 56, 28, 14, 7 positions a side)
            |-> content branch (LDA)                       -> content vector (B, 224)
            '-> fusion of the stages at 7x7 -> reduce      -> hyper features (B, 112, 7, 7)
                  -> HyperNet                              -> weights of a five-layer network, per image
@@ -87,7 +87,7 @@ def backbone_spec(name: str) -> BackboneSpec:
     return BackboneSpec(timm_name=name)
 
 
-class SwinBackbone(nn.Module):
+class Backbone(nn.Module):
     """A timm feature extractor reduced to its last four stages, in NCHW.
 
     Args:
@@ -111,7 +111,7 @@ class SwinBackbone(nn.Module):
         self.strides: list[int] = info.reduction()[-4:]
         self.channels_last_output = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
         self.patch = 4  # Swin's patch embedding takes sides divisible by 4; a CNN takes them too
-        self.is_convolutional = any(isinstance(m, nn.BatchNorm2d) for m in self.body.modules())
+        self.is_convolutional = any(keeps_batch_statistics(m) for m in self.body.modules())
         if self.is_convolutional:
             self.body.to(memory_format=torch.channels_last)  # twice as fast for a CNN; Swin gains nothing
         pretrained_cfg = self.body.pretrained_cfg
@@ -147,6 +147,14 @@ class SwinBackbone(nn.Module):
             images = images.contiguous(memory_format=torch.channels_last)
         stages = self.body(images)[-4:]
         return [s.permute(0, 3, 1, 2) for s in stages] if self.channels_last_output else stages
+
+
+SwinBackbone = Backbone  # by its name in the design, where every backbone is a Swin
+
+
+def keeps_batch_statistics(module: nn.Module) -> bool:
+    """Whether a module normalises by statistics that it gathers in training: batch normalisation of any kind."""
+    return getattr(module, "running_var", None) is not None
 
 
 def _blocks_of(module: nn.Module) -> list[list[nn.Parameter]]:
@@ -547,7 +555,7 @@ class SmartIQA(nn.Module):
                 raise UserError(f"unknown {kind} {name!r}; known: {', '.join(table)}")
         spec = backbone_spec(backbone)
         dropout_rate = spec.dropout_rate if dropout_rate is None else dropout_rate
-        self.backbone = SwinBackbone(backbone, drop_path_rate)
+        self.backbone = Backbone(backbone, drop_path_rate)
         self.content = CONTENT_BRANCHES[content_vector](self.backbone.channels)
         self.fusion = FUSIONS[fusion](self.backbone.channels)
         from_vector = fusion in VECTOR_FUSIONS
@@ -567,15 +575,17 @@ class SmartIQA(nn.Module):
         """Training or evaluation mode; what is frozen stays in evaluation mode."""
         super().train(mode)
         for module in self.backbone.modules():
-            if self.freeze_backbone or (self.freeze_batch_norm and isinstance(module, nn.BatchNorm2d)):
+            if self.freeze_backbone or (self.freeze_batch_norm and keeps_batch_statistics(module)):
                 module.training = False
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W), sides of at least 32, or their `pooled_features` (B, D) -> scores (B,)."""
-        if images.ndim == 2:
-            return self.from_stages(*self._unpack(images)).scores
+        """Normalised images (B, 3, H, W), sides of at least 32 -> scores (B,)."""
         return self.inspect(images).scores
+
+    def score_features(self, features: Tensor) -> Tensor:
+        """`pooled_features` of images (B, D) -> the scores (B,) that `forward` gives those images."""
+        return self.from_stages(*self._unpack(features)).scores
 
     def inspect(self, images: Tensor) -> Inspection:
         """As `forward`, with stage weights, raw attention, generated weights and content vector."""
@@ -618,8 +628,8 @@ class SmartIQA(nn.Module):
     def pooled_features(self, images: Tensor) -> Tensor:
         """All that the rest of the network reads of the backbone: images (B, 3, H, W) -> (B, D).
 
-        Pooling commutes with the 1x1 convolutions that come first, so `forward` gives the same scores from them. They
-        are the same for every fusion and content branch, so that one cache serves them all.
+        Pooling commutes with the 1x1 convolutions that come first, so `score_features` gives the scores of the images.
+        The features are the same for every fusion and content branch, so that one cache serves them all.
         """
         stages = self.backbone(images)
         pooled = [F.adaptive_avg_pool2d(stages[i].float(), side).flatten(1) for i, _, side in self.feature_grids]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def save_checkpoint(
         except SafetensorError as error:
             raise OSError(str(error)) from error
         if keep is not None and path.exists():
-            os.replace(path, keep)
+            path.replace(keep)
 
     write_atomically(path, write)
 

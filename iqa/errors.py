@@ -11,7 +11,7 @@ class UserError(ValueError):
     """Bad input from outside: its text is one line that says what, where and what to do."""
 
 
-class NotWritten(UserError, OSError):
+class WriteError(UserError, OSError):
     """A file that could not be written: the disk is full, or its folder is gone or closed to us."""
 
 

@@ -15,7 +15,7 @@ from trees import table
 from iqa.checkpoint import save_checkpoint
 from iqa.config import Config
 from iqa.errors import exit_on_user_error
-from models_swin import SmartIQA, SwinBackbone
+from models_swin import Backbone, SmartIQA
 from smart_iqa.commands import COMMANDS
 from train_swin import architecture_of
 
@@ -62,7 +62,7 @@ def make_run(folder: Path, fusion: str, backbone: str = "nano", images: int = 12
 def published_shapes(backbone: str, fusion: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a published state dict; the backbone's own are timm's (for ResNet torchvision's)."""
     with torch.device("meta"):
-        features = SwinBackbone(backbone)
+        features = Backbone(backbone)
     trunk, body = ("res.", "res.") if backbone == "resnet50" else ("swin.", "swin.backbone.")
     shapes = {body + name: tuple(tensor.shape) for name, tensor in features.body.state_dict().items()}
     channels = features.channels

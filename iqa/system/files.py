@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from iqa.errors import NotWritten, UserError
+from iqa.errors import WriteError, UserError
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Let `write` fill a temporary file beside `path`, push it to disk and only then put it in its place.
 
     Raises:
-        NotWritten: a UserError; what lay at `path` still does.
+        WriteError: a UserError; what lay at `path` still does.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -29,7 +29,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise NotWritten(f"{path} cannot be written: {error.strerror or error}") from error
+        raise WriteError(f"{path} cannot be written: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):  # the reason is told already
             temporary.unlink(missing_ok=True)
@@ -51,7 +51,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     except Timeout:
         raise UserError(f"{folder} is being written by another process: wait for its end, or stop it") from None
     except OSError as error:
-        raise NotWritten(f"{folder} cannot be written: {error.strerror or error}") from error
+        raise WriteError(f"{folder} cannot be written: {error.strerror or error}") from error
     try:
         for leftover in folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
