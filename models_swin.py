@@ -21,7 +21,7 @@ from __future__ import annotations
 import difflib
 import functools
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -103,20 +103,20 @@ class Backbone(nn.Module):
         spec = backbone_spec(name)
         self.name, self.timm_name = name, spec.timm_name
         drop_path_rate = spec.drop_path_rate if drop_path_rate is None else drop_path_rate
-        self.body = _create_features(spec, drop_path_rate)
-        info = self.body.feature_info
+        body = _create_features(spec, drop_path_rate)
+        self.body: nn.Module = body
+        info = body.feature_info
         if len(info.channels()) < 4:
             raise UserError(f"backbone {name!r} has {len(info.channels())} stages; four are needed")
         self.channels: list[int] = info.channels()[-4:]
         self.strides: list[int] = info.reduction()[-4:]
-        self.channels_last_output = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
+        self.channels_last_output = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
         self.patch = 4  # Swin's patch embedding takes sides divisible by 4; a CNN takes them too
-        self.is_convolutional = any(keeps_batch_statistics(m) for m in self.body.modules())
+        self.is_convolutional = any(keeps_batch_statistics(m) for m in body.modules())
         if self.is_convolutional:
-            self.body.to(memory_format=torch.channels_last)  # twice as fast for a CNN; Swin gains nothing
-        pretrained_cfg = self.body.pretrained_cfg
-        self.mean: tuple[float, ...] = tuple(pretrained_cfg["mean"])
-        self.std: tuple[float, ...] = tuple(pretrained_cfg["std"])
+            body.to(memory_format=torch.channels_last)  # twice as fast for a CNN; Swin gains nothing
+        self.mean: tuple[float, ...] = tuple(body.pretrained_cfg["mean"])
+        self.std: tuple[float, ...] = tuple(body.pretrained_cfg["std"])
 
     def layer_parameters(self) -> list[list[nn.Parameter]]:
         """The body's parameters by layer, from input to output: the stem, then every block.
@@ -161,43 +161,51 @@ def _blocks_of(module: nn.Module) -> list[list[nn.Parameter]]:
     """The parameters of each block of a stage, or of a sequence of stages or blocks."""
     if isinstance(module, nn.Sequential | nn.ModuleList):
         return [block for child in module.children() for block in _blocks_of(child)]
-    if not hasattr(module, "blocks"):
+    own_blocks = getattr(module, "blocks", None)
+    if own_blocks is None:
         return [list(module.parameters())]
-    blocks = [list(block.parameters()) for block in module.blocks.children()]
+    blocks = [list(block.parameters()) for block in own_blocks.children()]
     inside = {id(p) for block in blocks for p in block}
     blocks[0] = [p for p in module.parameters() if id(p) not in inside] + blocks[0]
     return blocks
 
 
-def _create_features(spec: BackboneSpec, drop_path_rate: float) -> nn.Module:
-    """timm's `features_only` form of a backbone, randomly initialised."""
+def _create_features(spec: BackboneSpec, drop_path_rate: float) -> Any:
+    """timm's `features_only` form of a backbone, randomly initialised; timm declares no type for its attributes."""
     options = dict(spec.build)
     if timm.models.model_entrypoint(spec.timm_name).__module__ in _ANY_SIZE:
         options["strict_img_size"] = False
     if drop_path_rate:
         options["drop_path_rate"] = drop_path_rate
     try:
-        body = timm.create_model(spec.timm_name, pretrained=False, features_only=True, **options)
+        body: Any = timm.create_model(spec.timm_name, pretrained=False, features_only=True, **options)
     except (TypeError, RuntimeError, AttributeError) as error:
         raise UserError(f"backbone {spec.timm_name!r} cannot be built for features: {error}") from error
     for module in body.modules():
-        if isinstance(module, timm.layers.DropPath) and not drop_path_rate:
-            module.drop_prob = 0.0  # Swin's own default in timm is 0.1
         if hasattr(module, "get_attn_mask"):
             module.get_attn_mask = functools.partial(shifted_window_mask, module)
             if hasattr(module.attn, "fused_attn"):  # of Swin, not of Swin V2, whose attention is by cosines
                 module.attn.fused_attn = True  # timm leaves torch's scaled_dot_product_attention off, as untested
+        elif isinstance(module, timm.layers.DropPath) and not drop_path_rate:
+            module.drop_prob = 0.0  # Swin's own default in timm is 0.1
     return body
 
 
-def shifted_window_mask(block: nn.Module, x: Tensor) -> Tensor | None:
+class ShiftedWindows(Protocol):
+    """What `shifted_window_mask` reads of a block of timm's Swin: (rows, columns) of tokens."""
+
+    window_size: tuple[int, int]
+    shift_size: tuple[int, int]
+
+
+def shifted_window_mask(block: ShiftedWindows, x: Tensor) -> Tensor | None:
     """Which tokens of a window may attend to each other; takes the place of the method of timm's Swin blocks.
 
     The cyclic shift brings tokens from opposite borders into one window. timm finds them by assigning to slices,
     one after the other, which torch.compile traces for longer than a training takes; the values are the same.
 
     Args:
-        block: gives window_size and shift_size (rows, columns).
+        block: gives the sizes of window and shift.
         x: shifted tokens (B, H, W, C), padded to whole windows.
 
     Returns:
@@ -238,10 +246,27 @@ def _to_vector(stage: Tensor) -> Tensor:
     return stage.mean(dim=(2, 3))  # (B, C)
 
 
-# A branch's `grids` are the sides at which it pools the four stages (0: not read).
+class Branch(nn.Module):
+    """What reads the four stages.
+
+    Attributes:
+        grids: the side at which it pools each stage (0: not read); empty where positions are weighed before pooling.
+    """
+
+    grids: tuple[int, ...]
 
 
-class SingleFusion(nn.Module):
+class Fusion(Branch):
+    """Four stages -> `Fused`.
+
+    Attributes:
+        out_channels: of the features.
+    """
+
+    out_channels: int
+
+
+class SingleFusion(Fusion):
     """Stage 3 alone: the network without multi-scale features (ablation A2)."""
 
     grids = (0, 0, 0, GRID)
@@ -255,7 +280,7 @@ class SingleFusion(nn.Module):
         return Fused(to_grid(stages[-1]))
 
 
-class ConcatFusion(nn.Module):
+class ConcatFusion(Fusion):
     """All stages at 7x7, concatenated without weights (ablation A1)."""
 
     grids = (GRID,) * 4
@@ -269,7 +294,7 @@ class ConcatFusion(nn.Module):
         return Fused(torch.cat([to_grid(s) for s in stages], dim=1))
 
 
-class AttentionFusion(nn.Module):
+class AttentionFusion(Fusion):
     """A sigmoid gate for every channel of the concatenation (squeeze-and-excitation; ablation E6).
 
     Source: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, with reduction 4.
@@ -298,7 +323,7 @@ class AttentionFusion(nn.Module):
         return Fused(maps * gates[:, :, None, None], stage_weights, gates)
 
 
-class MultiScaleAttention(nn.Module):
+class MultiScaleAttention(Fusion):
     """One softmax weight per stage, decided by stage 3 (the published analysis and its E6 number)."""
 
     grids = (GRID,) * 4
@@ -318,10 +343,10 @@ class MultiScaleAttention(nn.Module):
         return Fused(torch.cat(weighted, dim=1), stage_weights, stage_weights)
 
 
-class SpatialFusion(nn.Module):
+class SpatialFusion(Fusion):
     """A map of weights for every stage, at the stage's own resolution, before pooling (plan B)."""
 
-    grids = None  # weighs positions before they are pooled
+    grids = ()  # weighs positions before they are pooled
 
     def __init__(self, channels: list[int]):
         super().__init__()
@@ -338,7 +363,7 @@ class SpatialFusion(nn.Module):
         return Fused(features, means / means.sum(dim=1, keepdim=True), maps)
 
 
-class CrossScaleFusion(nn.Module):
+class CrossScaleFusion(Fusion):
     """Attention among the 4 x 49 positions of all stages, so that scales inform each other (plan C).
 
     Source: multi-head attention of Vaswani et al., "Attention Is All You Need", NeurIPS 2017; residual, then norm.
@@ -372,7 +397,7 @@ class CrossScaleFusion(nn.Module):
         return Fused(features.flatten(1, 2), received, attention)
 
 
-class VectorFusion(nn.Module):
+class VectorFusion(Fusion):
     """The global average of every stage, as one vector that alone feeds the HyperNet."""
 
     grids = (1,) * 4
@@ -386,7 +411,7 @@ class VectorFusion(nn.Module):
         return Fused(torch.cat([_to_vector(s) for s in stages], dim=1))
 
 
-class SingleVectorFusion(nn.Module):
+class SingleVectorFusion(Fusion):
     """The global average of stage 3, as the baseline of `VectorFusion`."""
 
     grids = (0, 0, 0, 1)
@@ -400,7 +425,7 @@ class SingleVectorFusion(nn.Module):
         return Fused(_to_vector(stages[-1]))
 
 
-FUSIONS = {
+FUSIONS: dict[str, type[Fusion]] = {
     "single": SingleFusion,
     "concat": ConcatFusion,
     "channel": AttentionFusion,
@@ -413,7 +438,7 @@ FUSIONS = {
 VECTOR_FUSIONS = ("vector", "single_vector")  # no 7x7 map reaches the HyperNet
 
 
-class LocalDistortionAware(nn.Module):
+class LocalDistortionAware(Branch):
     """The content branch: fine stages summed up on small grids, stage 3 globally (HyperIQA's LDA)."""
 
     grids = (*LDA_GRIDS, 1)
@@ -437,7 +462,7 @@ class LocalDistortionAware(nn.Module):
         return torch.cat([fc(v) for fc, v in zip(self.summarise, pooled, strict=True)], dim=1)
 
 
-class PooledContent(nn.Module):
+class PooledContent(Branch):
     """The content branch without grids: the global average of every stage, through one linear layer."""
 
     grids = (1,) * 4
@@ -451,7 +476,7 @@ class PooledContent(nn.Module):
         return self.summarise(torch.cat([_to_vector(s) for s in stages], dim=1))
 
 
-CONTENT_BRANCHES = {"lda": LocalDistortionAware, "pooled": PooledContent}
+CONTENT_BRANCHES: dict[str, type[Branch]] = {"lda": LocalDistortionAware, "pooled": PooledContent}
 
 
 class TargetWeights(NamedTuple):
@@ -618,7 +643,7 @@ class SmartIQA(nn.Module):
         Raises:
             UserError: the fusion weighs positions before they are pooled.
         """
-        if self.fusion.grids is None:
+        if not self.fusion.grids:
             raise UserError("fusion spatial weighs positions before pooling: it has no pooled features to keep")
         sides = [(side, GRID, 1) for side in LDA_GRIDS] + [(GRID, 1)]
         return [
@@ -693,4 +718,4 @@ def initialise(model: SmartIQA) -> None:
         nn.init.kaiming_normal_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    nn.init.constant_(model.hypernet.biases[-1].bias, MID_SCORE)
+    nn.init.constant_(model.hypernet.biases[-1].get_parameter("bias"), MID_SCORE)

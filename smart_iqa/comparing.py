@@ -68,8 +68,8 @@ def read_checkpoints(paths: Sequence[str]) -> list[Checkpoint]:
             raise UserError(f"--checkpoint: {path} is given twice, first as {first_name}")
         if (Path(path) / "split_00").is_dir():
             raise UserError(f"{path} holds several splits: test one of them, for example {Path(path) / 'split_00'}")
-    names = [short_name(path) for path in paths]
-    names = paths if len(set(names)) < len(names) else names
+    short_names = [short_name(path) for path in paths]
+    names = paths if len(set(short_names)) < len(paths) else short_names
     configs = [Config() if is_published(path) else load_run_config(path) for path in paths]
     return [Checkpoint(n, p, run_folder(p), c) for n, p, c in zip(names, paths, configs, strict=True)]
 

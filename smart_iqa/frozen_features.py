@@ -107,7 +107,7 @@ class FrozenFeatures:
         self.accelerator.wait_for_everyone()
         missing = set(self.rows[training].missing(wanted).tolist())  # nodes that share no disk: the others' share
         self._compute(table[[row in missing for row in wanted]], training)
-        return FeatureDataset(table, self, training)
+        return FeatureDataset(table, self)
 
     def to_images(self, features: Tensor, augment: Tensor, jitter: bool = False) -> Tensor:
         """What `network` takes in the place of images: features (B, K, D) float16 -> (B*K, D) float32."""
@@ -154,12 +154,11 @@ class FeatureDataset(Dataset):
     Args:
         table: columns image, path, mos, mos_std.
         features: holds all of them.
-        training: indices are (row, epoch, crop) of training crops, not rows.
     """
 
-    def __init__(self, table: pd.DataFrame, features: FrozenFeatures, training: bool):
+    def __init__(self, table: pd.DataFrame, features: FrozenFeatures):
         self.images, self.paths, self.labels = list(table["image"]), list(table["path"]), Labels.of(table)
-        self.features, self.training = features, training
+        self.features = features
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -171,9 +170,9 @@ class FeatureDataset(Dataset):
         return {**self.__dict__, "features": reader}
 
     def __getitems__(self, indices: Sequence[int | tuple[int, int, int]]) -> Batch:
-        """A batch of features."""
-        rows = [i[0] if self.training else i for i in indices]
-        chosen = [self._training(*i) if self.training else self._test(i) for i in indices]
+        """A batch of features: an index is a row for its test crops, or (row, epoch, crop) for one of training."""
+        rows = [i[0] if isinstance(i, tuple) else i for i in indices]
+        chosen = [self._training(*i) if isinstance(i, tuple) else self._test(i) for i in indices]
         features = torch.from_numpy(np.stack(chosen))  # (B, K, D)
         augment = features.new_tensor(UNCHANGED, dtype=torch.float32).expand(*features.shape[:2], -1)
         return Batch(features, augment, *self.labels.rows(rows))

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from data_loader import CropDataset, Preparation, test_loader
 from iqa.checkpoint import load_model_state, read_checkpoint
@@ -22,7 +22,7 @@ from iqa.evaluation import predict
 from iqa.pretrained import read_state_dict
 from iqa.runtime import make_accelerator
 from models_swin import SmartIQA
-from smart_iqa.frozen_features import FrozenFeatures
+from smart_iqa.frozen_features import FeatureDataset, FrozenFeatures
 from smart_iqa.published import model_from_published
 
 
@@ -57,7 +57,7 @@ class Scorer:
         """Test crops of a table, decoded now, for this scorer's devices and processes."""
         return self._loader(self.plain.dataset(table))
 
-    def _loader(self, dataset: Dataset) -> DataLoader:
+    def _loader(self, dataset: CropDataset | FeatureDataset) -> DataLoader:
         few = len(dataset) < 64  # starting processes would take longer than decoding
         config = dataclasses.replace(self.config, num_workers=0) if few else self.config
         return self.accelerator.prepare(test_loader(dataset, config))
@@ -74,9 +74,9 @@ class Scorer:
         Raises:
             UserError: a file is missing or not an image.
         """
-        one = isinstance(images, str | Path)
-        scores = self.score_table(_unlabelled([images] if one else images)).clip(0, 100)
-        return float(scores[0]) if one else scores
+        files = [images] if isinstance(images, str | Path) else images
+        scores = self.score_table(_unlabelled(files)).clip(0, 100)
+        return scores if files is images else float(scores[0])
 
     def score_readable(self, images: Sequence[str | Path]) -> tuple[np.ndarray, dict[int, str]]:
         """Like `score` of a list, but files that cannot be read do not stop the others.
@@ -99,10 +99,12 @@ class Scorer:
         """
         preparation = self.preparation if self.preparation.covers(table) else self.plain
         scores = self._predict(preparation, preparation.dataset(table), description)
-        slope, offset = self.scales.get(database, (1.0, 0.0))
+        slope, offset = self.scales.get(database or "", (1.0, 0.0))
         return (scores - offset) / slope
 
-    def _predict(self, preparation: Preparation | FrozenFeatures, dataset: Dataset, description: str) -> np.ndarray:
+    def _predict(
+        self, preparation: Preparation | FrozenFeatures, dataset: CropDataset | FeatureDataset, description: str
+    ) -> np.ndarray:
         loader = self._loader(dataset)
         return predict(preparation.network, loader, preparation.to_images, self.accelerator, description)
 

@@ -1,8 +1,8 @@
 """Recorded results of every kind -> what figures and tables are drawn from. Needs no torch.
 
 A file is recognised by its content: results of a run, of its ridge baseline or of `smart-iqa evaluate`; a summary over
-splits; a table of `run_ablations.py`; costs of `smart-iqa complexity`; stage weights of `analyze_attention.py`; generated
-weights of `smart-iqa analyze-weights`; shapes of `smart-iqa describe-network`.
+splits; a table of `run_ablations.py`; costs of `smart-iqa complexity`; stage weights of `analyze_attention.py`;
+generated weights of `smart-iqa analyze-weights`; shapes of `smart-iqa describe-network`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@
      predictions: {part: [{image, mos, score, ...}]}, timings}
 
 A part is a split of the training database (`test`) or the name of another database. Every number under `metrics` is
-computed here from the rows under `predictions`, as they are stored; `iqa.verification` does it again.
+computed here from the rows under `predictions`, as they are stored; `iqa.results.verification` does it again.
 """
 
 from __future__ import annotations
@@ -48,6 +48,7 @@ OPTIONAL: dict[str, dict[str, type]] = {
     "provenance": {"command": str, "versions": dict, "machine": dict},
     "timings": {"training_seconds": float},
 }
+OPTIONAL_STATISTICS = ("plcc_logistic4", "plcc_logistic5", "outlier_ratio")
 GROUP_COLUMNS = ("generator", "distortion")
 COMPARISON_RESAMPLES = 10_000
 KINDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number"}
@@ -103,7 +104,7 @@ def part_metrics(rows: Sequence[dict], stored_range: Sequence[float] | None, see
     metrics = summarize(
         scores,
         mos,
-        contents=table["content"] if "content" in table else None,
+        contents=table.get("content"),
         mos_std=mos_std,
         scale=None if stored_range is None else (stored_range[1] - stored_range[0]) / 100,
         resamples=resamples,
@@ -155,14 +156,14 @@ def compare_predictions(
     resamples: int = COMPARISON_RESAMPLES,
     ratings: int | None = None,
 ) -> dict:
-    """Compare two sets of stored predictions of the same images; see `iqa.significance.compare_dependent`.
+    """Compare two sets of stored predictions of the same images; see `iqa.metrics.compare_dependent`.
 
     Args:
         rows_a: as `prediction_rows` makes them.
         rows_b: the same images in the same order.
         seed: of the bootstrap.
         resamples: of the bootstrap.
-        ratings: how many ratings each mos averages; given it, `iqa.significance.krasula` looks at both too.
+        ratings: how many ratings each mos averages; given it, `iqa.metrics.krasula` looks at both too.
 
     Returns:
         Its dictionary, with `n`, the `resamples` and `seed` of the bootstrap, and given `ratings` those and
@@ -302,7 +303,7 @@ def _check_metrics(metrics: dict, where: str) -> None:
 
 
 def _check_statistics(statistics: Any, where: str) -> None:
-    for name in STATISTICS:
+    for name in (*STATISTICS, *OPTIONAL_STATISTICS):
         if not _is_number(require_kind(statistics, dict, where).get(name, 0)) and statistics[name] is not None:
             raise UserError(f"{where}.{name}: expected a number, got {json.dumps(statistics[name])[:60]}")
 

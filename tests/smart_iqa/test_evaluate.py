@@ -1,4 +1,4 @@
-"""`smart-iqa evaluate`: which images are tested, what the results say of them, who is better, what verification finds."""
+"""`smart-iqa evaluate`: which images are tested, what the results say of them, who is better, what is verified."""
 
 from __future__ import annotations
 
