@@ -414,6 +414,7 @@ def _loader(dataset: Dataset, config: Config, **options) -> DataLoader:
         worker_init_fn=give_back_freed_memory,
         pin_memory=torch.cuda.is_available(),
         collate_fn=_as_it_is,
+        generator=torch.Generator().manual_seed(config.seed),  # else it draws from the one that dropout draws from
         **options,
     )
 

@@ -157,7 +157,7 @@ class Config:
 
     # Machine.
     device: str = _setting("auto", "where to compute", ("auto", "cpu", "cuda", "mps"))
-    precision: str = _setting("fp32", "arithmetic of forward and backward", ("fp32", "bf16", "fp16"))
+    precision: str = _setting("fp32", "arithmetic of the backbone; the rest is fp32", ("fp32", "bf16", "fp16"))
     compile: bool = _setting(False, "compile the network with torch.compile")
 
     def __post_init__(self):

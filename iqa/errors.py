@@ -11,6 +11,10 @@ class UserError(ValueError):
     """Bad input from outside: its text is one line that says what, where and what to do."""
 
 
+class WriteError(UserError, OSError):
+    """A file that could not be written: the disk is full, or its folder is gone or closed to us."""
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and which takes no abbreviated flags."""
 
