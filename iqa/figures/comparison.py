@@ -35,7 +35,7 @@ def draw_attention_comparison(
         statistics: by title of its axes the values (n,) of each model.
         layers: differences in entropy; one alone is not drawn, since it is what the first axes show.
     """
-    plt.rcParams.update(STYLE)
+    plt.style.use(STYLE)
     names = list(statistics)
     rows = [names] + ([["by layer"] * len(names)] if len(layers) > 1 else [])
     figure, axes = plt.subplot_mosaic(rows, figsize=(PAGE_WIDTH, 2.6 * len(rows)))

@@ -33,7 +33,7 @@ def draw_panel(
         weights: by stage; None for a fusion without stage weights.
     """
     parts = ["image", *(["weights"] if weights else []), "grad_cam", *(["rollout"] if rollout is not None else [])]
-    plt.rcParams.update(STYLE)
+    plt.style.use(STYLE)
     width = PAGE_WIDTH / 4
     height = width * np.clip(image.shape[0] / image.shape[1], 0.5, 1.6)
     figure, (row, scales) = plt.subplots(
@@ -122,7 +122,7 @@ def draw_example(
         captions: by model what stands above it.
         crop: (H, W, 3) uint8, drawn beside its maps; None where the samples are not images.
     """
-    plt.rcParams.update(STYLE)
+    plt.style.use(STYLE)
     figure, axes = plt.subplots(1, len(shown) + (crop is not None), figsize=(PAGE_WIDTH, 2.9), squeeze=False)
     panels = list(axes[0])
     if crop is not None:

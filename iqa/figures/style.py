@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -24,7 +25,7 @@ MARKERS, LINES = "osD^v*", ("-", "--", ":", "-.")
 LABEL_LENGTH = 38  # characters of a name that fit beside bars
 ROW_HEIGHT = 0.19  # inches of a bar with its label
 
-STYLE = {
+STYLE: dict[str, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -46,7 +47,7 @@ STYLE = {
 
 def new_figure(width: float = COLUMN_WIDTH, height: float = 2.4, columns: int = 1) -> tuple[Figure, list]:
     """Make a figure in the style, `width` x `height` inches, with `columns` axes beside each other."""
-    plt.rcParams.update(STYLE)  # not for a moment only: legends and titles added later read it too
+    plt.style.use(STYLE)  # not for a moment only: legends and titles added later read it too
     figure, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False)
     return figure, list(axes[0])
 
@@ -89,7 +90,7 @@ def shorten(name: str, length: int = LABEL_LENGTH) -> str:
 
 def new_panels(width: float, heights: Sequence[float]) -> tuple[Figure, list]:
     """Make a figure in the style with axes under each other, `heights` inches each."""
-    plt.rcParams.update(STYLE)
+    plt.style.use(STYLE)
     figure, axes = plt.subplots(
         len(heights), 1, figsize=(width, sum(heights)), height_ratios=list(heights), squeeze=False
     )
@@ -175,7 +176,7 @@ def new_grid(panels: int, columns: int | None = None) -> tuple[Figure, list]:
     columns = columns or (panels if panels <= 3 else 3 if panels <= 9 else 4)
     rows = math.ceil(panels / columns)
     width = PAGE_WIDTH if panels > 1 else COLUMN_WIDTH
-    plt.rcParams.update(STYLE)
+    plt.style.use(STYLE)
     size = (width, min(9.0, 0.4 + rows * (width / columns + 0.15)))
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for unused in axes.flat[panels:]:

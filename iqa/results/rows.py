@@ -1,8 +1,8 @@
 """Recorded results of every kind -> what figures and tables are drawn from. Needs no torch.
 
 A file is recognised by its content: results of a run, of its ridge baseline or of `smart-iqa evaluate`; a summary over
-splits; a table of `run_ablations.py`; costs of `smart-iqa complexity`; stage weights of `analyze_attention.py`; generated
-weights of `smart-iqa analyze-weights`; shapes of `smart-iqa describe-network`.
+splits; a table of `run_ablations.py`; costs of `smart-iqa complexity`; stage weights of `analyze_attention.py`;
+generated weights of `smart-iqa analyze-weights`; shapes of `smart-iqa describe-network`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from iqa.errors import UserError
+from iqa.results.building import TEST_PART, part_name
 from iqa.results.recorded import Record, Recorded, Run, dotted
 
 # Settings that figures are sorted and named by, and their kinds.
@@ -89,12 +90,16 @@ class Row:
     @property
     def others(self) -> list[str]:
         """The databases it was tested on and not trained on."""
-        return [part for part in self.scores if part not in ("test", *(self.settings.get("also_train_on") or []))]
+        return [part for part in self.scores if part not in (TEST_PART, *(self.settings.get("also_train_on") or []))]
 
     @property
     def database(self) -> str:
         """The database it was trained on, as far as that is recorded."""
         return self.settings.get("dataset", "not recorded")
+
+    def tested_on(self, part: str) -> str:
+        """The database that a part of its scores is of."""
+        return self.database if part == TEST_PART else part
 
 
 def measured_rows(recorded: Recorded) -> list[Row]:
@@ -113,7 +118,7 @@ def _row_of_results(record: Record, experiment: str) -> Row:
     settings = _settings(record, "config")
     scores: dict[str, dict[str, Score]] = {}
     for part in record.field("metrics"):
-        name = "test" if part == settings.get("dataset") else part
+        name = part_name(part, settings.get("dataset", ""))
         scores[name] = {key: _score_of_results(record, part, key) for key in ("srcc", "plcc", "krcc", "rmse")}
     protocol = record.fields("protocol")
     if experiment == "baselines":
@@ -148,7 +153,7 @@ def _rows_of_evaluation(record: Run) -> list[Row]:
         for part in record.fields("parts"):
             if record.fields("parts", part).get("checkpoint") == name:
                 database = record.field("parts", part, "database")
-                key = "test" if database in names[:1] else database
+                key = part_name(database, trained_on=names[0] if names else "")
                 scores[key] = {k: _score_of_results(record, part, k) for k in ("srcc", "plcc", "krcc", "rmse")}
         several = len(record.content["checkpoints"]) > 1
         settings = {"dataset": names[0] if names else "not recorded", "also_train_on": names[1:]}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import nn
 
-    from models_swin import SmartIQA, SwinBackbone
+    from models_swin import Backbone, SmartIQA
 
 BACKBONE, FUSION, SIDE = "tiny", "channel", 224
 # Before and after, as the paper's first figure: name, backbone, fusion.
@@ -114,7 +114,7 @@ def _parts_table(model: SmartIQA) -> str:
     return markdown_table(["part", "class", "gives", "parameters"], rows)
 
 
-def _fusions_table(backbone: SwinBackbone) -> str:
+def _fusions_table(backbone: Backbone) -> str:
     import torch
 
     from models_swin import FUSIONS
@@ -129,7 +129,7 @@ def _fusions_table(backbone: SwinBackbone) -> str:
     return markdown_table(["fusion", "features", "stage weights", "parameters", "what it does"], rows)
 
 
-def _content_vectors_table(backbone: SwinBackbone) -> str:
+def _content_vectors_table(backbone: Backbone) -> str:
     from models_swin import CONTENT_BRANCHES
 
     rows = [
@@ -143,7 +143,7 @@ def _count(part: nn.Module) -> str:
 
 
 def _first_line(kind: type) -> str:
-    return (kind.__doc__ or "").splitlines()[0]
+    return str(kind.__doc__).splitlines()[0]
 
 
 def network_record(name: str, backbone: str, fusion: str) -> dict:

@@ -517,9 +517,9 @@ def changed(content: dict, value: object, *path) -> dict:
 @pytest.mark.parametrize(
     "content, said",
     [
-        (lambda: changed(results(), "high", "predictions", "test", 3, "score"), "predictions.test.3.score"),
-        (lambda: changed(results(), None, "predictions", "test", 3, "score"), "predictions.test.3.score"),
-        (lambda: changed(results(), math.nan, "predictions", "test", 3, "mos"), "predictions.test.3.mos"),
+        (lambda: changed(results(), "high", "predictions", "test", 3, "score"), "predictions.test[3].score"),
+        (lambda: changed(results(), None, "predictions", "test", 3, "score"), "predictions.test[3].score"),
+        (lambda: changed(results(), math.nan, "predictions", "test", 3, "mos"), "predictions.test[3].mos"),
         (lambda: changed(results(), [1], "training"), "training"),
         (lambda: changed(results(), "much", "config", "lr"), "config.lr"),
         (lambda: changed(results(), None, "metrics", "test", "n"), "metrics.test.n"),
