@@ -173,7 +173,11 @@ def _score_of_results(record: Record, part: str, key: str) -> Score:
 
 def _row_of_splits(record: Record) -> Row:
     scores = {
-        part: {key: _mean_score(record, "splits", "summary", part, key) for key in record.fields("summary", part)}
+        part: {
+            key: _mean_score(record, "splits", "summary", part, key)
+            for key in record.fields("summary", part)
+            if key != "groups"  # by kind and name of group, one level deeper
+        }
         for part in record.fields("summary")
     }
     settings = _settings(record, "config")
