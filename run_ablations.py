@@ -23,7 +23,7 @@ from iqa.config import Config, load_yaml, resolve
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.metrics import compare_dependent
 from iqa.results import predictions_table, provenance, read_history, read_results
-from iqa.system import start_logging, write_atomically, write_json
+from iqa.system import spreadsheet_safe, start_logging, write_atomically, write_json
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ def write_tables(ablation: Ablation, rows: Sequence[dict], folder: Path) -> None
     lines = [list(table.columns), ["---"] * len(table.columns), *table.itertuples(index=False)]
     markdown = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + f"\n\n{note}\n"
     latex = table.to_latex(index=False, escape=True).replace("±", r"$\pm$")
-    for ending, text in {"csv": table.to_csv(index=False), "md": markdown, "tex": latex}.items():
+    for ending, text in {"csv": spreadsheet_safe(table).to_csv(index=False), "md": markdown, "tex": latex}.items():
         write_atomically(folder / f"table.{ending}", lambda file, text=text: file.write_text(text))
     print(table.to_string(index=False))
     print(note)

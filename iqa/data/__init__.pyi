@@ -2,9 +2,11 @@ from .cache import RowCache as RowCache, cache_folder as cache_folder
 from .database import Database as Database
 from .images import (
     ImageFile as ImageFile,
+    ImageFiles as ImageFiles,
     check_image as check_image,
     check_images as check_images,
     file_hash as file_hash,
+    image_sizes as image_sizes,
     open_rgb as open_rgb,
     upright_size as upright_size,
 )

@@ -7,19 +7,16 @@ scaling and brightness hardly change.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import imagehash
 import numpy as np
-from PIL import Image
 
-from iqa.data.images import DECODE_ERRORS
+from iqa.data.images import ImageFileError, opened, pillow
 from iqa.errors import UserError
-from iqa.system import progress
+from iqa.system import in_threads
 
 HASH_SIDE = 16  # 16 x 16 frequencies: with 8 x 8, unrelated images come as close as re-encoded ones
 HASH_BITS = HASH_SIDE**2
@@ -51,10 +48,10 @@ def perceptual_hash(path: Path) -> np.ndarray:
         UserError: the file does not open as an image.
     """
     try:
-        with Image.open(path) as image:
+        with opened(path) as image, pillow():
             image.draft("L", (_DECODED_SIDE, _DECODED_SIDE))  # JPEG only: decodes at reduced size
             grey = image.convert("L")
-    except DECODE_ERRORS as error:
+    except ImageFileError as error:
         raise UserError(f"{path}: does not open as an image; run folders.py on its database") from error
     return np.packbits(imagehash.phash(grey, hash_size=HASH_SIDE).hash).view(np.uint64)
 
@@ -71,10 +68,10 @@ def perceptual_hashes(paths: Sequence[Path]) -> np.ndarray:
     Raises:
         UserError: a file does not open as an image.
     """
-    workers = min(8, max(2, os.cpu_count() or 2))
-    with ThreadPoolExecutor(workers) as pool:
-        found = list(progress(pool.map(perceptual_hash, paths), "perceptual hashes", total=len(paths)))
-    return np.array(found, dtype=np.uint64).reshape(len(paths), HASH_BITS // 64)
+    found = np.zeros((len(paths), HASH_BITS // 64), dtype=np.uint64)
+    for row, words in enumerate(in_threads(perceptual_hash, paths, "perceptual hashes")):
+        found[row] = words
+    return found
 
 
 def close_pairs(first: np.ndarray, second: np.ndarray, threshold: int = NEAR_BITS) -> ClosePairs:
