@@ -1,4 +1,10 @@
-from .cache import RowCache as RowCache, cache_folder as cache_folder
+from .cache import (
+    CacheOnDisk as CacheOnDisk,
+    RowCache as RowCache,
+    cache_folder as cache_folder,
+    caches_on_disk as caches_on_disk,
+    remove_cache as remove_cache,
+)
 from .database import Database as Database
 from .images import (
     ImageFile as ImageFile,
