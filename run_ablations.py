@@ -55,7 +55,7 @@ def read_ablation(file: str, dataset: str | None, seeds: Sequence[int] | None, r
     unknown = set(content) - {"baseline", "rows", "shared", "seeds"}
     if unknown or not isinstance(content.get("rows"), dict):
         raise UserError(f"{file}: expected baseline, rows, shared, seeds; got {', '.join(map(str, content))}")
-    if content.get("baseline") not in content["rows"]:
+    if content.get("baseline") not in list(content["rows"]):  # YAML may name what no dictionary takes
         raise UserError(f"{file}: baseline {content.get('baseline')!r} is none of its rows")
     seeds = seeds or content.get("seeds") or [0]
     if not isinstance(seeds, list) or len(set(seeds)) < len(seeds):

@@ -136,8 +136,8 @@ READERS = (read_csv_rows, read_workbook, read_records, lambda file: read_pairs(f
 @pytest.mark.parametrize("read", [*READERS, lambda file: read_mat_numbers(file, "mos")])
 @FEW
 @given(st.binary(max_size=400))
-@example(b"[" * 100_000)
-@example(b'{"a":' * 50_000)
+@example(b"[" * 2000)
+@example(b'{"a":' * 2000)
 @example(b"9" * 5000)
 @example(b"\xff\xfe\x00")
 @example(b"")
