@@ -27,6 +27,7 @@ from iqa.system import in_threads, write_atomically
 _log = logging.getLogger(__name__)
 # Pillow warns of an image over its limit of pixels, also of one inside another, and decodes it; here it is refused.
 warnings.simplefilter("error", Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of damaged tags; the image is read or refused
 _REFUSED_FORMATS = {"EPS": "PostScript is a program, and none is run"}
 _REFUSED_MODES = {"F": "floating-point pixels", "I": "32-bit pixels"}
 _16_BITS_AS_32 = ("PNG", "PPM")  # formats that end at 16 bits, which Pillow opens as mode I
