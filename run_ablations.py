@@ -24,7 +24,7 @@ from iqa.config import Config, load_yaml, resolve, shipped_config
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.metrics import compare_dependent
 from iqa.results import markdown_table, predictions_table, provenance, read_history, read_results
-from iqa.system import start_logging, write_atomically, write_json
+from iqa.system import spreadsheet_safe, start_logging, write_atomically, write_json
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def read_ablation(file: str, dataset: str | None, seeds: Sequence[int] | None, r
     unknown = set(content) - {"baseline", "rows", "shared", "seeds"}
     if unknown or not isinstance(content.get("rows"), dict):
         raise UserError(f"{file}: expected baseline, rows, shared, seeds; got {', '.join(map(str, content))}")
-    if content.get("baseline") not in content["rows"]:
+    if content.get("baseline") not in list(content["rows"]):  # YAML may name what no dictionary takes
         raise UserError(f"{file}: baseline {content.get('baseline')!r} is not one of its rows")
     seeds = seeds or content.get("seeds") or [0]
     if not isinstance(seeds, list) or len(set(seeds)) < len(seeds):
@@ -204,7 +204,7 @@ def write_tables(ablation: Ablation, rows: Sequence[dict], folder: Path) -> dict
     write_json(folder / "table.json", record)
     markdown = f"{markdown_table(table.columns, table.itertuples(index=False))}\n\n{note}\n"
     latex = table.to_latex(index=False, escape=True).replace("±", r"$\pm$")
-    for ending, text in {"csv": table.to_csv(index=False), "md": markdown, "tex": latex}.items():
+    for ending, text in {"csv": spreadsheet_safe(table).to_csv(index=False), "md": markdown, "tex": latex}.items():
         write_atomically(folder / f"table.{ending}", lambda file, text=text: file.write_text(text))
     print(table.to_string(index=False))
     print(note)

@@ -90,7 +90,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = file.metadata() or {}
             records = {key: json.loads(text) for key, text in header.items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-    except (SafetensorError, OSError, ValueError) as error:  # bytes that are not UTF-8 or not JSON are ValueErrors
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:  # bytes that are not UTF-8 or not JSON, too
         raise UserError(f"{path} is damaged, or no checkpoint of this project: {error}") from error
     if "made" not in records:
         raise UserError(f"{path} is no checkpoint of this project: it does not say how it was made")

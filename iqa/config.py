@@ -301,7 +301,7 @@ def _as_float(value: Any) -> Any:
         return value
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return value
 
 
@@ -355,7 +355,7 @@ def load_yaml(file: str | Path) -> dict[str, Any]:
         content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"config file {file}: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"config file {file} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content or {}, dict):
         raise UserError(f"config file {file}: expected lines of `key: value`")

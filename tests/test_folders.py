@@ -331,10 +331,10 @@ def test_cache_saves_the_second_check_and_notices_a_changed_file(
     decoded: list[Path] = []
     monkeypatch.setattr("iqa.data.images.check_image", lambda path: decoded.append(path) or check_image(path))
     first = check_images(paths, "key")
-    assert check_images(paths, "key") == first and len(decoded) == 2
+    assert list(check_images(paths, "key")) == list(first) and len(decoded) == 2
     paths[0].write_bytes(paths[0].read_bytes()[:60])
     assert check_images(paths, "key")[0].problem and len(decoded) == 3
-    assert [file.suffix for file in private_cache.iterdir()] == [".json"]
+    assert [file.suffix for file in private_cache.iterdir()] == [".npy"]
 
 
 def test_the_check_keeps_what_it_found_in_the_cache_folder_that_was_given(tmp_path: Path, private_cache: Path) -> None:

@@ -365,7 +365,7 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"no results at {file}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not JSON: {error}") from error
 
 
@@ -380,5 +380,5 @@ def read_history(path: str | Path) -> list[dict]:
         return [json.loads(line) for line in lines if line.strip()]
     except OSError as error:
         raise UserError(f"no history at {path}: {error.strerror}") from error
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a history: {error}") from error
