@@ -152,7 +152,7 @@ class RowCache:
         except OSError as error:
             raise UserError(
                 f"the cache of {self.what} needs {size / 1e9:.2f} GB in {self.folder.parent}: {error.strerror}; "
-                "name another place with --cache_dir, go without by --no_cache, or remove old ones with `smart-iqa cache`"
+                "give another place (--cache_dir) or none (--no_cache), or remove old ones with `smart-iqa cache`"
             ) from error
 
     def _create(self, size: int) -> None:
