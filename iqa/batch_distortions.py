@@ -374,7 +374,9 @@ def _interpolation(images: Tensor, side: Tensor, generator: torch.Generator) -> 
 def _moved(images: Tensor, places: Tensor) -> Tensor:
     """Sample images at places moved by (B, H, W, 2) pixels."""
     B, _, H, W = images.shape
-    still = F.affine_grid(_constant(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)), images.device).expand(B, 2, 3), (B, 1, H, W), False)
+    still = F.affine_grid(
+        _constant(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)), images.device).expand(B, 2, 3), (B, 1, H, W), False
+    )
     return F.grid_sample(
         images, still + 2 * places / _constant((W, H), images.device), padding_mode="border", align_corners=False
     )

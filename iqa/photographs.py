@@ -23,7 +23,9 @@ from iqa.errors import UserError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 LONGEST = 352  # side of a stored photograph, in pixels: 0.37 MB each
-SMALLEST_AREA = 0.15  # of a photograph that a crop shows, as in ImageNet recipes, and no less than the crop's own pixels
+SMALLEST_AREA = (
+    0.15  # of a photograph that a crop shows, as in ImageNet recipes, and no less than the crop's own pixels
+)
 
 
 def list_photographs(folder: str | Path) -> list[Path]:
@@ -45,7 +47,9 @@ def held_out(files: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     aside = [int(hashlib.sha256(file.name.encode()).hexdigest(), 16) % 20 == 0 for file in files]
     if all(aside) or not any(aside):  # a folder of few
         aside = [file == files[0] for file in files]
-    return tuple([file for file, is_aside in zip(files, aside, strict=True) if is_aside == part] for part in (False, True))
+    return tuple(
+        [file for file, is_aside in zip(files, aside, strict=True) if is_aside == part] for part in (False, True)
+    )
 
 
 class Photographs:

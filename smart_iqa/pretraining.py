@@ -31,7 +31,7 @@ from iqa.metrics import plcc, srcc
 from iqa.photographs import Photographs, held_out, list_photographs
 from iqa.pretrained import load_backbone_weights
 from iqa.results import provenance
-from iqa.runtime import make_accelerator, seed_everything
+from iqa.runtime import autocast, make_accelerator, seed_everything
 from iqa.system import write_atomically, write_json
 from iqa.triplets import make_triplets, order_loss
 from models_swin import Backbone
@@ -47,6 +47,7 @@ class PhotoBatch(NamedTuple):
     """Which photographs a step shows, and the seed of all that is random in it."""
 
     rows: tuple[int, ...]  # no tensor: the solver's loader would bring it to the device, and it is needed here
+    index: Tensor  # (B,) of the same photographs in the dataset
     seed: int
     epoch: int
 
@@ -54,8 +55,8 @@ class PhotoBatch(NamedTuple):
 class PhotoNumbers(Dataset):
     """Numbers of photographs; the crops are made where they are used."""
 
-    def __init__(self, rows: Sequence[int]):
-        self.rows = list(rows)
+    def __init__(self, rows: Sequence[int], files: Sequence[Path]):
+        self.rows, self.images = list(rows), [files[row].name for row in rows]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -64,7 +65,8 @@ class PhotoNumbers(Dataset):
         """A batch of (row, epoch, crop)."""
         row, epoch, crop = indices[0]
         rows = tuple(self.rows[i] for i, _, _ in indices)
-        return PhotoBatch(rows, (epoch * 4096 + crop) * len(self.rows) + row, epoch)
+        index = torch.tensor([i for i, _, _ in indices])
+        return PhotoBatch(rows, index, (epoch * 4096 + crop) * len(self.rows) + row, epoch)
 
 
 class Student(nn.Module):
@@ -141,11 +143,11 @@ class PretrainingSolver(HyperIQASolver):
         super().__init__(**options)
         self.teacher, self.photographs = teacher, photographs
 
-    def batch_loss(self, batch: PhotoBatch, size: int) -> Tensor:
-        """distil_weight * distil + photo_weight * quality, of this process's share."""
+    def batch_loss(self, batch: PhotoBatch, size: int) -> tuple[Tensor, Tensor]:
+        """distil_weight * distil + photo_weight * quality, of this process's share, and the quality of its crops."""
         seed = self.config.seed + batch.seed * self.accelerator.num_processes + self.accelerator.process_index
-        distil, quality, _ = self._losses(torch.tensor(batch.rows), self._side(batch.epoch), seed)
-        return self.config.distil_weight * distil + self.config.photo_weight * quality
+        distil, loss, (quality, _) = self._losses(torch.tensor(batch.rows), self._side(batch.epoch), seed)
+        return self.config.distil_weight * distil + self.config.photo_weight * loss, quality[0]
 
     def _side(self, epoch: int) -> int:
         """Crops grow as the epochs go: each side of `photo_sides` has its share of them."""
@@ -157,7 +159,7 @@ class PretrainingSolver(HyperIQASolver):
         images, similarity = make_triplets(self.photographs, rows, side, seed)
         images = images.flatten(0, 1)
         model = self.model if self.model.training else self.kept_model
-        with self.accelerator.autocast():
+        with autocast(self.accelerator):
             taught, quality = model(images)
             truth = self.teacher(images)
         quality = quality.float().view(3, -1)
@@ -232,7 +234,8 @@ def _make_solver(config: Config, files: Sequence[Path], accelerator: Accelerator
     seed_everything(config.seed)
     train_files, held_out_files = held_out(files)
     photographs = Photographs([*train_files, *held_out_files], accelerator.device)
-    train, aside = PhotoNumbers(range(len(train_files))), PhotoNumbers(range(len(train_files), len(files)))
+    train = PhotoNumbers(range(len(train_files)), photographs.files)
+    aside = PhotoNumbers(range(len(train_files), len(files)), photographs.files)
     teacher = Teacher(config.teacher).to(accelerator.device)
     student = Student(Backbone(config.backbone, config.drop_path_rate), teacher.backbone.channels)
     teacher.measure([_sample(photographs, train.rows, config.photo_sides[-1], n) for n in range(STATISTICS_BATCHES)])

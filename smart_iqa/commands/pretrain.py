@@ -11,8 +11,7 @@ from collections.abc import Sequence
 
 from iqa.errors import Parser
 from iqa.system import start_logging
-from train_swin import make_parser as make_training_parser
-from train_swin import settings_of
+from train_swin import make_parser as make_training_parser, settings_of
 
 
 def make_parser() -> Parser:
