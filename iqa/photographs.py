@@ -23,9 +23,8 @@ from iqa.errors import UserError
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 LONGEST = 352  # side of a stored photograph, in pixels: 0.37 MB each
-SMALLEST_AREA = (
-    0.15  # of a photograph that a crop shows, as in ImageNet recipes, and no less than the crop's own pixels
-)
+SMALLEST_AREA = 0.15  # of a photograph that a crop shows; but no less than the crop's own pixels
+AS_IT_IS = 1.25  # a crop of less than this times its own size is cut without resampling
 
 
 def list_photographs(folder: str | Path) -> list[Path]:
@@ -80,8 +79,9 @@ class Photographs:
     def crops(self, rows: Tensor, side: int, generator: torch.Generator) -> Tensor:
         """Random square crops.
 
-        Each shows a random part of its photograph of at least `SMALLEST_AREA`, where that has the pixels: a crop is
-        made smaller, not larger, so that it is sharp. Half are mirrored.
+        Each shows a random part of its photograph of at least `SMALLEST_AREA`. A crop is never enlarged where the
+        photograph has the pixels, and one of about its own size is cut as it is: what is called undistorted is sharp.
+        Half are mirrored.
 
         Args:
             rows: (B,) numbers of photographs, on the CPU.
@@ -95,7 +95,7 @@ class Photographs:
         shorter = torch.minimum(height, width)
         area, down, across, flip = torch.rand(4, len(rows), generator=generator)
         extent = ((SMALLEST_AREA + area * (1 - SMALLEST_AREA)) * height * width).sqrt()
-        extent = torch.minimum(torch.maximum(extent, torch.tensor(float(side))), shorter)
+        extent = torch.minimum(torch.where(extent < AS_IT_IS * side, side, extent), shorter)
         top, left = down * (height - extent), across * (width - extent)
         return self._cut(rows, top, left, extent, flip < 0.5, side)
 
@@ -107,16 +107,26 @@ class Photographs:
         return self._cut(rows, top, left, extent, torch.zeros(len(rows), dtype=torch.bool), side)
 
     def _cut(self, rows: Tensor, top: Tensor, left: Tensor, extent: Tensor, flip: Tensor, side: int) -> Tensor:
-        """Squares of `extent` pixels at (top, left), resampled: linearly, twice as dense and averaged."""
+        """Squares of `extent` pixels at (top, left): whole pixels where that is `side`, else resampled."""
         canvas, device = self.pixels.shape[-1], self.pixels.device
+        native = extent == side
+        top, left = (torch.where(native, start.round(), start) for start in (top, left))
         scale, sign = extent / canvas, 1 - 2 * flip.float()
         zero = torch.zeros_like(scale)
         x, y = ((2 * start + extent) / canvas - 1 for start in (left, top))
         maps = torch.stack([torch.stack([scale * sign, zero, x], 1), torch.stack([zero, scale, y], 1)], 1)
-        grid = F.affine_grid(to_device(maps, device), (len(rows), 3, 2 * side, 2 * side), align_corners=False)
-        images = self.pixels[to_device(rows, device)].float()
-        dense = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-        return (F.avg_pool2d(dense, 2) / 255).clamp(0, 1)
+        maps, images = to_device(maps, device), self.pixels[to_device(rows, device)].float()
+        # What is made smaller is sampled twice as densely and averaged, against aliasing.
+        as_it_is, averaged = (
+            F.avg_pool2d(_sample(images, maps, density * side), density) for density in (1, 2)
+        )
+        chosen = torch.where(to_device(extent <= side, device)[:, None, None, None], as_it_is, averaged)
+        return (chosen / 255).clamp(0, 1)
+
+
+def _sample(images: Tensor, maps: Tensor, side: int) -> Tensor:
+    grid = F.affine_grid(maps, [len(images), 3, side, side], align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 def _decode(file: Path, longest: int) -> np.ndarray:

@@ -29,13 +29,17 @@ _COMPUTED = re.compile(r"(relative_position_index|relative_coords_table|attn_mas
 _LITE = re.compile(r"tf_efficientnet_lite([0-2])")
 
 
+# Backbones that `smart-iqa pretrain` made and that come with the package.
+_OWN = Path(__file__).resolve().parent.parent / "smart_iqa" / "weights"
+
+
 def load_backbone_weights(backbone: nn.Module, file: str | Path | None = None) -> str:
     """Fill a `Backbone` with pretrained weights.
 
     Args:
         backbone: has `body` (the timm feature extractor) and `timm_name`.
-        file: weights in timm's, torchvision's or Microsoft's names; None asks an installed weight
-            package, then timm's cache and hub.
+        file: weights in timm's, torchvision's or Microsoft's names; None takes what comes with this package,
+            then an installed weight package, then timm's cache and hub.
 
     Returns:
         Where the weights came from, for the record.
@@ -45,6 +49,8 @@ def load_backbone_weights(backbone: nn.Module, file: str | Path | None = None) -
     """
     if file is not None:
         state, source = to_timm_names(read_state_dict(file)), Path(file).name
+    elif (own := _OWN / f"swin-{backbone.name}.safetensors").is_file():
+        state, source = read_state_dict(own), own.name
     elif (packaged := _packaged_lite_file(backbone.timm_name)) is not None:
         state, source = _lite_state(backbone.timm_name, packaged), packaged.name
     else:

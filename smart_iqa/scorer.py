@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from data_loader import CropDataset, Preparation, test_loader
 from iqa.checkpoint import load_model_state, read_checkpoint
-from iqa.config import Config, load_config
+from iqa.config import Config, load_config, resolve
 from iqa.data import open_rgb
 from iqa.errors import UserError
 from iqa.evaluation import predict
@@ -24,6 +24,7 @@ from iqa.runtime import make_accelerator
 from models_swin import SmartIQA
 from smart_iqa.frozen_features import FeatureDataset, FrozenFeatures
 from smart_iqa.published import model_from_published
+from smart_iqa.shipped import DEFAULT, Meaning, shipped_file, shipped_names
 
 
 class Scorer:
@@ -48,6 +49,7 @@ class Scorer:
         self.model, self.config, self.accelerator = model.to(accelerator.device).eval(), config, accelerator
         self.plain = Preparation(self.model, config)
         self.preparation, self.scales = preparation or self.plain, scales or {}
+        self.meaning: Meaning | None = None  # of its scores, where the model carries it
 
     def to_images(self, crops: Tensor, augment: Tensor) -> Tensor:
         """Crops of `loader` (B, K, 3, H, W) -> images (B*K, 3, H, W) for the model."""
@@ -137,12 +139,13 @@ def _problem(path: str | Path) -> str:
     return f"{path}: could not be read when its turn came, and can be now: score it again"
 
 
-def load_model(checkpoint: str | Path, device: str = "auto", **changes) -> Scorer:
-    """The Scorer of a finished run.
+def load_model(checkpoint: str | Path = DEFAULT, device: str = "auto", **changes) -> Scorer:
+    """The Scorer of a model that comes with the package, or of a finished run.
 
     Args:
-        checkpoint: the run's folder, a checkpoint file in it, or a file of the published HyperIQA or SMART-IQA
-            code (.pth, .pkl), which is scored with the default settings.
+        checkpoint: the name of a model that comes with the package (`smart_iqa.shipped`), a run's folder, a checkpoint
+            file in it, a file that `smart-iqa pack` wrote, or a file of the published HyperIQA or SMART-IQA code
+            (.pth, .pkl), which is scored with the default settings.
         device: `auto`, `cpu`, `cuda` or `mps`.
         **changes: settings of the run to replace, for example `test_mode="grid"`.
 
@@ -153,12 +156,14 @@ def load_model(checkpoint: str | Path, device: str = "auto", **changes) -> Score
     if is_published(checkpoint):
         config = Config(device=device, **changes)
         return Scorer(model_from_published(read_state_dict(file)), config, make_accelerator(device))
-    config = dataclasses.replace(load_run_config(checkpoint), device=device, **changes)
     tensors, records = read_checkpoint(file)
-    model = SmartIQA(**records["made"]["architecture"])
+    made = records["made"]
+    config = dataclasses.replace(_config_of(file, made), device=device, **changes)
+    model = SmartIQA(**made["architecture"])
     load_model_state(model, tensors, file)
-    scales = records["made"].get("scales")
-    return Scorer(model, config, make_accelerator(device, config.precision), scales=scales)
+    scorer = Scorer(model, config, make_accelerator(device, config.precision), scales=made.get("scales"))
+    scorer.meaning = Meaning(**made["meaning"]) if "meaning" in made else None
+    return scorer
 
 
 def is_published(checkpoint: str | Path) -> bool:
@@ -168,9 +173,14 @@ def is_published(checkpoint: str | Path) -> bool:
 
 def _checkpoint_file(checkpoint: str | Path) -> Path:
     path = Path(checkpoint)
-    if not path.exists():
-        raise UserError(f"no run at {path}: expected the folder of a run, or a .safetensors file in it")
-    return path / "best.safetensors" if path.is_dir() else path
+    if path.exists():
+        return path / "best.safetensors" if path.is_dir() else path
+    if (file := shipped_file(str(checkpoint))) is not None:
+        return file
+    raise UserError(
+        f"no run at {path}: expected the folder of a run, a .safetensors file, or a model of the package "
+        f"({', '.join(shipped_names())})"
+    )
 
 
 def run_folder(checkpoint: str | Path) -> Path:
@@ -185,4 +195,11 @@ def load_run_config(checkpoint: str | Path) -> Config:
     Raises:
         UserError: no such run.
     """
-    return load_config(run_folder(_checkpoint_file(checkpoint)) / "config.yaml")
+    file = _checkpoint_file(checkpoint)
+    beside = file.with_name("config.yaml")
+    return load_config(beside) if beside.is_file() else _config_of(file, read_checkpoint(file)[1]["made"])
+
+
+def _config_of(file: Path, made: dict) -> Config:
+    """The settings that a packed model carries, or those beside a run's checkpoint."""
+    return resolve(made["config"]) if "config" in made else load_config(file.with_name("config.yaml"))

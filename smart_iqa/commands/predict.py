@@ -1,13 +1,15 @@
-"""Score images with a finished run.
+"""Score images with the model that comes with the package, or with a finished run.
 
-    smart-iqa predict photo.jpg holiday/ --checkpoint results/demo --output scores.csv
+    smart-iqa predict photo.jpg holiday/ --output scores.csv
+    smart-iqa predict photo.jpg --checkpoint results/demo
 
 From Python:
 
     from smart_iqa import load_model
-    load_model("results/demo").score("photo.jpg")
+    load_model().score("photo.jpg")
 
-A run's folder -> `Scorer` -> scores, as a table and as CSV.
+A model -> `Scorer` -> scores, as a table and as CSV. A model that says what its scores mean adds the interval that holds
+the mos of nine images in ten, and the quality level.
 """
 
 from __future__ import annotations
@@ -15,12 +17,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from iqa.errors import Parser, UserError
 from iqa.system import is_first_process, spreadsheet_safe, start_logging
+
+if TYPE_CHECKING:
+    from smart_iqa.shipped import Meaning
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".ppm", ".pgm")
 
@@ -45,14 +51,27 @@ def find_images(paths: Sequence[str]) -> list[Path]:
     return list(dict.fromkeys(found))
 
 
+def scores_table(paths: Sequence[Path], scores: np.ndarray, meaning: Meaning | None) -> pd.DataFrame:
+    """Columns image and score, and of a model that says what its scores mean, low, high and level."""
+    table = pd.DataFrame({"image": [str(path) for path in paths], "score": np.round(scores, 3)})
+    if meaning is None:
+        return table
+    intervals = np.array([meaning.interval(score) for score in scores]).reshape(-1, 2)
+    low, high = np.round(intervals, 1).T
+    return table.assign(low=low, high=high, level=[meaning.level(score) for score in scores])
+
+
 def make_parser() -> Parser:
     """The command's flags."""
-    parser = Parser(description="Score images with a finished run (0..100, higher is better).")
+    parser = Parser(description="Score images (0..100, higher is better).")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image files and folders")
     parser.add_argument(
-        "--checkpoint", required=True, metavar="RUN", help="folder of a run, or a published file (.pth, .pkl)"
+        "--checkpoint",
+        default="default",
+        metavar="RUN",
+        help="a model of the package, folder of a run, file of `pack`, or a published file (.pth, .pkl) [default]",
     )
-    parser.add_argument("--output", metavar="FILE.csv", help="also write the scores as CSV (image,score)")
+    parser.add_argument("--output", metavar="FILE.csv", help="also write the scores as CSV (image,score,...)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
     return parser
 
@@ -71,9 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     scores, problems = scorer.score_readable(paths)
     if not is_first_process():
         return
-    table = pd.DataFrame({"image": [str(path) for path in paths], "score": np.round(scores, 3)}).drop(
-        index=list(problems)
-    )
+    table = scores_table(paths, scores, scorer.meaning).drop(index=list(problems))
     if len(table):
         print(table.to_string(index=False))
     if output is not None:

@@ -1,0 +1,87 @@
+"""Pretraining, on made-up photographs and with a teacher of random weights, so that a test takes seconds."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers import command
+from PIL import Image
+from safetensors.torch import load_file
+
+import smart_iqa.pretraining as pretraining
+from iqa.pretrained import load_backbone_weights
+from models_swin import Backbone
+
+SMALL = (
+    "--backbone nano --photo_sides 32 --epochs 2 --train_patch_num 1 --batch_size 4 --lr 1e-3 "
+    "--device cpu --num_workers 0 --no_early_stopping --teacher resnet10t"
+).split()
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Nine made-up photographs; the teacher keeps its random weights, since no hub can be had."""
+    monkeypatch.setattr(pretraining, "load_backbone_weights", lambda backbone: "random")
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(9):
+        Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8)).resize((48, 40)).save(folder / f"{i}.png")
+    return folder
+
+
+def pretrain(photos, results, *more) -> int:
+    return command("pretrain", "--photos", photos, "--results_dir", results, "--name", "run", *SMALL, *more)
+
+
+def test_a_pretrained_backbone_is_a_file_that_training_takes(photos, tmp_path, capsys):
+    assert pretrain(photos, tmp_path) == 0
+    weights = tmp_path / "run" / "backbone.safetensors"
+    assert str(weights) in capsys.readouterr().out
+    record = json.loads((tmp_path / "run" / "pretraining.json").read_text())
+    assert record["photographs"] == 9
+    assert record["crops"] == 3 * 8 * 2
+    assert len(record["history"]) == 2
+    assert {"val_loss", "val_distil", "val_srcc"} <= set(record["history"][0])
+    backbone = Backbone("nano")
+    load_backbone_weights(backbone, weights)
+    stored = load_file(weights)
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in backbone.body.state_dict().items())
+
+
+def test_a_stopped_pretraining_goes_on_to_the_same_weights(photos, tmp_path, monkeypatch):
+    assert pretrain(photos, tmp_path / "whole") == 0
+    fit = pretraining.PretrainingSolver.fit
+    with monkeypatch.context() as patch:
+        patch.setattr(pretraining.PretrainingSolver, "fit", lambda self: fit(self, last_epoch=1) and 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pretrain(photos, tmp_path / "stopped")
+    assert pretrain(photos, tmp_path / "stopped", "--resume") == 0
+    whole, stopped = (load_file(tmp_path / name / "run" / "backbone.safetensors") for name in ("whole", "stopped"))
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+
+
+def test_each_term_can_be_left_out(photos, tmp_path):
+    assert pretrain(photos, tmp_path / "a", "--distil_weight", 0, "--epochs", 1) == 0
+    assert pretrain(photos, tmp_path / "b", "--photo_weight", 0, "--epochs", 1) == 0
+    first, second = (
+        json.loads((tmp_path / name / "run" / "pretraining.json").read_text())["history"][0] for name in "ab"
+    )
+    assert first["val_loss"] != second["val_loss"]
+    assert second["val_loss"] == pytest.approx(second["val_distil"])
+
+
+@pytest.mark.parametrize(
+    "arguments, word", [(["--photos", "nowhere"], "nowhere"), ([], "--photos")], ids=["absent folder", "no folder"]
+)
+def test_no_photographs_are_one_line(tmp_path, capsys, arguments, word):
+    assert command("pretrain", "--results_dir", tmp_path, *SMALL, *arguments) == 2
+    assert word in capsys.readouterr().err
+
+
+def test_sides_grow_with_the_epochs(photos, tmp_path):
+    assert pretrain(photos, tmp_path, "--photo_sides", "32", "48") == 0
+    assert json.loads((tmp_path / "run" / "pretraining.json").read_text())["config"]["photo_sides"] == [32, 48]

@@ -1,0 +1,96 @@
+"""Photographs as crops on a device, and triplets of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from iqa.errors import UserError
+from iqa.photographs import Photographs, held_out, list_photographs
+from iqa.triplets import PhotographTerm, make_triplets, order_loss
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Six made-up photographs of different sizes, one of them in a folder below."""
+    root = tmp_path_factory.mktemp("photos")
+    (root / "below").mkdir()
+    rng = np.random.default_rng(0)
+    for i, (width, height) in enumerate([(90, 60), (60, 90), (80, 80), (400, 300), (70, 64), (64, 64)]):
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+        coarse.resize((width, height)).save(root / ("below" if i == 2 else ".") / f"{i}.png")
+    return root
+
+
+@pytest.fixture(scope="module")
+def photographs(folder):
+    return Photographs(list_photographs(folder), torch.device("cpu"), longest=100)
+
+
+def test_folders_are_searched_and_large_photographs_made_smaller(photographs):
+    assert len(photographs) == 6
+    sizes = sorted(map(tuple, photographs.sizes.int().tolist()))
+    assert sizes == [(60, 90), (64, 64), (64, 70), (75, 100), (80, 80), (90, 60)]
+
+
+@pytest.mark.parametrize("bad", ["nowhere", "empty"])
+def test_a_folder_without_photographs_is_refused_by_name(tmp_path, bad):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=bad):
+        list_photographs(tmp_path / bad)
+
+
+def test_the_same_photographs_are_held_out_of_every_training(folder):
+    files = list_photographs(folder)
+    train, aside = held_out(files)
+    assert sorted([*train, *aside]) == files
+    assert aside
+    many = [folder / f"{i}.jpg" for i in range(1000)]
+    assert len(held_out(many)[1]) == pytest.approx(50, abs=20)
+    assert set(held_out(many[:500])[1]) <= set(held_out(many)[1])
+
+
+def test_crops_follow_from_their_seed_and_show_the_photograph(photographs):
+    rows = torch.tensor([0, 3, 3])
+    crops = [photographs.crops(rows, 32, torch.Generator().manual_seed(4)) for _ in range(2)]
+    assert torch.equal(*crops)
+    assert crops[0].shape == (3, 3, 32, 32)
+    assert not torch.equal(crops[0][1], crops[0][2])
+    assert not torch.equal(crops[0], photographs.crops(rows, 32, torch.Generator().manual_seed(5)))
+
+
+def test_the_middle_of_a_square_photograph_is_the_photograph(photographs):
+    row = [file.stem for file in photographs.files].index("5")
+    middle = photographs.middles(torch.tensor([row]), 64)[0]
+    assert torch.allclose(middle * 255, photographs.pixels[row, :, :64, :64].float(), atol=1e-3)
+
+
+def test_a_triplet_is_the_crop_and_two_copies_less_and_less_like_it(photographs):
+    images, similarity = make_triplets(photographs, torch.arange(6).repeat(8), 48, seed=1)
+    assert images.shape == (3, 48, 3, 48, 48)
+    assert (similarity[0] == 1).all()
+    assert similarity[1].mean() > similarity[2].mean()
+    assert similarity.min() >= 0
+    assert similarity.max() <= 1 + 1e-5
+    again = make_triplets(photographs, torch.arange(6).repeat(8), 48, seed=1)
+    assert torch.equal(images, again.images)
+
+
+def test_order_loss_asks_each_to_beat_the_next_by_the_margin():
+    assert order_loss(torch.tensor([[3.0], [2.0], [1.0]]), 1.0).item() == 0
+    assert order_loss(torch.tensor([[1.0], [2.0], [2.0]]), 1.0).item() == pytest.approx(1.5)
+
+
+def test_the_photograph_term_is_least_for_scores_that_fall_as_similarity_does(photographs):
+    term = PhotographTerm(photographs, batch=16, side=48, seed=0)
+    similarity = []
+
+    def ideal(images):
+        rows = torch.randint(6, (16,), generator=torch.Generator().manual_seed(1_000_003 + 7))
+        similarity.append(make_triplets(photographs, rows, 48, 1_000_003 + 7).similarity.flatten())
+        return 90 - 70 * (1 - similarity[-1])
+
+    good, flat, reverse = (term(score, 7) for score in (ideal, lambda x: torch.full((48,), 50.0), lambda x: -ideal(x)))
+    assert good < flat < reverse
