@@ -169,7 +169,9 @@ def _photograph_term(config: Config, accelerator: Accelerator) -> PhotographTerm
     if config.photos is None:
         return None
     files, _ = held_out(list_photographs(config.photos))
-    return PhotographTerm(Photographs(files, accelerator.device), config.photo_batch, config.photo_sides[-1], config.seed)
+    return PhotographTerm(
+        Photographs(files, accelerator.device), config.photo_batch, config.photo_sides[-1], config.seed
+    )
 
 
 @contextlib.contextmanager

@@ -117,9 +117,7 @@ class Photographs:
         maps = torch.stack([torch.stack([scale * sign, zero, x], 1), torch.stack([zero, scale, y], 1)], 1)
         maps, images = to_device(maps, device), self.pixels[to_device(rows, device)].float()
         # What is made smaller is sampled twice as densely and averaged, against aliasing.
-        as_it_is, averaged = (
-            F.avg_pool2d(_sample(images, maps, density * side), density) for density in (1, 2)
-        )
+        as_it_is, averaged = (F.avg_pool2d(_sample(images, maps, density * side), density) for density in (1, 2))
         chosen = torch.where(to_device(extent <= side, device)[:, None, None, None], as_it_is, averaged)
         return (chosen / 255).clamp(0, 1)
 

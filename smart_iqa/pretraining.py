@@ -263,7 +263,7 @@ def _loader(numbers: PhotoNumbers, config: Config, accelerator: Accelerator | No
     process, processes = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     sampler = EpochSampler(np.zeros(len(numbers), dtype=int), config.train_patch_num, config.seed)
     batches = ShardedBatches(sampler, config.batch_size, process, processes)
-    return DataLoader(numbers, batch_sampler=batches, collate_fn=lambda batch: batch)
+    return DataLoader(numbers, batch_sampler=batches, collate_fn=lambda batch: batch, generator=torch.Generator())
 
 
 def save_backbone(backbone: Backbone, path: Path, half: bool = False) -> None:
