@@ -22,7 +22,7 @@ from folders import DATABASES, Database, read_run_database
 from iqa.config import Config, add_config_flags, config_from_flags, given_settings, load_config
 from iqa.data import cache_folder, write_split
 from iqa.errors import Parser, UserError, exit_on_user_error
-from iqa.metrics import across_splits
+from iqa.metrics import Place, across_splits, shown_in
 from iqa.results import metrics_table, provenance, read_results, write_results
 from iqa.system import start_logging, write_json
 
@@ -292,10 +292,11 @@ def _round(config: Config, index: int) -> tuple[Config, int | None]:
 def splits_table(summary: dict) -> str:
     """Mean, median and deviation over splits as an aligned text table: a row a part and statistic."""
     rows = [
-        {"": part, "statistic": key.upper(), "splits": values["n"]}
-        | {name: "-" if values[name] is None else f"{values[name]:.4f}" for name in ("median", "mean", "std")}
+        {"": part, "statistic": each.title, "splits": statistics[each.key]["n"]}
+        | {name: each.text(statistics[each.key][name]) for name in ("median", "mean", "std")}
         for part, statistics in summary.items()
-        for key, values in ((key, statistics[key]) for key in ("srcc", "plcc"))
+        for each in shown_in(Place.BRIEF)
+        if each.key in statistics
     ]
     return pd.DataFrame(rows).to_string(index=False)
 

@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from iqa.figures.style import COLOURS, COLUMN_WIDTH, MARKERS, new_figure, shorten
-from iqa.metrics import fit_logistic
+from iqa.metrics import Place, fit_logistic, shown_in
 
 TEMPLATE = Path(__file__).with_name("page.html")
 THUMBNAIL_SIDE = 160  # pixels; 24 of them for each part keep the page small
@@ -221,4 +221,6 @@ def render(page: dict) -> str:
     )
     environment.filters |= {"number": number, "interval": interval, "signed": signed}
     environment.filters |= {"breakable": breakable, "setting": setting}
-    return environment.get_template(TEMPLATE.name).render(page)
+    columns, printed = shown_in(Place.PAGE), shown_in(Place.SCREEN)
+    shown = {"columns": columns, "of_groups": [each for each in printed if each.plain], "brief": shown_in(Place.BRIEF)}
+    return environment.get_template(TEMPLATE.name).render(page | shown)

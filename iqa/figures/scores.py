@@ -34,7 +34,7 @@ from iqa.figures.style import (
     published_legend,
     shorten,
 )
-from iqa.metrics import fit_logistic
+from iqa.metrics import Place, fit_logistic, shown_in
 from iqa.results import PublishedEntry, PublishedResults, Recorded, Row, Run, Score, Sweep, measured_rows, sweeps
 
 CHAIN = ("C0", "A2", "A1", "E6")
@@ -353,8 +353,9 @@ def draw_scatter(recorded: Recorded, published: PublishedResults) -> Drawn | Non
     for axes, (name, run, part), table in zip(all_axes, shown, tables, strict=True):
         curve = _draw_points(axes, table, colours)
         metrics = {"n": run.finite("metrics", part, "n")}
-        metrics |= {key: run.number("metrics", part, key) for key in ("srcc", "plcc")}
-        correlations = ", ".join(f"{key.upper()} {_text(metrics[key])}" for key in ("srcc", "plcc"))
+        brief = [each for each in shown_in(Place.BRIEF) if each.key in run.field("metrics", part)]
+        metrics |= {each.key: run.number("metrics", part, each.key) for each in brief}
+        correlations = ", ".join(f"{each.title} {_text(metrics[each.key])}" for each in brief)
         small = len(shown) > 9  # four panels a row: n gets a line of its own
         count = ("\n" if small else ", ") + f"n = {metrics['n']:.0f}"
         axes.set_title(f"{shorten(name, 26)}\n{correlations}{count}", fontsize=6 if small else 7)

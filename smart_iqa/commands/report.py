@@ -22,6 +22,7 @@ from folders import read_database
 from iqa.config import FIELDS
 from iqa.data import open_rgb
 from iqa.errors import Parser, UserError
+from iqa.metrics import STATISTICS
 from iqa.results import predictions_table, read_epochs, read_json, read_results
 from iqa.system import write_atomically
 
@@ -39,7 +40,6 @@ _OPTIONAL = {
     "provenance.machine": dict,
     "timings.training_seconds": int | float,
 }
-_OPTIONAL_STATISTICS = ("plcc_logistic4", "plcc_logistic5", "outlier_ratio")
 
 
 @dataclass(frozen=True)
@@ -127,11 +127,8 @@ def _parts_of(file: Path, results: dict, suffix: str) -> list[Part]:
 
 def _check_part(file: Path, part: str, metrics: dict, rows: list[dict]) -> None:
     """Every number of a part is one, and there are as many rows as the metrics say; statistics may be null."""
-    for field in _OPTIONAL_STATISTICS:
-        if metrics.get(field) is not None and not isinstance(metrics[field], int | float):
-            raise UserError(f"{file}: 'metrics.{part}.{field}': expected a number or null, got {metrics[field]!r}")
     _listed(file, f"metrics.{part}", metrics, "notes")
-    for field in ("srcc_ci95", "plcc_ci95"):
+    for field in (f"{key}_ci95" for key in STATISTICS):
         ends = metrics.get(field)
         if ends is not None and not (
             isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, int | float | None) for end in ends)
