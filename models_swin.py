@@ -230,10 +230,31 @@ def _to_vector(stage: Tensor) -> Tensor:
     return stage.mean(dim=(2, 3))  # (B, C)
 
 
-# A branch's `grids` are the sides at which it pools the four stages (0: not read).
+class Fusion(nn.Module):
+    """Joins the four stages: `forward` takes them and gives `Fused`.
+
+    Attributes:
+        grids: the sides at which it pools the four stages (0: not read); None if it reads them before they are pooled.
+        weighs_stages: whether it gives stage weights.
+        out_channels: C of its features.
+    """
+
+    grids: tuple[int, ...] | None = (GRID,) * 4
+    weighs_stages = False
+    out_channels: int
+
+    @property
+    def single_stage(self) -> bool:
+        """Whether it reads one stage alone."""
+        return self.grids is not None and sum(side > 0 for side in self.grids) == 1
+
+    @property
+    def gives_vector(self) -> bool:
+        """Whether its features are a vector (B, C): no 7x7 map reaches the HyperNet."""
+        return self.grids is not None and max(self.grids) == 1
 
 
-class SingleFusion(nn.Module):
+class SingleFusion(Fusion):
     """Stage 3 alone: the network without multi-scale features (ablation A2)."""
 
     grids = (0, 0, 0, GRID)
@@ -247,10 +268,8 @@ class SingleFusion(nn.Module):
         return Fused(to_grid(stages[-1]))
 
 
-class ConcatFusion(nn.Module):
+class ConcatFusion(Fusion):
     """All stages at 7x7, concatenated without weights (ablation A1)."""
-
-    grids = (GRID,) * 4
 
     def __init__(self, channels: list[int]):
         super().__init__()
@@ -261,13 +280,13 @@ class ConcatFusion(nn.Module):
         return Fused(torch.cat([to_grid(s) for s in stages], dim=1))
 
 
-class AttentionFusion(nn.Module):
+class AttentionFusion(Fusion):
     """A sigmoid gate for every channel of the concatenation (squeeze-and-excitation; ablation E6).
 
     Source: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, with reduction 4.
     """
 
-    grids = (GRID,) * 4
+    weighs_stages = True
 
     def __init__(self, channels: list[int]):
         super().__init__()
@@ -290,10 +309,10 @@ class AttentionFusion(nn.Module):
         return Fused(maps * gates[:, :, None, None], stage_weights, gates)
 
 
-class MultiScaleAttention(nn.Module):
+class MultiScaleAttention(Fusion):
     """One softmax weight per stage, decided by stage 3 (the published analysis and its E6 number)."""
 
-    grids = (GRID,) * 4
+    weighs_stages = True
 
     def __init__(self, channels: list[int]):
         super().__init__()
@@ -310,10 +329,11 @@ class MultiScaleAttention(nn.Module):
         return Fused(torch.cat(weighted, dim=1), stage_weights, stage_weights)
 
 
-class SpatialFusion(nn.Module):
+class SpatialFusion(Fusion):
     """A map of weights for every stage, at the stage's own resolution, before pooling (plan B)."""
 
-    grids = None  # weighs positions before they are pooled
+    grids = None
+    weighs_stages = True
 
     def __init__(self, channels: list[int]):
         super().__init__()
@@ -330,14 +350,14 @@ class SpatialFusion(nn.Module):
         return Fused(features, means / means.sum(dim=1, keepdim=True), maps)
 
 
-class CrossScaleFusion(nn.Module):
+class CrossScaleFusion(Fusion):
     """Attention among the 4 x 49 positions of all stages, so that scales inform each other (plan C).
 
     Source: multi-head attention of Vaswani et al., "Attention Is All You Need", NeurIPS 2017; residual, then norm.
     """
 
     WIDTH, HEADS = 256, 8
-    grids = (GRID,) * 4
+    weighs_stages = True
 
     def __init__(self, channels: list[int]):
         super().__init__()
@@ -364,7 +384,7 @@ class CrossScaleFusion(nn.Module):
         return Fused(features.flatten(1, 2), received, attention)
 
 
-class VectorFusion(nn.Module):
+class VectorFusion(Fusion):
     """The global average of every stage, as one vector that alone feeds the HyperNet."""
 
     grids = (1,) * 4
@@ -378,7 +398,7 @@ class VectorFusion(nn.Module):
         return Fused(torch.cat([_to_vector(s) for s in stages], dim=1))
 
 
-class SingleVectorFusion(nn.Module):
+class SingleVectorFusion(Fusion):
     """The global average of stage 3, as the baseline of `VectorFusion`."""
 
     grids = (0, 0, 0, 1)
@@ -402,13 +422,12 @@ FUSIONS = {
     "vector": VectorFusion,
     "single_vector": SingleVectorFusion,
 }
-VECTOR_FUSIONS = ("vector", "single_vector")  # no 7x7 map reaches the HyperNet
 
 
 class LocalDistortionAware(nn.Module):
     """The content branch: fine stages summed up on small grids, stage 3 globally (HyperIQA's LDA)."""
 
-    grids = (*LDA_GRIDS, 1)
+    grids = (*LDA_GRIDS, 1)  # as a fusion's
 
     def __init__(self, channels: list[int]):
         super().__init__()
@@ -550,7 +569,7 @@ class SmartIQA(nn.Module):
         self.backbone = SwinBackbone(backbone, drop_path_rate)
         self.content = CONTENT_BRANCHES[content_vector](self.backbone.channels)
         self.fusion = FUSIONS[fusion](self.backbone.channels)
-        from_vector = fusion in VECTOR_FUSIONS
+        from_vector = self.fusion.gives_vector
         self.reduce = _reduce(self.fusion.out_channels, spec.reduce_channels, dropout_rate, from_vector)
         self.hypernet = HyperNet(from_vector)
         self.target_net = TargetNet(dropout_rate)
@@ -604,7 +623,7 @@ class SmartIQA(nn.Module):
             UserError: the fusion weighs positions before they are pooled.
         """
         if self.fusion.grids is None:
-            raise UserError("fusion spatial weighs positions before pooling: it has no pooled features to keep")
+            raise UserError(f"{type(self.fusion).__name__} weighs positions before pooling: it has no features to keep")
         sides = [(side, GRID, 1) for side in LDA_GRIDS] + [(GRID, 1)]
         return [
             (stage, channels, side) for stage, channels in enumerate(self.backbone.channels) for side in sides[stage]

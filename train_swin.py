@@ -189,7 +189,7 @@ def _protocol(config: Config, data: TrainingData, official: bool, databases: dic
         "name": "ours",
         "split": f"file {config.split_file}" if config.split_file else made,
         "selected_on": config.select_on,
-        "test_crops": f"{config.test_mode}, {config.test_patch_num}",
+        "test_crops": config.test_crops_in_words,
         "n": {part: len(table) for part, table in data.parts.items()},
         "contents": {
             part: int(table.groupby("database")["content"].nunique().sum()) for part, table in data.parts.items()

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 
+from iqa.choices import MODEL_SIZES
 from iqa.figures.style import (
     COLOURS,
     COLUMN_WIDTH,
@@ -38,7 +39,6 @@ from iqa.metrics import Place, fit_logistic, shown_in
 from iqa.results import PublishedEntry, PublishedResults, Recorded, Row, Run, Score, Sweep, measured_rows, sweeps
 
 CHAIN = ("C0", "A2", "A1", "E6")
-SWIN_SIZES = ("nano", "tiny", "small", "base")
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def _draw_steps(axes, bars: dict[str, Bar]) -> None:
 def draw_model_sizes(recorded: Recorded, published: PublishedResults) -> Drawn | None:
     """Test SRCC against parameters, for networks that differ in the size of their Swin backbone alone."""
     found = [
-        (s, {k: r for k, r in s.rows.items() if k in SWIN_SIZES}) for s in sweeps(measured_rows(recorded), "backbone")
+        (s, {k: r for k, r in s.rows.items() if k in MODEL_SIZES}) for s in sweeps(measured_rows(recorded), "backbone")
     ]
     series = [(sweep.name, rows) for sweep, rows in found if len(rows) > 1]
     if not series:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from iqa.choices import DEVICES
 from iqa.errors import Parser, UserError
 from iqa.results import provenance, read_published
 from iqa.system import start_logging, write_atomically, write_json
@@ -159,7 +160,7 @@ def make_parser() -> Parser:
     parser.add_argument("variants", nargs="+", metavar="BACKBONE:FUSION", help="for example tiny:channel")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 32], help="for the latency [1 32]")
     parser.add_argument("--passes", type=int, default=10, help="timed passes, after warm-up [10]")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--output", default="results/complexity", metavar="FOLDER", help="[results/complexity]")
     return parser
 

@@ -19,6 +19,7 @@ from pathlib import Path
 import pandas as pd
 
 from folders import read_database
+from iqa.choices import describe_crops
 from iqa.config import FIELDS
 from iqa.data import open_rgb
 from iqa.errors import Parser, UserError
@@ -119,7 +120,7 @@ def _parts_of(file: Path, results: dict, suffix: str) -> list[Part]:
         _check_part(file, name, metrics, results["predictions"][name])
         database = config["dataset"] if name == "test" else name
         described = results.get("databases", {}).get(database, {})
-        crops = f"{config['test_mode']}, {config['test_patch_num']}" if "test_mode" in config else "–"
+        crops = describe_crops(config["test_mode"], config["test_patch_num"]) if "test_mode" in config else "–"
         table = predictions_table(results, name)
         parts.append(Part(name + suffix, database, metrics, table, crops, _database_notes(file, database, described)))
     return parts
