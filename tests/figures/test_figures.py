@@ -96,6 +96,12 @@ def ablation(name: str, rows: dict[str, float | None], settings: dict[str, dict]
     }
 
 
+def sweep(name: str, setting: str, srccs: dict[str | float, float]) -> dict:
+    """A table whose rows differ in one setting and are named by its value."""
+    configs = {str(value): {"dataset": "koniq-10k", setting: value} for value in srccs}
+    return ablation(name, dict(zip(configs, srccs.values(), strict=True)), configs)
+
+
 def components() -> dict:
     srccs = {"A1": 0.931, "C0": 0.905, "A2": 0.929, "E6_channel": 0.935, "E6_scale": 0.934}
     networks = {
@@ -180,9 +186,9 @@ def everything(folder: Path) -> list[Path]:
     tables = [
         components(),
         ablation("sizes", sizes, configs),
-        ablation("losses", {"l1": 0.92, "l2": 0.91, "plcc": 0.915}),
-        ablation("alpha", {"alpha_0": 0.91, "alpha_0.1": 0.92, "alpha_2": 0.9}),
-        ablation("learning_rates", {"lr_5e-7": 0.93, "lr_1e-6": 0.931, "lr_5e-6": 0.92}),
+        sweep("losses", "loss_type", {"l1": 0.92, "l2": 0.91, "plcc": 0.915}),
+        sweep("alpha", "ranking_loss_alpha", {0.0: 0.91, 0.1: 0.92, 2.0: 0.9}),
+        sweep("learning_rates", "lr", {5e-7: 0.93, 1e-6: 0.931, 5e-6: 0.92}),
     ]
     files = [write(folder / table["name"] / "table.json", table) for table in tables]
     files.append(write(folder / "costs" / "complexity.json", complexity("tiny:scale", "nano:concat")))
