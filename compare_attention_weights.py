@@ -311,9 +311,9 @@ def _measure_batch(scorer: Scorer, images: Tensor) -> dict:
 
     model = scorer.model
     has_windows = has_window_attention(model.backbone)
-    with collect_window_attention(model.backbone.body) if has_windows else nullcontext([]) as blocks:
-        with torch.inference_mode():
-            inspected = model.inspect(images)
+    collecting = collect_window_attention(model.backbone.body) if has_windows else nullcontext([])
+    with collecting as blocks, torch.inference_mode():
+        inspected = model.inspect(images)
     layers = {f"stage {block.stage} block {block.block}": layer_statistics(block) for block in blocks}
     tokens = {f"stage {block.stage} block {block.block}": block.weights.shape[-1] for block in blocks}
     if scorer.config.fusion == CROSS_SCALE:

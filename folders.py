@@ -390,7 +390,7 @@ def read_database(
         DatabaseNotFound: nothing is where it was looked for.
         UserError: labels or images are bad; the message counts them and names the first three.
     """
-    columns = dict(image_column=image_column, mos_column=mos_column, content_column=content_column)
+    columns = {"image_column": image_column, "mos_column": mos_column, "content_column": content_column}
     layout = _layout(name, for_tables_only=[*columns.values(), mos_range, lower_is_better])
     source = _Source(name, *_locate(name, layout, data_root, data_path), **columns)
     low, high = map(float, mos_range or layout.stored_range)
@@ -445,7 +445,7 @@ def _locate(
         if data_path is None:
             raise UserError(
                 f"{name}: no file named: give --data_path to train_swin.py (it is the first --dataset's), folders.py "
-                "or check_splits.py; other commands read csv and json only for a run that was trained on them"
+                "or `smart-iqa check-splits`; other commands read csv and json only for a run that was trained on them"
             )
         file = Path(data_path).resolve()
         if not file.exists():

@@ -1,4 +1,4 @@
-"""What a run learns from: databases -> tables of the parts train, val and test, on one scale.
+"""The data a run learns from: databases -> tables of the parts train, val and test, on one scale.
 
 Between `folders` and `data_loader`. Scores of several databases are not comparable: each database's mos is mapped
 to the first one's scale, so that the training parts have one mean and deviation, and the losses that compare pairs
@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 from folders import Database
 from iqa.config import Config
-from iqa.data import PARTS, check_leakage, kfold, read_split, split_database
+from iqa.data import PARTS, check_leakage, kfold, read_split, split_database, write_split
 from iqa.errors import UserError
 
 
@@ -50,9 +51,33 @@ class TrainingData:
         pairs = zip(self.databases, self.splits, strict=True)
         return {database.name: part_table(database, split, "test") for database, split in pairs}
 
+    def write_splits(self, folder: Path, seed: int) -> None:
+        """Write the split of every database to a run's folder: `split.json` for the first one, `split_<name>.json`."""
+        for number, (database, split) in enumerate(zip(self.databases, self.splits, strict=True)):
+            name = f"split_{database.name}.json" if number else "split.json"
+            write_split(folder / name, database, split, seed)
+
+    def record(self) -> dict:
+        """What a results file says of it: images and contents of each part, scale of each database, notes."""
+        return {
+            "n": {part: len(table) for part, table in self.parts.items()},
+            "contents": {part: _contents(table) for part, table in self.parts.items()},
+            "trained_on": {name: scale._asdict() for name, scale in self.scales.items()},
+            "notes": self.notes,
+        }
+
+    def in_words(self) -> str:
+        """The databases, and how many images of how many contents each part holds."""
+        counts = (f"{part} {len(t)} images of {_contents(t)} contents" for part, t in self.parts.items())
+        return f"{' and '.join(self.scales)} ({', '.join(counts)})"
+
     def images(self) -> pd.DataFrame:
         """All images of all databases, of whatever part."""
         return pd.concat([database.table for database in self.databases], ignore_index=True)
+
+
+def _contents(table: pd.DataFrame) -> int:
+    return int(table.groupby("database")["content"].nunique().sum())
 
 
 def part_table(database: Database, split: pd.Series, part: str) -> pd.DataFrame:

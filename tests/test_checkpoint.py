@@ -62,7 +62,7 @@ def test_the_old_file_stays_in_place_until_the_new_one_is_whole(tmp_path: Path) 
 
 def test_who_reads_the_old_file_meanwhile_reads_it_whole(tmp_path: Path) -> None:
     (tmp_path / "best").write_text("old")
-    with open(tmp_path / "best") as reader:
+    with (tmp_path / "best").open() as reader:
         write_atomically(tmp_path / "best", lambda temporary: temporary.write_text("new"))
         assert reader.read() == "old"
 

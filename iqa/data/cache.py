@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -85,7 +85,7 @@ class RowCache:
         data[self.offsets[row] : self.offsets[row + 1]] = flat
         marks[row] = _MADE | zlib.crc32(flat)
 
-    def missing(self, rows: Sequence[int]) -> np.ndarray:
+    def missing(self, rows: Iterable[int]) -> np.ndarray:
         """Those of `rows` that `read` would give None for."""
         return np.array([row for row in rows if self.read(row) is None], dtype=np.int64)
 
@@ -130,7 +130,7 @@ class RowCache:
             _reserve(made / "rows.bin", max(1, size))
             _reserve(made / "marks.bin", 8 * max(1, len(self.offsets) - 1))
             (made / "cache.json").write_text(self._key)
-            os.rename(made, self.folder)
+            made.rename(self.folder)
 
 
 def _reserve(path: Path, size: int) -> None:
@@ -138,7 +138,7 @@ def _reserve(path: Path, size: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if size > free:
         raise OSError(errno.ENOSPC, f"only {free / 1e9:.2f} GB are free there")
-    with open(path, "wb") as file:
+    with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
         else:

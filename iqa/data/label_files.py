@@ -42,7 +42,7 @@ def read_csv_rows(file: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     Raises:
         UserError: the file is no CSV, or a column is absent.
     """
-    options = dict(dtype=str, keep_default_na=False, skipinitialspace=True, index_col=False)
+    options = {"dtype": str, "keep_default_na": False, "skipinitialspace": True, "index_col": False}
     try:
         rows = pd.read_csv(file, skip_blank_lines=False, **options).fillna("")
     except (ValueError, OSError) as error:

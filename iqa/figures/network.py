@@ -1,6 +1,6 @@
 """The paper's figures of networks: shapes, costs, stage weights, generated weights. Needs no torch.
 
-As `iqa.paper_scores`: what was recorded and what was published in, a figure with every value it shows out.
+As `iqa.figures.scores`: what was recorded and what was published in, a figure with every value it shows out.
 """
 
 from __future__ import annotations

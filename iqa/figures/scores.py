@@ -36,7 +36,18 @@ from iqa.figures.style import (
     shorten,
 )
 from iqa.metrics import Place, fit_logistic, shown_in
-from iqa.results import PublishedEntry, PublishedResults, Recorded, Row, Run, Score, Sweep, measured_rows, sweeps
+from iqa.results import (
+    PublishedEntry,
+    PublishedResults,
+    Recorded,
+    Row,
+    Run,
+    Score,
+    Sweep,
+    database_of,
+    measured_rows,
+    sweeps,
+)
 
 CHAIN = ("C0", "A2", "A1", "E6")
 
@@ -271,7 +282,7 @@ def draw_heat_map(recorded: Recorded, published: PublishedResults) -> Drawn | No
     if not rows:
         return None
     names = [row.label for row in rows]
-    cells = {row.label: {_part_name(row, part): s["srcc"] for part, s in row.scores.items()} for row in rows}
+    cells = {row.label: {row.tested_on(part): s["srcc"] for part, s in row.scores.items()} for row in rows}
     databases = list(dict.fromkeys(database for row in cells.values() for database in row))
     values: dict = {name: {d: score.as_values for d, score in row.items()} for name, row in cells.items()}
     grid = [[cells[name][d].value if d in cells[name] else math.nan for d in databases] for name in names]
@@ -289,10 +300,6 @@ def draw_heat_map(recorded: Recorded, published: PublishedResults) -> Drawn | No
     axes.set_yticks(range(len(names)), [shorten(name) for name in names])
     axes.set_title("SRCC; column: tested on", loc="left")
     return Drawn(figure, values)
-
-
-def _part_name(row: Row, part: str) -> str:
-    return row.database if part == "test" else part
 
 
 def _draw_grid(axes, grid: np.ndarray, missing: Sequence[Sequence[str]], hatched: int | None) -> None:
@@ -396,7 +403,7 @@ def _draw_points(axes, table: pd.DataFrame, contents: Sequence[str]) -> dict:
 
 def _is_demo(run: Run, part: str) -> bool:
     """Whether the labels are the demo database's, which people did not give."""
-    return "demo" in (part, run.content["config"].get("dataset") if part == "test" else part)
+    return database_of(run.content, part) == "demo"
 
 
 def _text(value: float) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -27,7 +28,7 @@ MARKERS, LINES = "osD^v*", ("-", "--", ":", "-.")
 LABEL_LENGTH = 38  # characters of a name that fit beside bars
 ROW_HEIGHT = 0.19  # inches of a bar with its label
 
-STYLE = {
+STYLE: dict[str, Any] = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
@@ -49,7 +50,7 @@ STYLE = {
 
 def new_figure(width: float = COLUMN_WIDTH, height: float = 2.4, columns: int = 1) -> tuple[Figure, list]:
     """A figure in the style, `width` x `height` inches, with `columns` axes beside each other."""
-    plt.rcParams.update(STYLE)  # not for a moment only: legends and titles added later read it too
+    plt.style.use(STYLE)  # not for a moment only: legends and titles added later read it too
     figure, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False)
     return figure, list(axes[0])
 

@@ -15,8 +15,8 @@ from iqa.errors import UserError
 from iqa.metrics.checks import MOST_IMAGES_IN_PAIRS
 from iqa.metrics.logistic import _standardised
 
-# Below this a percentile interval covers clearly less than it claims. `iqa.significance` widens its own for the number
-# of contents and so decides from fewer on.
+# Below this a percentile interval covers clearly less than it claims. `iqa.metrics.significance` widens its own for
+# the number of contents and so decides from fewer on.
 FEWEST_CONTENTS = 10
 RESAMPLES = 2000  # of the intervals in a results file
 PAIR_CELLS = 2**19  # pairs of images held at once: 4 MiB of float64
@@ -166,7 +166,7 @@ def _resampled_concordance(scores: np.ndarray, mos: np.ndarray, drawn: Resamplin
     scores, mos, clusters = scores[order], mos[order], drawn.clusters[order]
     start = np.searchsorted(clusters, np.arange(clusters[-1] + 2))  # content j is rows start[j] .. start[j + 1]
     # No such sum exceeds 2 x images x largest content, so that single precision, twice as fast, is often exact.
-    exact = np.float32 if 2 * scores.size * np.diff(start).max() < 2**24 else np.float64
+    exact: type[np.floating] = np.float32 if 2 * scores.size * np.diff(start).max() < 2**24 else np.float64
     drawn_of = np.concatenate(list(resample_counts(np.arange(len(start) - 1), *drawn[1:])), axis=1).astype(exact)
     total = np.zeros(drawn.resamples)
     width = max(1, PAIR_CELLS // (scores.size * int(np.diff(start).max())))

@@ -2,10 +2,9 @@
 
 Takes the predictions of one or two runs and returns plain dictionaries for `iqa.results` and the scripts. Two
 runs on the same images are compared by the paired bootstrap over contents, which decides, and by the tests
-of Williams and Steiger: `smart-iqa evaluate` does it for several checkpoints. Krasula's analyses ask of one run whether it
-tells apart the pairs of images that people tell apart: `evaluate.py --ratings`. Two correlations on different images
-are compared by Fisher's z, which no command does, since it needs only two SRCC and two n that any results file or
-paper states: `fisher_z_independent(r_a, n_a, r_b, n_b)`. Arrays are (n,), higher = better, as in `iqa.metrics`.
+of Williams and Steiger: `smart-iqa evaluate` does it for several checkpoints. Krasula's analyses ask of one run
+whether it tells apart the pairs of images that people tell apart: `smart-iqa evaluate --ratings`. Arrays are (n,),
+higher = better, as in `iqa.metrics`.
 """
 
 from __future__ import annotations
@@ -161,12 +160,12 @@ def _resampled_differences(
 ) -> np.ndarray:
     """SRCC of a minus SRCC of b in each resample that defines both."""
     groups = [tie_groups(values) for values in (scores_a, scores_b, mos)]
-    differences = []
+    of_chunks = []
     for counts in chunks:
         ranks_a, ranks_b, mos_ranks = (resampled_ranks(group, counts) for group in groups)
         srcc_a = resampled_srcc(ranks_a, mos_ranks, counts)
-        differences.append(srcc_a - resampled_srcc(ranks_b, mos_ranks, counts))
-    differences = np.concatenate(differences)
+        of_chunks.append(srcc_a - resampled_srcc(ranks_b, mos_ranks, counts))
+    differences = np.concatenate(of_chunks)
     return differences[~np.isnan(differences)]
 
 

@@ -1,3 +1,10 @@
+from .building import (
+    TEST_PART as TEST_PART,
+    ScoredPart as ScoredPart,
+    build_results as build_results,
+    database_of as database_of,
+    part_name as part_name,
+)
 from .history import read_epochs as read_epochs
 from .printed import groups_table as groups_table, metrics_table as metrics_table
 from .provenance import provenance as provenance

@@ -1,8 +1,8 @@
 """Recorded results of every kind -> what figures and tables are drawn from. Needs no torch.
 
 A file is recognised by its content: results of a run, of its ridge baseline or of `smart-iqa evaluate`; a summary over
-splits; a table of `run_ablations.py`; costs of `smart-iqa complexity`; stage weights of `analyze_attention.py`; generated
-weights of `smart-iqa analyze-weights`; shapes of `smart-iqa describe-network`.
+splits; a table of `run_ablations.py`; costs of `smart-iqa complexity`; stage weights of `analyze_attention.py`;
+generated weights of `smart-iqa analyze-weights`; shapes of `smart-iqa describe-network`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from iqa.errors import UserError
 from iqa.metrics import STATISTICS, Place, Statistic, shown_in
+from iqa.results.building import TEST_PART, part_name
 from iqa.results.recorded import Record, Recorded, Run, dotted
 
 # Settings that figures are sorted and named by, and their kinds.
@@ -92,12 +93,16 @@ class Row:
     @property
     def others(self) -> list[str]:
         """The databases it was tested on and not trained on."""
-        return [part for part in self.scores if part not in ("test", *(self.settings.get("also_train_on") or []))]
+        return [part for part in self.scores if part not in (TEST_PART, *(self.settings.get("also_train_on") or []))]
 
     @property
     def database(self) -> str:
         """The database it was trained on, as far as that is recorded."""
         return self.settings.get("dataset", "not recorded")
+
+    def tested_on(self, part: str) -> str:
+        """The database that a part of its scores is of."""
+        return self.database if part == TEST_PART else part
 
 
 def measured_rows(recorded: Recorded) -> list[Row]:
@@ -116,7 +121,7 @@ def _row_of_results(record: Record, experiment: str) -> Row:
     settings = _settings(record, "config")
     scores: dict[str, dict[str, Score]] = {}
     for part in record.field("metrics"):
-        name = "test" if part == settings.get("dataset") else part
+        name = part_name(part, settings.get("dataset", ""))
         scores[name] = _scores_of_results(record, part)
     protocol = record.fields("protocol")
     if experiment == "baselines":
@@ -151,7 +156,7 @@ def _rows_of_evaluation(record: Run) -> list[Row]:
         for part in record.fields("parts"):
             if record.fields("parts", part).get("checkpoint") == name:
                 database = record.field("parts", part, "database")
-                key = "test" if database in names[:1] else database
+                key = part_name(database, trained_on=names[0] if names else "")
                 scores[key] = _scores_of_results(record, part)
         several = len(record.content["checkpoints"]) > 1
         settings = {"dataset": names[0] if names else "not recorded", "also_train_on": names[1:]}

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from iqa.errors import UserError
 from iqa.metrics import RESAMPLES, across_splits, in_words
+from iqa.results.building import TEST_PART, database_of
 from iqa.results.schema import (
     COMPARISON_RESAMPLES,
     check_results,
@@ -98,7 +99,7 @@ def verify(path: str | Path) -> Verification:
         path: `results.json`, any file of that schema, `summary.json`, or the folder of a run.
 
     Raises:
-        UserError: no such file, or not of the schema, or a field malformed; a prediction that is no number.
+        UserError: no such file, not of the schema, a field is malformed, or a prediction is not a number.
     """
     path = Path(path)
     if path.is_dir():
@@ -143,22 +144,16 @@ def _is_complete(results: dict) -> bool:
 def _recomputed_part(results: dict, part: str) -> dict:
     stored = results["metrics"][part]
     bootstrap = {"resamples": RESAMPLES, "seed": results["config"].get("seed", 0)} | stored.get("bootstrap", {})
-    database = results.get("databases", {}).get(_database_of(results, part), {})
+    database = results.get("databases", {}).get(database_of(results, part), {})
     stored_range = database.get("stored_range", stored.get("stored_range"))
     return part_metrics(results["predictions"][part], stored_range, bootstrap["seed"], bootstrap["resamples"])
-
-
-def _database_of(results: dict, part: str) -> str:
-    """The database that a part is of: its own name, or for `test` the one trained on."""
-    listed = results.get("parts", {}).get(part, {}).get("database")
-    return listed or (results["config"].get("dataset", part) if part == "test" else part)
 
 
 def _recomputed_comparison(results: dict, stored: dict) -> dict:
     predictions = results["predictions"]
     for key in ("part_a", "part_b"):
         if stored.get(key) not in predictions:
-            raise UserError(f"it names {key} {stored.get(key)!r}, of which there are no predictions")
+            raise UserError(f"it names {key} {stored.get(key)!r}, but the file has no predictions of that name")
     settings = {"resamples": COMPARISON_RESAMPLES, "seed": 0} | stored
     settings = {key: settings[key] for key in ("resamples", "seed", "ratings") if key in settings}
     compared = compare_predictions(predictions[stored["part_a"]], predictions[stored["part_b"]], **settings)
@@ -187,13 +182,13 @@ def _parts_together(results: dict, part: str) -> set[str]:
     """The parts that the protocol counts as one: the test parts of all databases trained on are its `test`."""
     trained_on = results["protocol"].get("trained_on")
     others = set(trained_on) - {results["config"].get("dataset")} if isinstance(trained_on, dict) else set()
-    return {part} | others if part == "test" else {part}
+    return {part} | others if part == TEST_PART else {part}
 
 
 def _verify_databases(found: Verification, results: dict, recomputed: dict[str, dict]) -> None:
     """The fingerprint of a database that was tested whole is that of its predictions."""
     for part, metrics in recomputed.items():
-        name = _database_of(results, part)
+        name = database_of(results, part)
         database = results.get("databases", {}).get(name, {})
         if "fingerprint" in metrics and metrics["n"] == database.get("n"):
             found.compare(f"databases.{name}.fingerprint", database.get("fingerprint"), metrics["fingerprint"])
@@ -203,11 +198,11 @@ def _verify_split_file(found: Verification, results: dict, folder: Path) -> None
     """A run's split file beside its results names the images that were tested, and the same database."""
     name = results["config"].get("dataset")
     file = next((f for f in (folder / f"split_{name}.json", folder / "split.json") if f.is_file()), None)
-    split = read_json(file) if file and "test" in results["metrics"] else {}
+    split = read_json(file) if file and TEST_PART in results["metrics"] else {}
     if not split or not isinstance(split, dict) or split.get("database") != name:
         return
     require_fields(split, dict.fromkeys(("train", "val", "test"), list), str(file))
-    tested, named = {row["image"] for row in results["predictions"]["test"]}, set(map(str, split.get("test", [])))
+    tested, named = {row["image"] for row in results["predictions"][TEST_PART]}, set(map(str, split.get("test", [])))
     found.compare(f"images in either predictions.test or {file.name}", len(tested ^ named), 0)
     database = results.get("databases", {}).get(name, {})
     known = {"fingerprint": split.get("fingerprint")}

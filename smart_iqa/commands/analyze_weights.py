@@ -174,7 +174,7 @@ def draw(models: dict[str, dict]) -> Figure:
     tables = {name: pd.DataFrame(model["images"]) for name, model in models.items()}
     first = next(iter(tables.values()))
     rows = [label for label in LABELS if 1 < first[label].nunique() < len(first)] + ["mos"]
-    plt.rcParams.update(STYLE)
+    plt.style.use(STYLE)
     columns = len(models)
     figure, axes = plt.subplots(
         len(rows), columns + 1, figsize=(AXES_SIDE * columns + 2.3, AXES_SIDE * len(rows) + 0.3), squeeze=False,

@@ -13,6 +13,7 @@ import math
 import multiprocessing
 import resource
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,8 +112,9 @@ def to_table(rows: Sequence[dict]) -> pd.DataFrame:
 def check_published(rows: Sequence[dict]) -> list[str]:
     """A line for each published figure of a measured size: whether it holds, as what."""
     lines = []
+    published_rows = read_published().entries["complexity"].rows
     for row in rows:
-        published = read_published().get("complexity").rows.get(row["variant"].partition(":")[0])
+        published = published_rows.get(row["variant"].partition(":")[0])
         if published is None:
             continue
         millions, gmacs = row["parameters"]["total"] / 1e6, row["macs"] / 1e9
@@ -138,12 +140,11 @@ def write_tables(rows: Sequence[dict], output: Path) -> None:
     write_json(output / "complexity.json", {"provenance": provenance(), "variants": list(rows), "published": lines})
     style = {"index": False, "float_format": "%.2f", "na_rep": "-"}
     texts = {"csv": table.to_csv(index=False), "tex": table.to_latex(**style, escape=True)}
-    head, *body = [list(table.columns), *table.itertuples(index=False)]
-    cells = [[_cell(value) for value in row] for row in body]
-    markdown = ["| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *cells]]
+    cells = [[_cell(value) for value in row] for row in table.to_numpy(dtype=object)]
+    markdown = ["| " + " | ".join(row) + " |" for row in [table.columns, ["---"] * len(table.columns), *cells]]
     texts["md"] = "\n".join([*markdown, "", *(f"- {line}" for line in lines)]) + "\n"
     for ending, text in texts.items():
-        write_atomically(output / f"complexity.{ending}", lambda file, text=text: file.write_text(text))
+        write_atomically(output / f"complexity.{ending}", partial(Path.write_text, data=text))
     print(table.to_string(**style))
     print("\n".join(lines))
 

@@ -115,12 +115,12 @@ def page() -> str:
         fused = fusion(stages)
         count = sum(p.numel() for p in fusion.parameters())
         weights = "-" if fused.stage_weights is None else _text(shapes_of(fused.stage_weights))
-        says = kind.__doc__.splitlines()[0]
+        says = str(kind.__doc__).splitlines()[0]
         lines.append(f"| `{name}` | {_text(shapes_of(fused.features))} | {weights} | {count:,} | {says} |")
     lines += ["", "## Content vectors", "", "| content_vector | parameters | what it does |", "|---|---|---|"]
-    for name, kind in CONTENT_BRANCHES.items():
-        count = sum(p.numel() for p in kind(model.backbone.channels).parameters())
-        lines.append(f"| `{name}` | {count:,} | {kind.__doc__.splitlines()[0]} |")
+    for name, branch in CONTENT_BRANCHES.items():
+        count = sum(p.numel() for p in branch(model.backbone.channels).parameters())
+        lines.append(f"| `{name}` | {count:,} | {str(branch.__doc__).splitlines()[0]} |")
     return "\n".join(lines) + "\n"
 
 

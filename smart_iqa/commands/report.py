@@ -10,7 +10,6 @@ computed here. A page that this script wrote is written over, since it can alway
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,24 +22,10 @@ from iqa.choices import describe_crops
 from iqa.config import FIELDS
 from iqa.data import open_rgb
 from iqa.errors import Parser, UserError
-from iqa.metrics import STATISTICS
-from iqa.results import predictions_table, read_epochs, read_json, read_results
+from iqa.results import database_of, predictions_table, read_epochs, read_json, read_results
 from iqa.system import write_atomically
 
 GENERATOR = "smart-iqa report.py"  # written into every page, so that nothing else is written over
-# What the page shows of a results file where it is there, and its kind; null is as good as missing.
-_OPTIONAL = {
-    "training": dict,
-    "training.best_epoch": int,
-    "training.parameters": int,
-    "protocol.n": dict,
-    "protocol.contents": dict,
-    "protocol.notes": list,
-    "provenance.command": str,
-    "provenance.versions": dict,
-    "provenance.machine": dict,
-    "timings.training_seconds": int | float,
-}
 
 
 @dataclass(frozen=True)
@@ -81,22 +66,6 @@ def results_file(run: Path) -> Path:
     return run / "results.json"
 
 
-def check_optional(file: Path, results: dict) -> None:
-    """Take out the optional fields that are null.
-
-    Raises:
-        UserError: one is of another kind than the page shows.
-    """
-    for path, kind in _OPTIONAL.items():
-        *outer, last = path.split(".")
-        around = results if not outer else results.get(outer[0], {})
-        value = around.get(last)
-        if value is None:
-            around.pop(last, None)
-        elif not isinstance(value, kind):
-            raise UserError(f"{file}: field {path!r} is {value!r}, which the page cannot show")
-
-
 def read_parts(file: Path, results: dict) -> list[Part]:
     """The parts of a run's results, then those of the evaluations beside it.
 
@@ -117,45 +86,21 @@ def _parts_of(file: Path, results: dict, suffix: str) -> list[Part]:
         raise UserError(f"{file}: no field 'config.dataset'")
     parts = []
     for name, metrics in results["metrics"].items():
-        _check_part(file, name, metrics, results["predictions"][name])
-        database = config["dataset"] if name == "test" else name
+        table = predictions_table(results, name)
+        if table.empty or metrics["n"] != len(table):
+            raise UserError(
+                f"{file}: 'metrics.{name}.n' is {metrics['n']}, but 'predictions.{name}' holds {len(table)} rows"
+            )
+        database = database_of(results, name)
         described = results.get("databases", {}).get(database, {})
         crops = describe_crops(config["test_mode"], config["test_patch_num"]) if "test_mode" in config else "–"
-        table = predictions_table(results, name)
-        parts.append(Part(name + suffix, database, metrics, table, crops, _database_notes(file, database, described)))
+        parts.append(Part(name + suffix, database, metrics, table, crops, _database_notes(described)))
     return parts
 
 
-def _check_part(file: Path, part: str, metrics: dict, rows: list[dict]) -> None:
-    """Every number of a part is one, and there are as many rows as the metrics say; statistics may be null."""
-    _listed(file, f"metrics.{part}", metrics, "notes")
-    for field in (f"{key}_ci95" for key in STATISTICS):
-        ends = metrics.get(field)
-        if ends is not None and not (
-            isinstance(ends, list) and len(ends) == 2 and all(isinstance(end, int | float | None) for end in ends)
-        ):
-            raise UserError(f"{file}: 'metrics.{part}.{field}': expected two numbers or null, got {ends!r}")
-    for i, row in enumerate(rows):
-        for field in ("mos", "score"):
-            if not (isinstance(row[field], int | float) and math.isfinite(row[field])):
-                raise UserError(f"{file}: 'predictions.{part}[{i}].{field}': expected a number, got {row[field]!r}")
-    if not rows or metrics["n"] != len(rows):
-        raise UserError(
-            f"{file}: 'metrics.{part}.n' is {metrics['n']}, but 'predictions.{part}' holds {len(rows)} rows"
-        )
-
-
-def _database_notes(file: Path, database: str, described: dict) -> list[str]:
-    notes, left_out = (_listed(file, f"databases.{database}", described, key) for key in ("notes", "left_out"))
+def _database_notes(described: dict) -> list[str]:
+    notes, left_out = (list(described.get(key) or []) for key in ("notes", "left_out"))
     return notes + [f"{len(left_out)} images of the database were left out as unusable"] * bool(left_out)
-
-
-def _listed(file: Path, where: str, around: dict, key: str) -> list:
-    """A list that need not be there."""
-    values = around.get(key)
-    if values is not None and not isinstance(values, list):
-        raise UserError(f"{file}: field '{where}.{key}' is {values!r}, expected a list")
-    return list(values or [])
 
 
 def find_pictures(database: str, config: dict, data_root: str | None) -> tuple[dict[str, str], str | None]:
@@ -320,7 +265,6 @@ def gather(run: str | Path, data_root: str | None = None) -> dict:
     """
     file = results_file(Path(run))
     results = read_results(file)
-    check_optional(file, results)
     config, folder = results["config"], file.resolve().parent
     parts = read_parts(file, results)
     changed, kept = settings_rows(config)

@@ -26,7 +26,7 @@ from iqa.config import Config
 from iqa.data import read_split
 from iqa.errors import Parser, UserError
 from iqa.metrics import srcc
-from iqa.results import metrics_table, prediction_rows, provenance, read_results, write_results
+from iqa.results import TEST_PART, build_results, metrics_table, provenance, read_results, write_results
 from iqa.system import start_logging
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def ridge_results(config: Config, database: Database, split: pd.Series) -> dict:
     from iqa.runtime import make_accelerator
     from models_swin import SmartIQA
     from smart_iqa.scorer import Scorer
-    from smart_iqa.testing import describe, summarize_part
+    from smart_iqa.testing import scored_part
 
     started = time.perf_counter()
     model = SmartIQA(config.backbone, config.fusion, config.pretrained, config.backbone_weights)
@@ -64,21 +64,19 @@ def ridge_results(config: Config, database: Database, split: pd.Series) -> dict:
     features = {part: pooled_features(scorer, table) for part, table in parts.items()}
     mos = {part: table["mos"].to_numpy() for part, table in parts.items()}
     ridge = fit_ridge(features, mos)
-    scores = ridge.predict(features["test"])
-    return {
-        "config": dataclasses.asdict(config),
-        "provenance": {**provenance(), "seed": config.seed, "backbone_weights": model.weights_source},
-        "protocol": {
-            "model": "ridge on frozen, globally pooled features",
-            "penalty": ridge[-1].alpha,
-            "selected_on": "val",
-            "n": {part: len(table) for part, table in parts.items()},
-        },
-        "databases": {database.name: describe(database)},
-        "metrics": {"test": summarize_part(database, parts["test"], scores, config.seed)},
-        "predictions": {"test": prediction_rows(parts["test"], scores)},
-        "timings": {"seconds": round(time.perf_counter() - started, 1)},
+    protocol = {
+        "model": "ridge on frozen, globally pooled features",
+        "penalty": ridge[-1].alpha,
+        "selected_on": "val",
+        "n": {part: len(table) for part, table in parts.items()},
     }
+    return build_results(
+        dataclasses.asdict(config),
+        provenance() | {"backbone_weights": model.weights_source},
+        protocol,
+        {TEST_PART: scored_part(database, parts["test"], ridge.predict(features["test"]), config.seed)},
+        {"seconds": round(time.perf_counter() - started, 1)},
+    )
 
 
 def make_parser() -> Parser:

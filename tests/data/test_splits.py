@@ -31,7 +31,7 @@ def database(contents: list[str], duplicates: list[list[int]] = (), official: li
     table = pd.DataFrame({"image": images, "path": images, "mos": 50.0, "content": contents})
     table = table.assign(split=official or "", file_hash=images)
     groups = [[images[i] for i in group] for group in duplicates]
-    return Database("csv", Path("."), table, (0, 100), False, duplicates=groups)
+    return Database("csv", Path(), table, (0, 100), False, duplicates=groups)
 
 
 def by_tens(count: int) -> list[str]:
@@ -378,7 +378,7 @@ def test_the_published_koniq_lists_read_as_the_official_split(tmp_path: Path, ca
         pytest.skip("IQA_DATA_ROOT is unset or has no labels/: no true label files")
     true = pd.read_csv(Path(root, "labels", "koniq10k_distributions_sets.csv"))
     table = pd.DataFrame({"image": "1024x768/" + true.image_name, "mos": true.MOS, "content": true.image_name})
-    of = Database("koniq-10k", Path("."), table.assign(split="", file_hash="x", path=""), (0, 100), False)
+    of = Database("koniq-10k", Path(), table.assign(split="", file_hash="x", path=""), (0, 100), False)
     for part in ("train", "test"):
         rows = true[true.set.str.startswith(part)]
         records = [{"image": f"koniq_{part}/{r.image_name}", "score": r.MOS} for r in rows.itertuples()]

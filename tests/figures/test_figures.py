@@ -411,7 +411,7 @@ def test_bars_labels_and_texts_stay_inside_and_apart(rows, tmp_path):
         boxes = [artist.get_window_extent(renderer) for artist in artists]
         assert all(box.x0 >= page.x0 and box.x1 <= page.x1 for box in boxes)
         assert all(upper.y0 >= lower.y1 - 1 for upper, lower in zip(boxes, boxes[1:], strict=False))
-    assert len(set(label.get_text() for label in axes.get_yticklabels())) == len(axes.get_yticklabels())
+    assert len({label.get_text() for label in axes.get_yticklabels()}) == len(axes.get_yticklabels())
 
 
 def test_the_same_results_give_the_same_bytes(drawn, tmp_path):
@@ -584,9 +584,9 @@ def changed(content: dict, value: object, *path) -> dict:
 @pytest.mark.parametrize(
     "content, said",
     [
-        (changed(results(), "high", "predictions", "test", 3, "score"), "predictions.test.3.score"),
-        (changed(results(), None, "predictions", "test", 3, "score"), "predictions.test.3.score"),
-        (changed(results(), math.nan, "predictions", "test", 3, "mos"), "predictions.test.3.mos"),
+        (changed(results(), "high", "predictions", "test", 3, "score"), "predictions.test[3].score"),
+        (changed(results(), None, "predictions", "test", 3, "score"), "predictions.test[3].score"),
+        (changed(results(), math.nan, "predictions", "test", 3, "mos"), "predictions.test[3].mos"),
         (changed(results(), [1], "training"), "training"),
         (changed(results(), "much", "config", "lr"), "config.lr"),
         (changed(results(), None, "metrics", "test", "n"), "metrics.test.n"),

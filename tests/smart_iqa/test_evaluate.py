@@ -1,4 +1,4 @@
-"""`smart-iqa evaluate`: which images are tested, what the results say of them, who is better, what verification finds."""
+"""`smart-iqa evaluate`: which images are tested, what the results say of them, who is better, what is verified."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from iqa.metrics import krcc, mae, plcc, rmse, srcc
 from iqa.results import metrics_table
 from models_swin import SmartIQA
 from smart_iqa import comparing as script
-from smart_iqa.testing import split_file, summarize_part, trained_test_table
+from smart_iqa.testing import scored_part, split_file, trained_test_table
 
 SMALL = {"backbone": "nano", "pretrained": False, "resize": "none", "patch_size": 32, "test_patch_num": 1}
 SMALL |= {"num_workers": 0, "device": "cpu", "spaq": False}
@@ -377,7 +377,7 @@ def test_scores_that_are_not_finite_are_refused_with_the_image(demo):
     scores = np.arange(len(demo.table), dtype=float)
     scores[[4, 7]] = np.nan, np.inf
     with pytest.raises(UserError, match=rf"2 of 30 scores are not finite, the first that of {demo.table.image[4]}"):
-        summarize_part(demo, demo.table, scores, seed=0)
+        scored_part(demo, demo.table, scores, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -385,7 +385,7 @@ def test_scores_that_are_not_finite_are_refused_with_the_image(demo):
     [(2, [1.0, 2.0], "n = 2"), (12, [50.0] * 12, "scores are all 50"), (3, [1.0, 2.0, 3.0], "no interval: 1 content")],
 )
 def test_what_cannot_be_computed_is_a_dash_in_the_table_with_the_reason(demo, rows, scores, reason):
-    metrics = summarize_part(demo, demo.table[:rows], np.array(scores), seed=0)
+    metrics = scored_part(demo, demo.table[:rows], np.array(scores), seed=0).metrics
     table = metrics_table({"demo": metrics})
     assert " - " in table or table.splitlines()[1].endswith("-")
     assert reason in table

@@ -122,7 +122,7 @@ def test_an_error_is_what_the_logistic_leaves():
     assert fitted.table["abs_error"].max() < 1e-3 < abs(score - mos).min()
 
 
-@pytest.mark.parametrize("score", ([1.0, 2.0, 3.0], [50.0] * 9), ids=("too few", "constant"))
+@pytest.mark.parametrize("score", [[1.0, 2.0, 3.0], [50.0] * 9], ids=("too few", "constant"))
 def test_without_a_logistic_an_error_is_score_minus_mos_and_the_reason_is_kept(score):
     mos = np.arange(len(score), dtype=float)
     fitted = fit_errors(pd.DataFrame({"mos": mos, "score": score}))
@@ -135,7 +135,7 @@ def test_best_and_worst_share_no_image_and_nothing_between_them_is_better_or_wor
     table = pd.DataFrame({"image": range(len(errors)), "abs_error": errors})
     best, worst = best_and_worst(table)
     assert len(best) + len(worst) == min(24, len(errors)) and len(best) - len(worst) in (0, 1)
-    rest = set(errors[i] for i in set(table["image"]) - set(best["image"]) - set(worst["image"]))
+    rest = {errors[i] for i in set(table["image"]) - set(best["image"]) - set(worst["image"])}
     assert not set(best["image"]) & set(worst["image"])
     assert list(best["abs_error"]) == sorted(best["abs_error"])
     assert list(worst["abs_error"]) == sorted(worst["abs_error"], reverse=True)
@@ -344,23 +344,23 @@ def changed_results(run: Path, path: str, value: object = None) -> None:
 
 @pytest.mark.parametrize(
     "path, value, named",
-    (
+    [
         ("protocol", None, "no field 'protocol'"),
         ("metrics.test.srcc", None, "no field 'metrics.test.srcc'"),
         ("metrics.test.srcc", "high", "metrics.test.srcc: expected a number"),
         ("metrics.test.plcc_logistic4", "high", "metrics.test.plcc_logistic4: expected a number"),
-        ("metrics.test.srcc_ci95", [0.1], "'metrics.test.srcc_ci95': expected two numbers or null, got [0.1]"),
-        ("training", [2], "field 'training' is [2]"),
-        ("training.parameters", "many", "field 'training.parameters' is 'many'"),
-        ("protocol.notes", "a note", "field 'protocol.notes' is 'a note'"),
-        ("databases.csv", {"left_out": 3}, "field 'databases.csv.left_out' is 3"),
-        ("metrics.test.notes", 3, "field 'metrics.test.notes' is 3"),
+        ("metrics.test.srcc_ci95", [0.1], "metrics.test.srcc_ci95: expected two numbers or null, got [0.1]"),
+        ("training", [2], "training: expected an object, got [2]"),
+        ("training.parameters", "many", 'training.parameters: expected a whole number, got "many"'),
+        ("protocol.notes", "a note", 'protocol.notes: expected a list, got "a note"'),
+        ("databases.csv", {"left_out": 3}, "databases.csv.left_out: expected a list, got 3"),
+        ("metrics.test.notes", 3, "metrics.test.notes: expected a list, got 3"),
         ("predictions.test.4.score", None, "predictions.test[4]"),
-        ("predictions.test.4.score", "NaN", "'predictions.test[4].score': expected a number, got 'NaN'"),
+        ("predictions.test.4.score", "NaN", 'predictions.test[4].score: expected a number, got "NaN"'),
         ("metrics.test.n", 29, "'metrics.test.n' is 29, but 'predictions.test' holds 30 rows"),
         ("config.dataset", None, "no field 'config.dataset'"),
         ("metrics", {}, "no part in 'metrics'"),
-    ),
+    ],
 )
 def test_a_missing_or_wrong_field_is_named(tmp_path, capsys, path, value, named):
     run = write_run(tmp_path / "run", {"test": rows_of(30)})
@@ -482,7 +482,7 @@ def sorted_by(page) -> dict[str, str]:
     return {h.inner_text(): h.get_attribute("aria-sort") for h in headings if h.get_attribute("aria-sort") != "none"}
 
 
-@pytest.mark.parametrize("label", ("mos", "image", "content", "error", "|error|"))
+@pytest.mark.parametrize("label", ["mos", "image", "content", "error", "|error|"])
 def test_a_click_sorts_all_rows_and_another_click_reverses_them(page, long_run, label):
     predictions = embedded_predictions(long_run[0].read_text(encoding="utf-8"))[0]
     index = [c["label"] for c in predictions["columns"]].index(label)
