@@ -37,7 +37,10 @@ def _setting(
     below: float | None = None,
     above: float | None = None,
 ) -> Any:
-    """A field with its help text, its allowed values, or the least value it may take and those it stays between."""
+    """Make a field with its help text and its allowed values: `choices`, or a range.
+
+    A number is at least `low`, less than `below` and more than `above`.
+    """
     metadata = {"help": help, "choices": choices, "low": low, "below": below, "above": above}
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
@@ -87,7 +90,7 @@ class Config:
     )
     color_jitter: bool = _setting(False, "mild colour jitter in training; off: colour is part of quality")
     num_workers: int = _setting(2, "processes that decode images", low=0)
-    cache: bool = _setting(True, "keep decoded pictures, and features of a frozen backbone, on disk")
+    cache: bool = _setting(True, "keep decoded images, and features of a frozen backbone, on disk")
     cache_dir: str | None = _setting(None, "where (default: smart_iqa in the user's cache folder)")
 
     # Network.
@@ -235,7 +238,7 @@ def _plain_type(name: str) -> tuple[type, bool]:
 
 
 def _has_type(value: Any, kind: Any) -> bool:
-    """Whether a value is of a field's type: a whole number is a float too, a truth value is no number."""
+    """Whether a value is of a field's type: a whole number is a float too, a truth value is not a number."""
     if typing.get_origin(kind) is list:
         return isinstance(value, list) and all(_has_type(item, typing.get_args(kind)[0]) for item in value)
     if isinstance(value, bool):
