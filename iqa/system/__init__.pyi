@@ -3,4 +3,5 @@ from .files import lock_folder as lock_folder, write_atomically as write_atomica
 from .logs import is_first_process as is_first_process, start_logging as start_logging
 from .memory import give_back_freed_memory as give_back_freed_memory, keep_freed_memory as keep_freed_memory
 from .progress import progress as progress
+from .signals import StopSignals as StopSignals
 from .torchvision_operators import declare_missing_operators as declare_missing_operators

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from iqa.errors import WriteError, UserError
+from iqa.errors import UserError, WriteError
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
