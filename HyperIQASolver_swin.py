@@ -411,7 +411,7 @@ class HyperIQASolver:
             UserError: no such checkpoint, of another architecture, or both are damaged.
         """
         tensors, records = self._read_last()
-        load_model_state(self.accelerator.unwrap_model(self.model), tensors, self.last_path)
+        self._load(tensors, records, self.last_path)
         load_optimizer_state(self.optimizer.optimizer, tensors, records["param_groups"])
         self.progress = Progress(**records["made"]["progress"])
         self.progress.stopped_early = self._is_patience_spent()  # not if there may be more epochs now
@@ -443,9 +443,11 @@ class HyperIQASolver:
 
     def load_best(self) -> nn.Module:
         """The model with the state that validation chose."""
-        tensors, _ = read_checkpoint(self.best_path)
+        return self._load(*read_checkpoint(self.best_path), self.best_path)
+
+    def _load(self, tensors: dict[str, Tensor], records: dict, source: Path) -> nn.Module:
         model = self.accelerator.unwrap_model(self.model)
-        load_model_state(model, tensors, self.best_path)
+        load_model_state(model, tensors, source, records["made"], self.made.get("architecture"))
         return model
 
     @property

@@ -216,7 +216,9 @@ def run(config: Config, resume: bool = False) -> dict:
     _warn(config)
     with accelerator.main_process_first():  # it checks the images, the others find its notes
         databases = [read_run_database(config)]
-        databases += read_databases(config.also_train_on, config.data_root, config.skip_bad_images)
+        databases += read_databases(
+            config.also_train_on, config.data_root, config.skip_bad_images, cache_dir=config.cache_dir
+        )
         others = _other_databases(config)
     for note in (f"{database.name}: {note}" for database in databases for note in database.notes):
         log.info("%s", note)
@@ -247,7 +249,7 @@ def _other_databases(config: Config) -> list[Database]:
     for name in names:
         if name not in DATABASES:
             raise UserError(f"cross_datasets: unknown database {name!r}; known: {', '.join(DATABASES)}")
-    return read_databases(names, config.data_root, config.skip_bad_images, optional=names)
+    return read_databases(names, config.data_root, config.skip_bad_images, optional=names, cache_dir=config.cache_dir)
 
 
 def _run_splits(
@@ -295,6 +297,7 @@ def splits_table(summary: dict) -> str:
 def make_parser() -> Parser:
     """The command's flags."""
     parser = Parser(
+        usage="%(prog)s [--config FILE.yaml] [--SETTING VALUE ...] [--resume [RUN]] [--print_config]",
         description="Train, validate and test a network for blind image quality assessment.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

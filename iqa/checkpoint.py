@@ -90,7 +90,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = file.metadata() or {}
             records = {key: json.loads(text) for key, text in header.items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-    except (SafetensorError, OSError, ValueError) as error:  # bytes that are not UTF-8 or not JSON are ValueErrors
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:  # bytes that are not UTF-8 or not JSON, too
         raise UserError(f"{path} is damaged, or no checkpoint of this project: {error}") from error
     if "made" not in records:
         raise UserError(f"{path} is no checkpoint of this project: it does not say how it was made")
@@ -108,12 +108,33 @@ def _check(path: Path, tensors: dict[str, Tensor], header: dict[str, str], recor
         raise UserError(f"{path} is damaged: its content is not what was written (checksum)")
 
 
-def load_model_state(model: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> None:
-    """Load a checkpoint's model tensors; every name and shape must agree.
+def load_model_state(
+    model: nn.Module,
+    tensors: dict[str, Tensor],
+    source: str | Path,
+    made: dict | None = None,
+    expected: dict | None = None,
+) -> None:
+    """Load a checkpoint's model tensors; every name and shape must agree, and the architecture where one is expected.
+
+    Names and shapes do not tell all architectures apart: `efficientnet_lite0` and `tf_efficientnet_lite0` pad
+    differently and have the same tensors.
+
+    Args:
+        model: takes the tensors.
+        tensors: of the checkpoint.
+        source: what messages call it.
+        made: its record of how it was made.
+        expected: the `architecture` that `made` must hold; None takes any.
 
     Raises:
-        UserError: the first missing, unexpected or differently shaped tensor.
+        UserError: the first setting of the architecture that differs, else the first missing, unexpected or
+            differently shaped tensor.
     """
+    recorded = (made or {}).get("architecture", {})
+    for key, value in (expected or {}).items():
+        if recorded.get(key) != value:
+            raise UserError(f"{source} is of another architecture: {key} is {recorded.get(key)!r}, expected {value!r}")
     theirs = {name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)}
     ours = model.state_dict()
     for name, tensor in ours.items():

@@ -144,6 +144,14 @@ def test_another_architecture_is_refused_by_its_first_difference(tensors: dict, 
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 
+def test_another_architecture_with_the_same_tensors_is_refused_by_its_first_setting(tensors: dict) -> None:
+    made = {"architecture": {"backbone": "tf_efficientnet_lite0", "fusion": "single"}}
+    load_model_state(small_network(), tensors, "best", made, made["architecture"])
+    expected = {"backbone": "efficientnet_lite0", "fusion": "single"}
+    with pytest.raises(UserError, match="architecture: backbone is 'tf_efficientnet_lite0', expected 'efficientnet"):
+        load_model_state(small_network(), tensors, "best", made, expected)
+
+
 def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no checkpoint at .*last\.safetensors"):
         read_checkpoint(tmp_path / "last.safetensors")

@@ -6,14 +6,20 @@ import contextlib
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
 from iqa.errors import UserError, WriteError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FORMULA = re.compile(r"(?![-+][\d.e\s±%\[\],+-]*$)[=+\-@\t\r]")
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -64,6 +70,14 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON; NaN and infinities become null, since JSON has neither."""
     text = json.dumps(_json_ready(content), indent=1, allow_nan=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def spreadsheet_safe(table: pd.DataFrame) -> pd.DataFrame:
+    """A table for a CSV whose texts no spreadsheet takes for a formula: a quote stands before = + - @, tab and CR.
+
+    Numbers, and texts of digits and signs alone, stay as they are.
+    """
+    return table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell)
 
 
 def _json_ready(value: Any) -> Any:
