@@ -355,10 +355,14 @@ class ShardedBatches(Sampler):
 
     A batch is of `batch_size` whatever the number of processes, so it does not change what is learned. A process
     whose share of the last batch is empty gets one item of it, which the solver leaves out of the loss.
+
+    Attributes:
+        start: number of the batch that an iteration begins with; not 0 where an epoch goes on.
     """
 
     def __init__(self, sampler: Sampler, batch_size: int, process: int, processes: int):
         self.sampler, self.batch_size, self.process, self.processes = sampler, batch_size, process, processes
+        self.start = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration draws."""
@@ -368,7 +372,7 @@ class ShardedBatches(Sampler):
         return math.ceil(len(self.sampler) / self.batch_size)
 
     def __iter__(self) -> Iterator[list]:
-        items = iter(self.sampler)
+        items = itertools.islice(self.sampler, self.start * self.batch_size, None)
         while batch := list(itertools.islice(items, self.batch_size)):
             sizes = shard_sizes(len(batch), self.processes)
             start = sum(sizes[: self.process])

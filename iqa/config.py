@@ -149,6 +149,7 @@ class Config:
     ranking_loss_margin: float = _setting(0.1, "margin of the ranking loss as a fraction of the mos range", low=0)
     patience: int = _setting(7, "epochs without a better validation SRCC before stopping", low=1)
     early_stopping: bool = _setting(True, "stop when validation no longer improves")
+    checkpoint_every: int = _setting(0, "steps between checkpoints within an epoch (default: at its end only)", low=0)
     select_on: str = _setting("val", "split that chooses the checkpoint; test marks the results", ("val", "test"))
     train_test_num: int = _setting(1, "rounds over different splits; reports median, mean, deviation", low=1)
     folds: int = _setting(0, "cross-validation by content in this many rounds, at least 3 (default: none)", low=0)
