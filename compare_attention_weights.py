@@ -54,7 +54,7 @@ from iqa.attention import (
 from iqa.config import Config
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.results import provenance
-from iqa.system import progress, start_logging, write_atomically, write_json
+from iqa.system import progress, spreadsheet_safe, start_logging, write_atomically, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -377,7 +377,9 @@ def write_comparison(save_dir: Path, samples: Samples, inputs: dict) -> dict:
     record, overall = compare_models(samples)
     save_dir.mkdir(parents=True, exist_ok=True)
     table = statistics_table(samples, overall)
-    write_atomically(save_dir / "attention_statistics.csv", lambda file: table.to_csv(file, index=False))
+    write_atomically(
+        save_dir / "attention_statistics.csv", lambda file: spreadsheet_safe(table).to_csv(file, index=False)
+    )
     rows = example_rows(overall)
     _save_png(draw_statistics(record, overall), save_dir / "attention_statistics_comparison.png")
     for i, (row, quantile) in enumerate(zip(rows, EXAMPLE_QUANTILES, strict=True), 1):

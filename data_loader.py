@@ -22,12 +22,11 @@ import numpy as np
 import pandas as pd
 import PIL
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from iqa.config import Config, parse_resize
-from iqa.data import RowCache, file_hash, open_rgb, upright_size
+from iqa.data import RowCache, file_hash, image_sizes, open_rgb
 from iqa.system import give_back_freed_memory, shard_sizes
 
 log = logging.getLogger(__name__)
@@ -86,14 +85,14 @@ def load_image(path: str | Path, resize: int | tuple[int, int] | None, least: in
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def upright_sizes(paths: Sequence[str]) -> list[tuple[int, int]]:
-    """Width and height of each image, upright; reads headers only."""
-
-    def size(path: str) -> tuple[int, int]:
-        with Image.open(path) as image:
-            return upright_size(image)
-
-    return [size(path) for path in paths]
+def resized_sizes(table: pd.DataFrame, resize: int | tuple[int, int] | None, least: int) -> np.ndarray:
+    """Width and height (n, 2) of a table's images after resizing; reads headers only where the table has no sizes."""
+    if "image_width" in table and (table["image_width"] > 0).all():
+        stored = table[["image_width", "image_height"]].to_numpy()
+    else:
+        stored = image_sizes(table["path"].tolist())
+    kinds, kind = np.unique(stored, axis=0, return_inverse=True)  # a database has few sizes
+    return np.array([resized_size(*size, resize, least) for size in kinds.tolist()], dtype=int).reshape(-1, 2)[kind]
 
 
 def image_fingerprint(table: pd.DataFrame) -> str:
@@ -119,12 +118,12 @@ class PixelCache:
 
     def __init__(self, folder: Path, table: pd.DataFrame, config: Config):
         self.config, self.resize, self.least = config, parse_resize(config.resize), config.patch_size
-        sizes = [resized_size(*size, self.resize, self.least) for size in upright_sizes(table["path"])]
-        self.shapes = [(3, height, width) for width, height in sizes]
+        sizes = resized_sizes(table, self.resize, self.least)
+        self.shapes = np.insert(sizes[:, ::-1], 0, 3, axis=1)  # (n, 3): channels, height, width
         self.row_of = {path: row for row, path in enumerate(table["path"])}
         key = {"images": image_fingerprint(table), "pillow": PIL.__version__}
         name = f"pixels_{config.resize}_{config.patch_size}"
-        self.rows = RowCache(folder / name, key, [math.prod(shape) for shape in self.shapes], "decoded images")
+        self.rows = RowCache(folder / name, key, self.shapes.prod(axis=1), "decoded images")
 
     def read(self, path: str) -> np.ndarray:
         """The image's pixels, uint8 (3, H, W); decoded if this is the first time."""
@@ -414,6 +413,7 @@ def _loader(dataset: Dataset, config: Config, **options) -> DataLoader:
         worker_init_fn=give_back_freed_memory,
         pin_memory=torch.cuda.is_available(),
         collate_fn=_as_it_is,
+        generator=torch.Generator().manual_seed(config.seed),  # else it draws from the one that dropout draws from
         **options,
     )
 
@@ -426,8 +426,7 @@ def _as_it_is(batch: Batch) -> Batch:
 def warn_of_small_images(table: pd.DataFrame, config: Config, database: str) -> None:
     """Say once how many images are smaller than the crop and will be scaled up (reads headers only)."""
     resize = parse_resize(config.resize)
-    sizes = (resized_size(*size, resize, least=1) for size in upright_sizes(table["path"]))
-    small = sum(min(size) < config.patch_size for size in sizes)
+    small = int((resized_sizes(table, resize, least=1).min(axis=1) < config.patch_size).sum())
     if small:
         log.warning(
             "%s: %d of %d images are smaller than the %d-pixel crop and are scaled up to it",

@@ -20,11 +20,11 @@ from pathlib import Path
 import pandas as pd
 
 from folders import DATABASES
-from iqa.config import Config, load_yaml, resolve
+from iqa.config import Config, load_yaml, resolve, shipped_config
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.metrics import compare_dependent
 from iqa.results import markdown_table, predictions_table, provenance, read_history, read_results
-from iqa.system import start_logging, write_atomically, write_json
+from iqa.system import spreadsheet_safe, start_logging, write_atomically, write_json
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +52,12 @@ def read_ablation(file: str, dataset: str | None, seeds: Sequence[int] | None, r
     Raises:
         UserError: a key is missing or unknown, or a row's settings are not allowed.
     """
-    content, name = load_yaml(file), Path(file).stem
+    path = shipped_config(file)
+    content, name = load_yaml(path), path.stem
     unknown = set(content) - {"baseline", "rows", "shared", "seeds"}
     if unknown or not isinstance(content.get("rows"), dict):
         raise UserError(f"{file}: expected baseline, rows, shared, seeds; got {', '.join(map(str, content))}")
-    if content.get("baseline") not in content["rows"]:
+    if content.get("baseline") not in list(content["rows"]):  # YAML may name what no dictionary takes
         raise UserError(f"{file}: baseline {content.get('baseline')!r} is not one of its rows")
     seeds = seeds or content.get("seeds") or [0]
     if not isinstance(seeds, list) or len(set(seeds)) < len(seeds):
@@ -203,7 +204,7 @@ def write_tables(ablation: Ablation, rows: Sequence[dict], folder: Path) -> dict
     write_json(folder / "table.json", record)
     markdown = f"{markdown_table(table.columns, table.itertuples(index=False))}\n\n{note}\n"
     latex = table.to_latex(index=False, escape=True).replace("±", r"$\pm$")
-    for ending, text in {"csv": table.to_csv(index=False), "md": markdown, "tex": latex}.items():
+    for ending, text in {"csv": spreadsheet_safe(table).to_csv(index=False), "md": markdown, "tex": latex}.items():
         write_atomically(folder / f"table.{ending}", lambda file, text=text: file.write_text(text))
     print(table.to_string(index=False))
     print(note)
@@ -240,7 +241,9 @@ def ablate(
 def make_parser() -> Parser:
     """Name the command's flags; what is not given is left to `ablate`."""
     parser = Parser(description="Run ablations that are written down as data.", argument_default=SUPPRESS)
-    parser.add_argument("files", nargs="+", metavar="FILE.yaml", help="for example configs/ablations/demo.yaml")
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE.yaml", help="a file, or the name of one in configs/: ablations/demo"
+    )
     parser.add_argument("--dataset", choices=DATABASES, metavar="NAME", help="instead of the files' own")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the files' own")
     parser.add_argument("--results_dir", metavar="FOLDER", help="[results/ablations]")

@@ -9,10 +9,11 @@ once, then tests on other databases that are there. `--print_config` shows the r
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,15 +25,15 @@ from iqa.data import cache_folder
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.metrics import across_splits
 from iqa.results import build_results, metrics_table, part_name, provenance, read_results, write_results
-from iqa.system import start_logging, write_json
+from iqa.system import lock_folder, start_logging, write_atomically, write_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from data_loader import Preparation
-    from HyperIQASolver_swin import HyperIQASolver
+    from HyperIQASolver_swin import HyperIQASolver, Progress
     from models_swin import SmartIQA
-    from smart_iqa.frozen_features import FrozenFeatures
+    from smart_iqa.frozen_features import FeatureNetwork, FrozenFeatures
 
 log = logging.getLogger(__name__)
 
@@ -83,42 +84,55 @@ def train_and_test(
     from smart_iqa.training_data import make_training_data
 
     origin = provenance()  # before training: the commit may move on meanwhile
-    data = make_training_data(databases, config, official, fold)
+    data = make_training_data(databases, config, official, fold, config.run_dir if resume else None)
     model = build_model(config).to(accelerator.device)
-    if accelerator.is_main_process:
-        _start_run_dir(config)
-        data.write_splits(config.run_dir, config.seed)
-    accelerator.wait_for_everyone()
-    described = f"{config.backbone} with {config.fusion} fusion, weights: {model.weights_source}"
-    log.info("%s: %s; %s", config.run_dir, data.in_words(), described)
-    images, caches = data.images(), cache_folder(config.cache_dir) / "+".join(data.scales)
-    preparation = prepare_images(config, caches, images, model, accelerator)
-    made = {"architecture": architecture_of(config), "scales": data.scales}
-    solver = _make_solver(config, data.parts, preparation, accelerator, made)
-    if config.compile:
-        for network in {model, preparation.network}:  # the second one scores what is cached
+    with _run_dir(config, accelerator, resume):
+        if accelerator.is_main_process:
+            data.write_splits(config.run_dir, config.seed)
+        accelerator.wait_for_everyone()
+        described = f"{config.backbone} with {config.fusion} fusion, weights: {model.weights_source}"
+        log.info("%s: %s; %s", config.run_dir, data.in_words(), described)
+        images, caches = data.images(), cache_folder(config.cache_dir) / "+".join(data.scales)
+        preparation = prepare_images(config, caches, images, model, accelerator)
+        made = {"architecture": architecture_of(config), "scales": data.scales}
+        solver = _make_solver(config, data.parts, preparation, accelerator, made)
+        progress, seconds = _train(solver, {model, preparation.network}, resume)
+        scorer = Scorer(model, config, accelerator, preparation, data.scales)
+        tested = test_databases(scorer, [*databases, *others], data.test_tables())
+        results = build_results(
+            dataclasses.asdict(config),
+            origin | {"backbone_weights": model.weights_source},
+            _protocol(config, data.record(), official and tested[0].described["official_split"]),
+            {part_name(part.database, config.dataset): part for part in tested},
+            {"training_seconds": round(seconds, 1)},
+            training=dataclasses.asdict(progress)
+            | {"parameters": sum(p.numel() for p in model.parameters()), "processes": accelerator.num_processes},
+        )
+        if accelerator.is_main_process:
+            write_results(config.run_dir / "results.json", results)
+            solver.previous_path.unlink(missing_ok=True)
+    accelerator.free_memory()  # of several rounds each leaves its network and its workers otherwise
+    return results
+
+
+def _train(solver: HyperIQASolver, networks: set[SmartIQA | FeatureNetwork], resume: bool) -> tuple[Progress, float]:
+    """Train, from the last checkpoint if there is one to resume, and load the best; progress and seconds.
+
+    Args:
+        solver: ready to train.
+        networks: what is compiled, if anything: the one that is trained, and the one that scores.
+        resume: go on where a run has stopped.
+    """
+    if solver.config.compile:
+        for network in networks:
             network.compile()
-    if resume and solver.last_path.is_file():
+    if resume and solver.can_resume:
         solver.resume()
     started = time.perf_counter()
     progress = solver.fit()
     seconds = time.perf_counter() - started
     solver.load_best()
-    scorer = Scorer(model, config, accelerator, preparation, data.scales)
-    tested = test_databases(scorer, [*databases, *others], data.test_tables())
-    results = build_results(
-        dataclasses.asdict(config),
-        origin | {"backbone_weights": model.weights_source},
-        _protocol(config, data.record(), official and tested[0].described["official_split"]),
-        {part_name(part.database, config.dataset): part for part in tested},
-        {"training_seconds": round(seconds, 1)},
-        training=dataclasses.asdict(progress)
-        | {"parameters": sum(p.numel() for p in model.parameters()), "processes": accelerator.num_processes},
-    )
-    if accelerator.is_main_process:
-        write_results(config.run_dir / "results.json", results)
-    accelerator.free_memory()  # of several rounds each leaves its network and its workers otherwise
-    return results
+    return progress, seconds
 
 
 def _make_solver(
@@ -145,9 +159,22 @@ def _make_solver(
     )
 
 
-def _start_run_dir(config: Config) -> None:
-    config.run_dir.mkdir(parents=True, exist_ok=True)
-    (config.run_dir / "config.yaml").write_text(config.to_yaml())
+@contextlib.contextmanager
+def _run_dir(config: Config, accelerator: Accelerator, resume: bool) -> Iterator[None]:
+    """Keep the run's folder, with its `config.yaml`, from other runs; of several processes the first one does."""
+    if not accelerator.is_main_process:
+        yield
+        return
+    with lock_folder(config.run_dir):
+        _require_new(config.run_dir, resume)
+        write_atomically(config.run_dir / "config.yaml", lambda file: file.write_text(config.to_yaml()))
+        yield
+
+
+def _require_new(run_dir: Path, resume: bool) -> None:
+    """Refuse a folder that holds anything, unless it is resumed; a run killed at its very start leaves it empty."""
+    if not resume and run_dir.exists() and any(not file.name.startswith(".") for file in run_dir.iterdir()):
+        raise UserError(f"{run_dir} exists: continue it with --resume, or give a new --name")
 
 
 def _protocol(config: Config, record: dict, official: bool) -> dict:
@@ -180,13 +207,17 @@ def run(config: Config, resume: bool = False) -> dict:
     if config.compile:
         require_compiler()
     accelerator = make_accelerator(config.device, config.precision, config.accumulate)
-    if config.run_dir.exists() and not resume:
-        raise UserError(f"{config.run_dir} exists: continue it with --resume, or give a new --name")
+    _require_new(config.run_dir, resume)
     accelerator.wait_for_everyone()  # all have looked before the first process makes the folder
+    if resume and accelerator.is_main_process:
+        with lock_folder(config.run_dir):  # a run that is still going: said now, not after the images are checked
+            pass
     _warn(config)
     with accelerator.main_process_first():  # it checks the images, the others find its notes
         databases = [read_run_database(config)]
-        databases += read_databases(config.also_train_on, config.data_root, config.skip_bad_images)
+        databases += read_databases(
+            config.also_train_on, config.data_root, config.skip_bad_images, cache_dir=config.cache_dir
+        )
         others = _other_databases(config)
     for note in (f"{database.name}: {note}" for database in databases for note in database.notes):
         log.info("%s", note)
@@ -217,7 +248,7 @@ def _other_databases(config: Config) -> list[Database]:
     for name in names:
         if name not in DATABASES:
             raise UserError(f"cross_datasets: unknown database {name!r}; known: {', '.join(DATABASES)}")
-    return read_databases(names, config.data_root, config.skip_bad_images, optional=names)
+    return read_databases(names, config.data_root, config.skip_bad_images, optional=names, cache_dir=config.cache_dir)
 
 
 def _run_splits(
@@ -228,16 +259,15 @@ def _run_splits(
 
     rounds = [_round(config, index) for index in range(config.folds or config.train_test_num)]
     for one, fold in rounds:  # what cannot be split stops before anything is written
-        make_training_data(databases, one, official=False, fold=fold)
-    if accelerator.is_main_process:
-        _start_run_dir(config)
+        make_training_data(databases, one, official=False, fold=fold, stopped=one.run_dir if resume else None)
     metrics = []
-    for one, fold in rounds:
-        if (one.run_dir / "results.json").is_file():
-            results = read_results(one.run_dir)
-        else:
-            results = train_and_test(one, databases, others, accelerator, official=False, resume=resume, fold=fold)
-        metrics.append(results["metrics"])
+    with _run_dir(config, accelerator, resume):
+        for one, fold in rounds:
+            if (one.run_dir / "results.json").is_file():
+                results = read_results(one.run_dir)
+            else:
+                results = train_and_test(one, databases, others, accelerator, official=False, resume=resume, fold=fold)
+            metrics.append(results["metrics"])
     summary = {part: across_splits([m[part] for m in metrics]) for part in metrics[0]}
     if accelerator.is_main_process:
         write_json(config.run_dir / "summary.json", {"config": dataclasses.asdict(config), "summary": summary})
@@ -266,6 +296,7 @@ def splits_table(summary: dict) -> str:
 def make_parser() -> Parser:
     """The command's flags."""
     parser = Parser(
+        usage="%(prog)s [--config FILE.yaml] [--SETTING VALUE ...] [--resume [RUN]] [--print_config]",
         description="Train, validate and test a network for blind image quality assessment.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

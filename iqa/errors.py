@@ -8,7 +8,17 @@ from collections.abc import Callable
 
 
 class UserError(ValueError):
-    """Bad input from outside: its text is one line that says what, where and what to do."""
+    """Bad input from outside: its text is one line that says what, where and what to do.
+
+    Names come from outside too: what would break the line or steer the terminal is written as an escape.
+    """
+
+    def __init__(self, text: str):
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+
+
+class WriteError(UserError, OSError):
+    """A file that could not be written: the disk is full, or its folder is gone or closed to us."""
 
 
 class Parser(argparse.ArgumentParser):

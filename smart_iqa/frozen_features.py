@@ -36,6 +36,7 @@ from data_loader import (
 from iqa.config import Config
 from iqa.data import RowCache
 from iqa.errors import UserError
+from iqa.runtime import autocast
 from iqa.system import progress
 from models_swin import SmartIQA
 
@@ -127,12 +128,10 @@ class FrozenFeatures:
         images_at_once = max(1, _CROPS_AT_ONCE // self.shapes[training][0])
         loader = test_loader(CropDataset(table, self.config, frozen_crops=training), self.config, images_at_once)
         self.network.to(self.accelerator.device).eval()
-        # A loader draws from torch's generator when it starts; dropout must not depend on what is cached already.
-        with torch.random.fork_rng(devices=[]):
-            for batch in progress(loader, "features", show=self.accelerator.is_main_process):
-                features = self._features(batch, flips=self.shapes[training][1]).cpu().numpy()
-                for path, content in zip(table["path"][batch.index.numpy()], features, strict=True):
-                    self._write(path, content, training)
+        for batch in progress(loader, "features", show=self.accelerator.is_main_process):
+            features = self._features(batch, flips=self.shapes[training][1]).cpu().numpy()
+            for path, content in zip(table["path"][batch.index.numpy()], features, strict=True):
+                self._write(path, content, training)
 
     def _write(self, path: str, content: np.ndarray, training: bool) -> None:
         if not np.isfinite(content).all():
@@ -144,7 +143,7 @@ class FrozenFeatures:
         B, K = batch.crops.shape[:2]
         device, backbone = self.accelerator.device, self.network.backbone
         images = to_images(batch.crops.to(device), batch.augment.to(device), backbone.mean, backbone.std)
-        with self.accelerator.autocast():
+        with autocast(self.accelerator):
             views = [self.network.pooled_features(i) for i in (images, images.flip(-1))[:flips]]
         return torch.stack(views, dim=1).half().unflatten(0, (B, K))
 

@@ -76,7 +76,11 @@ def test_databases(scorer: Scorer, databases: Sequence[Database], tables: dict[s
 
 
 def read_databases(
-    names: Sequence[str], data_root: str | None, skip_bad_images: bool, optional: Sequence[str] = ()
+    names: Sequence[str],
+    data_root: str | None,
+    skip_bad_images: bool,
+    optional: Sequence[str] = (),
+    cache_dir: str | None = None,
 ) -> list[Database]:
     """Read several databases; one of `optional` that is absent is left out, and the log says so.
 
@@ -86,7 +90,9 @@ def read_databases(
     databases = []
     for name in dict.fromkeys(names):
         try:
-            databases.append(read_database(name, data_root=data_root, skip_bad_images=skip_bad_images))
+            databases.append(
+                read_database(name, data_root=data_root, skip_bad_images=skip_bad_images, cache_dir=cache_dir)
+            )
         except DatabaseNotFound as error:
             if name not in optional:
                 raise
@@ -116,7 +122,7 @@ def unseen_images(scorer: Scorer, run: Path, dataset: str, data_root: str | None
     if dataset == scorer.config.dataset:
         database = read_run_database(scorer.config, data_root)
         return database, trained_test_table(run, database)
-    (database,) = read_databases([dataset], data_root, skip_bad_images=False)
+    (database,) = read_databases([dataset], data_root, skip_bad_images=False, cache_dir=scorer.config.cache_dir)
     seen = dataset in scorer.config.also_train_on
     return database, trained_test_table(run, database) if seen else database.table
 

@@ -17,7 +17,8 @@ import scipy.io
 import trees
 
 import folders
-from folders import DatabaseNotFound, read_database
+from folders import DatabaseNotFound, read_database, read_run_database
+from iqa.config import Config
 from iqa.data import check_image, check_images
 from iqa.errors import UserError
 
@@ -330,10 +331,17 @@ def test_cache_saves_the_second_check_and_notices_a_changed_file(
     decoded: list[Path] = []
     monkeypatch.setattr("iqa.data.images.check_image", lambda path: decoded.append(path) or check_image(path))
     first = check_images(paths, "key")
-    assert check_images(paths, "key") == first and len(decoded) == 2
+    assert list(check_images(paths, "key")) == list(first) and len(decoded) == 2
     paths[0].write_bytes(paths[0].read_bytes()[:60])
     assert check_images(paths, "key")[0].problem and len(decoded) == 3
-    assert [file.suffix for file in private_cache.iterdir()] == [".json"]
+    assert [file.suffix for file in private_cache.iterdir()] == [".npy"]
+
+
+def test_the_check_keeps_what_it_found_in_the_cache_folder_that_was_given(tmp_path: Path, private_cache: Path) -> None:
+    file = trees.table(tmp_path / "labels.csv", ROWS)
+    read_run_database(Config(dataset="csv", data_path=str(file), cache_dir=str(tmp_path / "kept")))
+    assert [file.suffix for file in (tmp_path / "kept").iterdir()] == [".json"]
+    assert not private_cache.exists()
 
 
 def test_cache_that_cannot_be_written_costs_one_warning_only(

@@ -485,3 +485,19 @@ def test_fused_attention_gives_the_stages_that_plain_attention_gives():
         plain = backbone(images)
     for one, other in zip(fused, plain, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fusion", list(FUSIONS))
+def test_half_precision_is_the_backbones_alone(fusion):
+    model = SmartIQA("nano", fusion).eval()
+    images = torch.rand(48, 3, 32, 32)
+    with torch.inference_mode():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            scores, stages = model(images), model.backbone(images)
+        assert stages[0].dtype is torch.bfloat16
+        maps = [stage.float() for stage in stages]
+        assert torch.equal(scores, model.from_stages(maps, maps).scores)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            pooled = model.pooled_features(images) if fusion != "spatial" else None
+    assert len(scores.unique()) == 48
+    assert pooled is None or pooled.dtype is torch.float32

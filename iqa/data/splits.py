@@ -65,17 +65,6 @@ def split_database(
     return _by_content(database.table, _deal(groups, shares, database.name))
 
 
-def splits_many(
-    database: Database,
-    rounds: int,
-    *,
-    seed: int = 0,
-    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
-) -> list[pd.Series]:
-    """Several made splits, with seeds `seed`, `seed + 1`, ...; never the official one, which is only one."""
-    return [split_database(database, seed=seed + i, fractions=fractions, official=False) for i in range(rounds)]
-
-
 def kfold(database: Database, folds: int, seed: int = 0) -> list[pd.Series]:
     """Cross-validation by content: in split i, fold i is test, fold i + 1 val, the rest train.
 
@@ -317,7 +306,7 @@ def _require_train_and_test(path: Path, lists: Mapping[str, list]) -> None:
 def _read_json(path: Path) -> object:
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as a split file ({error})") from error
 
 
@@ -353,7 +342,7 @@ def _name_and_score(path: Path, entry: object) -> tuple[str, float | None]:
         return name, None
     try:
         number = float(score)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise UserError(f"{path}: the score of {name} is {score!r}, which is not a number")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -201,20 +200,11 @@ def ablation_rows(table: Record) -> list[Row]:
             part: {key: _mean_score(table, "seeds", "rows", i, "parts", part, key) for key in ("srcc", "plcc")}
             for part in table.fields("rows", i, "parts")
         }
-        settings = _settings(table, "rows", i, "config") or _settings_in_name(name)
+        settings = _settings(table, "rows", i, "config")
         selected = f"selected on {settings['select_on']}" if "select_on" in settings else "selection not recorded"
         parameters = table.number("rows", i, "parameters")
         rows.append(Row(name, table.name, settings, scores, selected, parameters))
     return rows
-
-
-def _settings_in_name(name: str) -> dict:
-    """What a row's name says where its table does not record settings, as in `configs/ablations/`."""
-    if match := re.fullmatch(r"(alpha|lr)_([0-9.]+(?:e-?\d+)?)", name):
-        return {{"alpha": "ranking_loss_alpha", "lr": "lr"}[match[1]]: float(match[2])}
-    if name in ("l1", "l2", "plcc", "rank", "fidelity"):
-        return {"loss_type": name}
-    return {"backbone": name} if name in ("nano", "tiny", "small", "base") else {}
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from iqa.results.schema import (
     require_kind,
 )
 
-# The first results were computed before their scores were rounded to 5 decimals: their RMSE is off by up to 2e-7.
+# Fits of the logistic stop at other digits on other machines: their intervals by up to 2e-7.
 TOLERANCE = 1e-6
 
 
@@ -46,16 +46,12 @@ class Verification:
     Attributes:
         checked: how many values were compared.
         differences: those that differ.
-        unchecked: names of stored values that the file's own content cannot give.
-        notes: sentences about what else could not be checked.
-        complete: whether the file must hold every value that can be computed, as all do that are written now.
+        unchecked: names of stored values that cannot be computed from the file's content.
     """
 
     checked: int = 0
     differences: list[Difference] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    complete: bool = True
 
     def compare(self, name: str, stored: Any, recomputed: Any) -> None:
         """Compare two values of JSON, nested ones by key and place; reasons in words (`notes`) are passed over."""
@@ -65,7 +61,8 @@ class Verification:
                     self.compare(f"{name}.{key}", stored[key], recomputed[key])
                 elif key != "notes":
                     self.unchecked.append(f"{name}.{key}")
-            self._report_absent(name, {k: v for k, v in recomputed.items() if k not in stored and k != "notes"})
+            absent = {key: value for key, value in recomputed.items() if key not in stored and key != "notes"}
+            self.differences += [Difference(f"{name}.{k}", "nothing", _in_short(v)) for k, v in absent.items()]
         elif isinstance(stored, list) and isinstance(recomputed, list) and len(stored) == len(recomputed):
             for place, pair in enumerate(zip(stored, recomputed, strict=True)):
                 self.compare(f"{name}[{place}]", *pair)
@@ -73,12 +70,6 @@ class Verification:
             self.checked += 1
             if not _agree(stored, recomputed):
                 self.differences.append(Difference(name, stored, recomputed))
-
-    def _report_absent(self, name: str, absent: dict) -> None:
-        if self.complete:
-            self.differences += [Difference(f"{name}.{k}", "nothing", _in_short(v)) for k, v in absent.items()]
-        elif absent:
-            self.notes.append(f"{name}: written before {', '.join(absent)} were recorded: not checked")
 
 
 def _in_short(value: Any) -> Any:
@@ -113,7 +104,6 @@ def verify(path: str | Path) -> Verification:
 
 
 def _verify_results(found: Verification, results: dict, path: Path) -> None:
-    found.complete = _is_complete(results)
     recomputed = {}
     for part, stored in results["metrics"].items():
         try:
@@ -129,16 +119,7 @@ def _verify_results(found: Verification, results: dict, path: Path) -> None:
     _verify_protocol(found, results, recomputed)
     _verify_databases(found, results, recomputed)
     _verify_split_file(found, results, path.parent)
-    if "digest" in results:
-        found.compare("digest", results["digest"], digest(results))
-    else:
-        found.notes.append("no digest: settings and protocol not checked")
-
-
-def _is_complete(results: dict) -> bool:
-    """Whether a file is of the present schema; the first ones had no digest, and neither groups nor `bootstrap`."""
-    parts = results["metrics"].values()
-    return "digest" in results or any({"groups", "bootstrap"} & part.keys() for part in parts)
+    found.compare("digest", results.get("digest", "nothing"), digest(results))
 
 
 def _recomputed_part(results: dict, part: str) -> dict:
@@ -162,7 +143,7 @@ def _recomputed_comparison(results: dict, stored: dict) -> dict:
 
 
 def _verify_protocol(found: Verification, results: dict, recomputed: dict[str, dict]) -> None:
-    """Counts and fingerprints of the lists tested, where they are said again outside `metrics`."""
+    """Compare the counts and fingerprints that the file repeats outside `metrics`."""
     for part, metrics in recomputed.items():
         for count in ("n", "contents"):
             said = results["protocol"].get(count)
@@ -186,7 +167,7 @@ def _parts_together(results: dict, part: str) -> set[str]:
 
 
 def _verify_databases(found: Verification, results: dict, recomputed: dict[str, dict]) -> None:
-    """The fingerprint of a database that was tested whole is that of its predictions."""
+    """Compare the fingerprint of each database that was tested whole with that of its predictions."""
     for part, metrics in recomputed.items():
         name = database_of(results, part)
         database = results.get("databases", {}).get(name, {})
@@ -195,7 +176,7 @@ def _verify_databases(found: Verification, results: dict, recomputed: dict[str, 
 
 
 def _verify_split_file(found: Verification, results: dict, folder: Path) -> None:
-    """A run's split file beside its results names the images that were tested, and the same database."""
+    """Compare the results with the split file beside them: the images tested, and the database."""
     name = results["config"].get("dataset")
     file = next((f for f in (folder / f"split_{name}.json", folder / "split.json") if f.is_file()), None)
     split = read_json(file) if file and TEST_PART in results["metrics"] else {}
@@ -229,8 +210,6 @@ def _verify_summary(content: dict, path: Path) -> Verification:
         found.checked += inside.checked
         found.differences += [d._replace(name=f"{name}: {d.name}") for d in inside.differences]
         found.unchecked += [f"{name}: {each}" for each in inside.unchecked]
-        found.notes += [f"{name}: {each}" for each in inside.notes]
-        found.complete &= inside.complete
     of_splits = [results["metrics"] for _, results in splits]
     parts = [part for part in of_splits[0] if all(part in metrics for metrics in of_splits)]
     recomputed = {part: across_splits([metrics[part] for metrics in of_splits]) for part in parts}
@@ -239,7 +218,7 @@ def _verify_summary(content: dict, path: Path) -> Verification:
 
 
 def _split_results(path: Path) -> Sequence[tuple[Path, dict]]:
-    """The results of each split beside a summary: `split_NN/results.json`, or `split_NN.json`."""
+    """Read the results of each split beside a summary: `split_NN/results.json`, or `split_NN.json`."""
     named = [p for p in sorted(path.parent.iterdir()) if re.fullmatch(r"split_\d+(\.json)?", p.name)]
     files = [p / "results.json" if p.is_dir() else p for p in named]
     if not files:

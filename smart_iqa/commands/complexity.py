@@ -22,7 +22,7 @@ import pandas as pd
 
 from iqa.errors import Parser, UserError
 from iqa.results import markdown_table, provenance, read_published
-from iqa.system import start_logging, write_atomically, write_json
+from iqa.system import spreadsheet_safe, start_logging, write_atomically, write_json
 
 if TYPE_CHECKING:
     from models_swin import SmartIQA
@@ -139,7 +139,7 @@ def write_tables(rows: Sequence[dict], output: Path) -> None:
     table, lines = to_table(rows), check_published(rows)
     write_json(output / "complexity.json", {"provenance": provenance(), "variants": list(rows), "published": lines})
     style = {"index": False, "float_format": "%.2f", "na_rep": "-"}
-    texts = {"csv": table.to_csv(index=False), "tex": table.to_latex(**style, escape=True)}
+    texts = {"csv": spreadsheet_safe(table).to_csv(index=False), "tex": table.to_latex(**style, escape=True)}
     rows_of_text = [[_cell(value) for value in row] for row in table.to_numpy(dtype=object)]
     markdown = markdown_table(table.columns, rows_of_text)
     texts["md"] = "\n".join([markdown, "", *(f"- {line}" for line in lines)]) + "\n"

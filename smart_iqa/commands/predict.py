@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from iqa.errors import Parser, UserError
-from iqa.system import is_first_process, start_logging
+from iqa.system import is_first_process, spreadsheet_safe, start_logging
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".ppm", ".pgm")
 
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(table):
         print(table.to_string(index=False))
     if output is not None:
-        table.to_csv(output, index=False)
+        spreadsheet_safe(table).to_csv(output, index=False)
     if problems:
         for problem in problems.values():
             print(f"error: {problem}", file=sys.stderr)

@@ -113,9 +113,19 @@ def everything(folder: Path) -> list[Path]:
     tables = [
         components(),
         ablation("sizes", sizes, configs),
-        ablation("losses", {"l1": 0.92, "l2": 0.91, "plcc": 0.915}),
-        ablation("alpha", {"alpha_0": 0.91, "alpha_0.1": 0.92, "alpha_2": 0.9}),
-        ablation("learning_rates", {"lr_5e-7": 0.93, "lr_1e-6": 0.931, "lr_5e-6": 0.92}),
+        ablation(
+            "losses", {"l1": 0.92, "l2": 0.91, "plcc": 0.915}, {n: {"loss_type": n} for n in ("l1", "l2", "plcc")}
+        ),
+        ablation(
+            "alpha",
+            {"alpha_0": 0.91, "alpha_0.1": 0.92, "alpha_2": 0.9},
+            {f"alpha_{alpha}": {"ranking_loss_alpha": alpha} for alpha in (0, 0.1, 2)},
+        ),
+        ablation(
+            "learning_rates",
+            {"lr_5e-7": 0.93, "lr_1e-6": 0.931, "lr_5e-6": 0.92},
+            {f"lr_{lr}": {"lr": float(lr)} for lr in ("5e-7", "1e-6", "5e-6")},
+        ),
     ]
     files = [write(folder / table["name"] / "table.json", table) for table in tables]
     files.append(write(folder / "costs" / "complexity.json", complexity("tiny:scale", "nano:concat")))

@@ -457,6 +457,7 @@ def long_run(tmp_path_factory) -> tuple[Path, list[dict]]:
     """The page of a run with 1,203 predictions of its own and 9 on another database."""
     rows = rows_of(1203)
     rows[7] |= {"image": EVIL_NAME, "content": EVIL_CONTENT}
+    rows[8]["image"] = "<img src=x onerror=window.ran=4>.jpg"
     folder = write_run(tmp_path_factory.mktemp("long") / "run", {"test": rows, "spaq": rows_of(9, seed=1)})
     page_of(folder)
     return folder / "report.html", rows
