@@ -2,7 +2,7 @@
 
     table (path, mos, ...) -[CropDataset]-> crops (B, K, 3, H, W) uint8 -[to_images]-> images (B*K, 3, H, W)
 
-A picture is decoded and resized once, then read from `PixelCache`. Crops leave the loader as bytes, cut straight
+An image is decoded and resized once, then read from `PixelCache`. Crops leave the loader as bytes, cut straight
 into the batch's tensor; `to_images` flips, jitters and normalises a whole batch on its device.
 Every random choice is drawn from (seed, epoch, image, crop), so neither the number of workers nor the
 order of the images changes a crop.
@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 import PIL
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from iqa.config import Config, parse_resize
@@ -105,7 +105,7 @@ def image_fingerprint(table: pd.DataFrame) -> str:
 
 
 class PixelCache:
-    """The decoded and resized pictures of a table, in a `RowCache` that fills as they are read.
+    """The decoded and resized images of a table, in a `RowCache` that fills as they are read.
 
     Args:
         folder: where the caches of this database lie.
@@ -123,10 +123,10 @@ class PixelCache:
         self.row_of = {path: row for row, path in enumerate(table["path"])}
         key = {"images": image_fingerprint(table), "pillow": PIL.__version__}
         name = f"pixels_{config.resize}_{config.patch_size}"
-        self.rows = RowCache(folder / name, key, self.shapes.prod(axis=1), "decoded pictures")
+        self.rows = RowCache(folder / name, key, self.shapes.prod(axis=1), "decoded images")
 
     def read(self, path: str) -> np.ndarray:
-        """The picture's pixels, uint8 (3, H, W); decoded if this is the first time."""
+        """The image's pixels, uint8 (3, H, W); decoded if this is the first time."""
         row = self.row_of[path]
         content = self.rows.read(row)
         if content is not None:
@@ -138,10 +138,6 @@ class PixelCache:
     def covers(self, table: pd.DataFrame) -> bool:
         """Whether every image of a table is one of this cache's."""
         return all(path in self.row_of for path in table["path"])
-
-    def dataset(self, table: pd.DataFrame, training: bool = False) -> CropDataset:
-        """The crops of some images; which ones, the loader's index says."""
-        return CropDataset(table, self.config, self)
 
 
 def grid_shape(crops: int) -> tuple[int, int]:
@@ -192,7 +188,7 @@ class CropDataset(Dataset):
     Args:
         table: columns image, path, mos, mos_std and, of several databases, database.
         config: gives patch_size, resize, test_mode, test_patch_num, seed, color_jitter.
-        cache: holds the decoded pictures; None decodes each time.
+        cache: holds the decoded images; None decodes each time.
         frozen_crops: as test crops give the training crops that a frozen backbone sees.
     """
 
@@ -216,7 +212,7 @@ class CropDataset(Dataset):
         return Batch(*(value[0] for value in self.__getitems__([index])))
 
     def __getitems__(self, indices: Sequence[int | tuple[int, int, int]]) -> Batch:
-        """A batch, its crops cut straight into one tensor; whole pictures have to be of one size."""
+        """A batch, its crops cut straight into one tensor; whole images have to be of one size."""
         cuts = [self._train_cut(*i) if isinstance(i, tuple) else self._test_cuts(i) for i in indices]
         rows = [i[0] if isinstance(i, tuple) else i for i in indices]
         height, width = cuts[0].size
@@ -284,6 +280,33 @@ class Labels(NamedTuple):
         """The last four fields of a `Batch` with these rows: mos, mos_std, index, database."""
         index = torch.tensor(rows)
         return self.mos[index], self.mos_std[index], index, self.database[index]
+
+
+class Preparation:
+    """What a run does to images before the network sees them: tables -> crops -> normalised images.
+
+    Args:
+        network: takes the images; `network.backbone` gives mean and std of its input.
+        config: gives crops and resizing.
+        cache: decoded images of the tables that it covers; the others are decoded each time.
+    """
+
+    def __init__(self, network: nn.Module, config: Config, cache: PixelCache | None = None):
+        self.network, self.config, self.cache = network, config, cache
+
+    def covers(self, table: pd.DataFrame) -> bool:
+        """Whether a table can be prepared: every one can."""
+        return True
+
+    def dataset(self, table: pd.DataFrame, training: bool = False) -> CropDataset:
+        """The crops of a table's images; whether for training or for a test, the loader's index says."""
+        covered = self.cache is not None and self.cache.covers(table)
+        return CropDataset(table, self.config, self.cache if covered else None)
+
+    def to_images(self, crops: Tensor, augment: Tensor, jitter: bool = False) -> Tensor:
+        """Crops (B, K, 3, H, W) uint8 -> images (B*K, 3, H, W) for the network; see the function `to_images`."""
+        backbone = self.network.backbone
+        return to_images(crops, augment, backbone.mean, backbone.std, jitter)
 
 
 class EpochSampler(Sampler):
@@ -377,7 +400,7 @@ def test_loader(data: pd.DataFrame | Dataset, config: Config, images: int | None
     dataset = data if isinstance(data, Dataset) else CropDataset(data, config)
     crops = 1 if config.test_mode == "center" else config.test_patch_num
     images = images or max(1, config.batch_size // crops)
-    whole = config.test_mode == "full" and isinstance(dataset, CropDataset)  # whole pictures differ in size
+    whole = config.test_mode == "full" and isinstance(dataset, CropDataset)  # whole images differ in size
     return _loader(dataset, config, batch_size=1 if whole else images)
 
 
@@ -390,6 +413,7 @@ def _loader(dataset: Dataset, config: Config, **options) -> DataLoader:
         worker_init_fn=give_back_freed_memory,
         pin_memory=torch.cuda.is_available(),
         collate_fn=_as_it_is,
+        generator=torch.Generator().manual_seed(config.seed),  # else it draws from the one that dropout draws from
         **options,
     )
 

@@ -406,6 +406,7 @@ def read_database(
     lower_is_better: bool = False,
     content_column: str | None = None,
     check_images: bool = True,
+    cache_dir: str | None = None,
 ) -> Database:
     """Read a database in its official layout, check it, and put its scores on 0..100, higher is better.
 
@@ -422,6 +423,7 @@ def read_database(
         lower_is_better: csv and json: the scores are a DMOS.
         content_column: csv and json: column of the content; default content, else every image is its own.
         check_images: decode every image to the end and find byte-identical ones.
+        cache_dir: keeps what the check found; None takes the user's cache folder.
 
     Returns:
         the database; see `Database`.
@@ -430,7 +432,7 @@ def read_database(
         DatabaseNotFound: nothing is where it was looked for.
         UserError: labels or images are bad; the message counts them and names the first three.
     """
-    columns = dict(image_column=image_column, mos_column=mos_column, content_column=content_column)
+    columns = {"image_column": image_column, "mos_column": mos_column, "content_column": content_column}
     layout = _layout(name, for_tables_only=[*columns.values(), mos_range, lower_is_better])
     source = _Source(name, *_locate(name, layout, data_root, data_path), **columns)
     low, high = map(float, mos_range or layout.stored_range)
@@ -439,7 +441,7 @@ def read_database(
     labels = _locate_images(layout.read(source).reset_index(drop=True), source)
     reasons = _label_problems(labels, low, high, layout.any_table)
     if check_images:
-        _check_files(labels, reasons, source.root)
+        _check_files(labels, reasons, source.root, cache_dir)
     left_out = _stop_or_record(labels, reasons, source, skip_bad_images)
     lower = layout.lower_is_better or lower_is_better
     table = _scaled(labels[reasons == ""], low, high, lower)
@@ -461,6 +463,7 @@ def read_run_database(config: Config, data_root: str | None = None, check_images
         data_path=config.data_path,
         skip_bad_images=config.skip_bad_images,
         check_images=check_images,
+        cache_dir=config.cache_dir,
         image_column=config.image_column,
         mos_column=config.mos_column,
         mos_range=tuple(config.mos_range) if config.mos_range else None,
@@ -485,7 +488,7 @@ def _locate(
         if data_path is None:
             raise UserError(
                 f"{name}: no file named: give --data_path to train_swin.py (it is the first --dataset's), folders.py "
-                "or check_splits.py; other commands read csv and json only for a run that was trained on them"
+                "or `smart-iqa check-splits`; other commands read csv and json only for a run that was trained on them"
             )
         file = Path(data_path).resolve()
         if not file.exists():
@@ -562,10 +565,10 @@ def _label_problems(labels: pd.DataFrame, low: float, high: float, any_table: bo
     return reasons
 
 
-def _check_files(labels: pd.DataFrame, reasons: pd.Series, root: Path) -> None:
+def _check_files(labels: pd.DataFrame, reasons: pd.Series, root: Path, cache_dir: str | None) -> None:
     """Decode the images of good labels; writes hashes and sizes into `labels` and problems into `reasons`."""
     good = labels.index[reasons == ""]
-    files = check_image_files(labels.path[good].tolist(), cache_key=str(root))
+    files = check_image_files(labels.path[good].tolist(), str(root), cache_dir)
     labels.loc[good, "file_hash"] = files.file_hash.astype(str)
     labels.loc[good, ["image_width", "image_height"]] = files.size
     for row, problem in files.problems.items():

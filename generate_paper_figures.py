@@ -145,7 +145,7 @@ def clear(output: Path) -> None:
 
 
 def values_of(key: str, values: Any) -> Iterator[str]:
-    """Every text under `key`, however deep."""
+    """Find every text under `key`, however deep."""
     if isinstance(values, dict):
         if isinstance(values.get(key), str):
             yield values[key]
@@ -168,7 +168,7 @@ def report(manifest: dict, output: Path) -> None:
 
 
 def make_parser() -> Parser:
-    """The command's flags."""
+    """Name the command's flags."""
     parser = Parser(description="Redraw the paper's figures and tables from recorded results.")
     parser.add_argument("results", nargs="+", metavar="RESULTS", help="folders or JSON files that the scripts recorded")
     parser.add_argument("--output", default="paper_figures", metavar="FOLDER", help="[paper_figures]")

@@ -1,7 +1,7 @@
 """The network: images -> scores. Torch and timm only; it knows no database and no training.
 
     images (B, 3, H, W)
-      -> SwinBackbone: four stages, fine to coarse (at 224 px: 56, 28, 14, 7 positions a side)
+      -> Backbone: four stages, fine to coarse (at 224 px: 56, 28, 14, 7 positions a side)
            |-> content branch (LDA)                       -> content vector (B, 224)
            '-> fusion of the stages at 7x7 -> reduce      -> hyper features (B, 112, 7, 7)
                  -> HyperNet                              -> weights of a five-layer network, per image
@@ -21,7 +21,7 @@ from __future__ import annotations
 import difflib
 import functools
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -87,7 +87,7 @@ def backbone_spec(name: str) -> BackboneSpec:
     return BackboneSpec(timm_name=name)
 
 
-class SwinBackbone(nn.Module):
+class Backbone(nn.Module):
     """A timm feature extractor reduced to its last four stages, in NCHW.
 
     Args:
@@ -103,20 +103,20 @@ class SwinBackbone(nn.Module):
         spec = backbone_spec(name)
         self.name, self.timm_name = name, spec.timm_name
         drop_path_rate = spec.drop_path_rate if drop_path_rate is None else drop_path_rate
-        self.body = _create_features(spec, drop_path_rate)
-        info = self.body.feature_info
+        body = _create_features(spec, drop_path_rate)
+        self.body: nn.Module = body
+        info = body.feature_info
         if len(info.channels()) < 4:
             raise UserError(f"backbone {name!r} has {len(info.channels())} stages; four are needed")
         self.channels: list[int] = info.channels()[-4:]
         self.strides: list[int] = info.reduction()[-4:]
-        self.channels_last_output = str(getattr(self.body, "output_fmt", "NCHW")).endswith("NHWC")
+        self.channels_last_output = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
         self.patch = 4  # Swin's patch embedding takes sides divisible by 4; a CNN takes them too
-        self.is_convolutional = any(isinstance(m, nn.BatchNorm2d) for m in self.body.modules())
+        self.is_convolutional = any(keeps_batch_statistics(m) for m in body.modules())
         if self.is_convolutional:
-            self.body.to(memory_format=torch.channels_last)  # twice as fast for a CNN; Swin gains nothing
-        pretrained_cfg = self.body.pretrained_cfg
-        self.mean: tuple[float, ...] = tuple(pretrained_cfg["mean"])
-        self.std: tuple[float, ...] = tuple(pretrained_cfg["std"])
+            body.to(memory_format=torch.channels_last)  # twice as fast for a CNN; Swin gains nothing
+        self.mean: tuple[float, ...] = tuple(body.pretrained_cfg["mean"])
+        self.std: tuple[float, ...] = tuple(body.pretrained_cfg["std"])
 
     def layer_parameters(self) -> list[list[nn.Parameter]]:
         """The body's parameters by layer, from input to output: the stem, then every block.
@@ -149,47 +149,63 @@ class SwinBackbone(nn.Module):
         return [s.permute(0, 3, 1, 2) for s in stages] if self.channels_last_output else stages
 
 
+SwinBackbone = Backbone  # by its name in the design, where every backbone is a Swin
+
+
+def keeps_batch_statistics(module: nn.Module) -> bool:
+    """Whether a module normalises by statistics that it gathers in training: batch normalisation of any kind."""
+    return getattr(module, "running_var", None) is not None
+
+
 def _blocks_of(module: nn.Module) -> list[list[nn.Parameter]]:
     """The parameters of each block of a stage, or of a sequence of stages or blocks."""
     if isinstance(module, nn.Sequential | nn.ModuleList):
         return [block for child in module.children() for block in _blocks_of(child)]
-    if not hasattr(module, "blocks"):
+    own_blocks = getattr(module, "blocks", None)
+    if own_blocks is None:
         return [list(module.parameters())]
-    blocks = [list(block.parameters()) for block in module.blocks.children()]
+    blocks = [list(block.parameters()) for block in own_blocks.children()]
     inside = {id(p) for block in blocks for p in block}
     blocks[0] = [p for p in module.parameters() if id(p) not in inside] + blocks[0]
     return blocks
 
 
-def _create_features(spec: BackboneSpec, drop_path_rate: float) -> nn.Module:
-    """timm's `features_only` form of a backbone, randomly initialised."""
+def _create_features(spec: BackboneSpec, drop_path_rate: float) -> Any:
+    """timm's `features_only` form of a backbone, randomly initialised; timm declares no type for its attributes."""
     options = dict(spec.build)
     if timm.models.model_entrypoint(spec.timm_name).__module__ in _ANY_SIZE:
         options["strict_img_size"] = False
     if drop_path_rate:
         options["drop_path_rate"] = drop_path_rate
     try:
-        body = timm.create_model(spec.timm_name, pretrained=False, features_only=True, **options)
+        body: Any = timm.create_model(spec.timm_name, pretrained=False, features_only=True, **options)
     except (TypeError, RuntimeError, AttributeError) as error:
         raise UserError(f"backbone {spec.timm_name!r} cannot be built for features: {error}") from error
     for module in body.modules():
-        if isinstance(module, timm.layers.DropPath) and not drop_path_rate:
-            module.drop_prob = 0.0  # Swin's own default in timm is 0.1
         if hasattr(module, "get_attn_mask"):
             module.get_attn_mask = functools.partial(shifted_window_mask, module)
             if hasattr(module.attn, "fused_attn"):  # of Swin, not of Swin V2, whose attention is by cosines
                 module.attn.fused_attn = True  # timm leaves torch's scaled_dot_product_attention off, as untested
+        elif isinstance(module, timm.layers.DropPath) and not drop_path_rate:
+            module.drop_prob = 0.0  # Swin's own default in timm is 0.1
     return body
 
 
-def shifted_window_mask(block: nn.Module, x: Tensor) -> Tensor | None:
+class ShiftedWindows(Protocol):
+    """What `shifted_window_mask` reads of a block of timm's Swin: (rows, columns) of tokens."""
+
+    window_size: tuple[int, int]
+    shift_size: tuple[int, int]
+
+
+def shifted_window_mask(block: ShiftedWindows, x: Tensor) -> Tensor | None:
     """Which tokens of a window may attend to each other; takes the place of the method of timm's Swin blocks.
 
     The cyclic shift brings tokens from opposite borders into one window. timm finds them by assigning to slices,
     one after the other, which torch.compile traces for longer than a training takes; the values are the same.
 
     Args:
-        block: gives window_size and shift_size (rows, columns).
+        block: gives the sizes of window and shift.
         x: shifted tokens (B, H, W, C), padded to whole windows.
 
     Returns:
@@ -230,10 +246,27 @@ def _to_vector(stage: Tensor) -> Tensor:
     return stage.mean(dim=(2, 3))  # (B, C)
 
 
-# A branch's `grids` are the sides at which it pools the four stages (0: not read).
+class Branch(nn.Module):
+    """What reads the four stages.
+
+    Attributes:
+        grids: the side at which it pools each stage (0: not read); empty where positions are weighed before pooling.
+    """
+
+    grids: tuple[int, ...]
 
 
-class SingleFusion(nn.Module):
+class Fusion(Branch):
+    """Four stages -> `Fused`.
+
+    Attributes:
+        out_channels: of the features.
+    """
+
+    out_channels: int
+
+
+class SingleFusion(Fusion):
     """Stage 3 alone: the network without multi-scale features (ablation A2)."""
 
     grids = (0, 0, 0, GRID)
@@ -247,7 +280,7 @@ class SingleFusion(nn.Module):
         return Fused(to_grid(stages[-1]))
 
 
-class ConcatFusion(nn.Module):
+class ConcatFusion(Fusion):
     """All stages at 7x7, concatenated without weights (ablation A1)."""
 
     grids = (GRID,) * 4
@@ -261,7 +294,7 @@ class ConcatFusion(nn.Module):
         return Fused(torch.cat([to_grid(s) for s in stages], dim=1))
 
 
-class AttentionFusion(nn.Module):
+class AttentionFusion(Fusion):
     """A sigmoid gate for every channel of the concatenation (squeeze-and-excitation; ablation E6).
 
     Source: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, with reduction 4.
@@ -290,7 +323,7 @@ class AttentionFusion(nn.Module):
         return Fused(maps * gates[:, :, None, None], stage_weights, gates)
 
 
-class MultiScaleAttention(nn.Module):
+class MultiScaleAttention(Fusion):
     """One softmax weight per stage, decided by stage 3 (the published analysis and its E6 number)."""
 
     grids = (GRID,) * 4
@@ -310,10 +343,10 @@ class MultiScaleAttention(nn.Module):
         return Fused(torch.cat(weighted, dim=1), stage_weights, stage_weights)
 
 
-class SpatialFusion(nn.Module):
+class SpatialFusion(Fusion):
     """A map of weights for every stage, at the stage's own resolution, before pooling (plan B)."""
 
-    grids = None  # weighs positions before they are pooled
+    grids = ()  # weighs positions before they are pooled
 
     def __init__(self, channels: list[int]):
         super().__init__()
@@ -330,7 +363,7 @@ class SpatialFusion(nn.Module):
         return Fused(features, means / means.sum(dim=1, keepdim=True), maps)
 
 
-class CrossScaleFusion(nn.Module):
+class CrossScaleFusion(Fusion):
     """Attention among the 4 x 49 positions of all stages, so that scales inform each other (plan C).
 
     Source: multi-head attention of Vaswani et al., "Attention Is All You Need", NeurIPS 2017; residual, then norm.
@@ -364,7 +397,7 @@ class CrossScaleFusion(nn.Module):
         return Fused(features.flatten(1, 2), received, attention)
 
 
-class VectorFusion(nn.Module):
+class VectorFusion(Fusion):
     """The global average of every stage, as one vector that alone feeds the HyperNet."""
 
     grids = (1,) * 4
@@ -378,7 +411,7 @@ class VectorFusion(nn.Module):
         return Fused(torch.cat([_to_vector(s) for s in stages], dim=1))
 
 
-class SingleVectorFusion(nn.Module):
+class SingleVectorFusion(Fusion):
     """The global average of stage 3, as the baseline of `VectorFusion`."""
 
     grids = (0, 0, 0, 1)
@@ -392,7 +425,7 @@ class SingleVectorFusion(nn.Module):
         return Fused(_to_vector(stages[-1]))
 
 
-FUSIONS = {
+FUSIONS: dict[str, type[Fusion]] = {
     "single": SingleFusion,
     "concat": ConcatFusion,
     "channel": AttentionFusion,
@@ -405,7 +438,7 @@ FUSIONS = {
 VECTOR_FUSIONS = ("vector", "single_vector")  # no 7x7 map reaches the HyperNet
 
 
-class LocalDistortionAware(nn.Module):
+class LocalDistortionAware(Branch):
     """The content branch: fine stages summed up on small grids, stage 3 globally (HyperIQA's LDA)."""
 
     grids = (*LDA_GRIDS, 1)
@@ -429,7 +462,7 @@ class LocalDistortionAware(nn.Module):
         return torch.cat([fc(v) for fc, v in zip(self.summarise, pooled, strict=True)], dim=1)
 
 
-class PooledContent(nn.Module):
+class PooledContent(Branch):
     """The content branch without grids: the global average of every stage, through one linear layer."""
 
     grids = (1,) * 4
@@ -443,7 +476,7 @@ class PooledContent(nn.Module):
         return self.summarise(torch.cat([_to_vector(s) for s in stages], dim=1))
 
 
-CONTENT_BRANCHES = {"lda": LocalDistortionAware, "pooled": PooledContent}
+CONTENT_BRANCHES: dict[str, type[Branch]] = {"lda": LocalDistortionAware, "pooled": PooledContent}
 
 
 class TargetWeights(NamedTuple):
@@ -547,7 +580,7 @@ class SmartIQA(nn.Module):
                 raise UserError(f"unknown {kind} {name!r}; known: {', '.join(table)}")
         spec = backbone_spec(backbone)
         dropout_rate = spec.dropout_rate if dropout_rate is None else dropout_rate
-        self.backbone = SwinBackbone(backbone, drop_path_rate)
+        self.backbone = Backbone(backbone, drop_path_rate)
         self.content = CONTENT_BRANCHES[content_vector](self.backbone.channels)
         self.fusion = FUSIONS[fusion](self.backbone.channels)
         from_vector = fusion in VECTOR_FUSIONS
@@ -567,15 +600,17 @@ class SmartIQA(nn.Module):
         """Training or evaluation mode; what is frozen stays in evaluation mode."""
         super().train(mode)
         for module in self.backbone.modules():
-            if self.freeze_backbone or (self.freeze_batch_norm and isinstance(module, nn.BatchNorm2d)):
+            if self.freeze_backbone or (self.freeze_batch_norm and keeps_batch_statistics(module)):
                 module.training = False
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W), sides of at least 32, or their `pooled_features` (B, D) -> scores (B,)."""
-        if images.ndim == 2:
-            return self.from_stages(*self._unpack(images)).scores
+        """Normalised images (B, 3, H, W), sides of at least 32 -> scores (B,)."""
         return self.inspect(images).scores
+
+    def score_features(self, features: Tensor) -> Tensor:
+        """`pooled_features` of images (B, D) -> the scores (B,) that `forward` gives those images."""
+        return self.from_stages(*self._unpack(features)).scores
 
     def inspect(self, images: Tensor) -> Inspection:
         """As `forward`, with stage weights, raw attention, generated weights and content vector."""
@@ -588,12 +623,17 @@ class SmartIQA(nn.Module):
         Args:
             content_stages: four maps (B, C_i, H_i, W_i) for the content branch.
             fusion_stages: four maps (B, C_i, H_i, W_i) for the fusion.
+
+        Half precision ends here: between scores of about 50 it has steps of 0.25 (bf16), and the head is small.
         """
-        content_vector = self.content(content_stages)  # (B, 224)
-        fused = self.fusion(fusion_stages)  # (B, C, 7, 7), or (B, C)
-        # Contiguous: dropout draws in memory order, and cached features have to meet the same masks as images do.
-        target = self.hypernet(self.reduce(fused.features.contiguous()))  # five layers per image
-        scores = self.target_net(content_vector, target)  # (B,)
+        dtype = self.hypernet.last_weight.weight.dtype
+        content_stages, fusion_stages = ([s.to(dtype) for s in stages] for stages in (content_stages, fusion_stages))
+        with torch.autocast(content_stages[0].device.type, enabled=False):
+            content_vector = self.content(content_stages)  # (B, 224)
+            fused = self.fusion(fusion_stages)  # (B, C, 7, 7), or (B, C)
+            # Contiguous: dropout draws in memory order, and cached features have to meet the same masks as images do.
+            target = self.hypernet(self.reduce(fused.features.contiguous()))  # five layers per image
+            scores = self.target_net(content_vector, target)  # (B,)
         return Inspection(scores, fused.stage_weights, fused.attention, target, content_vector)
 
     @property
@@ -603,7 +643,7 @@ class SmartIQA(nn.Module):
         Raises:
             UserError: the fusion weighs positions before they are pooled.
         """
-        if self.fusion.grids is None:
+        if not self.fusion.grids:
             raise UserError("fusion spatial weighs positions before pooling: it has no pooled features to keep")
         sides = [(side, GRID, 1) for side in LDA_GRIDS] + [(GRID, 1)]
         return [
@@ -613,11 +653,11 @@ class SmartIQA(nn.Module):
     def pooled_features(self, images: Tensor) -> Tensor:
         """All that the rest of the network reads of the backbone: images (B, 3, H, W) -> (B, D).
 
-        Pooling commutes with the 1x1 convolutions that come first, so `forward` gives the same scores from them. They
-        are the same for every fusion and content branch, so that one cache serves them all.
+        Pooling commutes with the 1x1 convolutions that come first, so `score_features` gives the scores of the images.
+        The features are the same for every fusion and content branch, so that one cache serves them all.
         """
         stages = self.backbone(images)
-        pooled = [F.adaptive_avg_pool2d(stages[stage], side).flatten(1) for stage, _, side in self.feature_grids]
+        pooled = [F.adaptive_avg_pool2d(stages[i].float(), side).flatten(1) for i, _, side in self.feature_grids]
         return torch.cat(pooled, dim=1)
 
     def _unpack(self, features: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -678,4 +718,4 @@ def initialise(model: SmartIQA) -> None:
         nn.init.kaiming_normal_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    nn.init.constant_(model.hypernet.biases[-1].bias, MID_SCORE)
+    nn.init.constant_(model.hypernet.biases[-1].get_parameter("bias"), MID_SCORE)

@@ -9,10 +9,11 @@ once, then tests on other databases that are there. `--print_config` shows the r
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,21 +21,19 @@ import pandas as pd
 
 from folders import DATABASES, Database, read_run_database
 from iqa.config import Config, add_config_flags, config_from_flags, given_settings, load_config
-from iqa.data import cache_folder, write_split
+from iqa.data import cache_folder
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.metrics import across_splits
-from iqa.results import metrics_table, provenance, read_results, write_results
-from iqa.system import start_logging, write_json
+from iqa.results import build_results, metrics_table, part_name, provenance, read_results, write_results
+from iqa.system import lock_folder, start_logging, write_atomically, write_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-    from data_loader import PixelCache
-    from HyperIQASolver_swin import HyperIQASolver
+    from data_loader import Preparation
+    from HyperIQASolver_swin import HyperIQASolver, Progress
     from models_swin import SmartIQA
-    from smart_iqa.frozen_features import FrozenFeatures
-    from smart_iqa.scorer import Scorer
-    from smart_iqa.training_data import TrainingData
+    from smart_iqa.frozen_features import FeatureNetwork, FrozenFeatures
 
 log = logging.getLogger(__name__)
 
@@ -79,124 +78,116 @@ def train_and_test(
         resume: continue from the last checkpoint if there is one.
         fold: number of the fold to test on, if the settings ask for cross-validation.
     """
+    from smart_iqa.frozen_features import prepare_images
     from smart_iqa.scorer import Scorer
     from smart_iqa.testing import test_databases
     from smart_iqa.training_data import make_training_data
 
-    made = provenance()  # before training: the commit may move on meanwhile
-    data = make_training_data(databases, config, official, fold)
-    model = build_model(config)
-    if accelerator.is_main_process:
-        _prepare_run_dir(config, data)
-    accelerator.wait_for_everyone()
-    scorer = Scorer(model, config, accelerator, cache=_make_cache(config, data, model, accelerator), scales=data.scales)
-    solver = _make_solver(config, data, scorer)
-    if resume and solver.last_path.is_file():
-        solver.resume()
-    log.info("%s", _headline(config, data, model))
-    started = time.perf_counter()
-    progress = solver.fit()
-    seconds = time.perf_counter() - started
-    scorer.model = solver.load_best()
-    tested = test_databases(scorer, [*databases, *others], data.test_tables())
-    results = {
-        "config": dataclasses.asdict(config),
-        "provenance": {**made, "seed": config.seed, "backbone_weights": model.weights_source},
-        "protocol": _protocol(config, data, official, tested["databases"]),
-        "training": {
-            **dataclasses.asdict(progress),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "processes": accelerator.num_processes,
-        },
-        "databases": tested["databases"],
-        "metrics": _named_test(tested["metrics"], config.dataset),
-        "predictions": _named_test(tested["predictions"], config.dataset),
-        "timings": {"training_seconds": round(seconds, 1), **_named_test(tested["timings"], config.dataset)},
-    }
-    if accelerator.is_main_process:
-        write_results(config.run_dir / "results.json", results)
+    origin = provenance()  # before training: the commit may move on meanwhile
+    data = make_training_data(databases, config, official, fold, config.run_dir if resume else None)
+    model = build_model(config).to(accelerator.device)
+    with _run_dir(config, accelerator, resume):
+        if accelerator.is_main_process:
+            data.write_splits(config.run_dir, config.seed)
+        accelerator.wait_for_everyone()
+        described = f"{config.backbone} with {config.fusion} fusion, weights: {model.weights_source}"
+        log.info("%s: %s; %s", config.run_dir, data.in_words(), described)
+        images, caches = data.images(), cache_folder(config.cache_dir) / "+".join(data.scales)
+        preparation = prepare_images(config, caches, images, model, accelerator)
+        made = {"architecture": architecture_of(config), "scales": data.scales}
+        solver = _make_solver(config, data.parts, preparation, accelerator, made)
+        progress, seconds = _train(solver, {model, preparation.network}, resume)
+        scorer = Scorer(model, config, accelerator, preparation, data.scales)
+        tested = test_databases(scorer, [*databases, *others], data.test_tables())
+        results = build_results(
+            dataclasses.asdict(config),
+            origin | {"backbone_weights": model.weights_source},
+            _protocol(config, data.record(), official and tested[0].described["official_split"]),
+            {part_name(part.database, config.dataset): part for part in tested},
+            {"training_seconds": round(seconds, 1)},
+            training=dataclasses.asdict(progress)
+            | {"parameters": sum(p.numel() for p in model.parameters()), "processes": accelerator.num_processes},
+        )
+        if accelerator.is_main_process:
+            write_results(config.run_dir / "results.json", results)
+            solver.previous_path.unlink(missing_ok=True)
     accelerator.free_memory()  # of several rounds each leaves its network and its workers otherwise
     return results
 
 
-def _named_test(by_database: dict, trained_on: str) -> dict:
-    """The training database's entry is called `test`, which it is a part of."""
-    return {"test" if name == trained_on else name: value for name, value in by_database.items()}
+def _train(solver: HyperIQASolver, networks: set[SmartIQA | FeatureNetwork], resume: bool) -> tuple[Progress, float]:
+    """Train, from the last checkpoint if there is one to resume, and load the best; progress and seconds.
+
+    Args:
+        solver: ready to train.
+        networks: what is compiled, if anything: the one that is trained, and the one that scores.
+        resume: go on where a run has stopped.
+    """
+    if solver.config.compile:
+        for network in networks:
+            network.compile()
+    if resume and solver.can_resume:
+        solver.resume()
+    started = time.perf_counter()
+    progress = solver.fit()
+    seconds = time.perf_counter() - started
+    solver.load_best()
+    return progress, seconds
 
 
-def _make_cache(
-    config: Config, data: TrainingData, model: SmartIQA, accelerator: Accelerator
-) -> PixelCache | FrozenFeatures | None:
-    """Features of a frozen backbone or decoded pictures, kept on disk; None where the settings want neither."""
-    from data_loader import PixelCache
-    from smart_iqa.frozen_features import FrozenFeatures
-
-    if not config.cache:
-        return None
-    folder = cache_folder(config.cache_dir) / "+".join(database.name for database in data.databases)
-    if config.freeze_backbone:
-        return FrozenFeatures(folder, data.images(), config, model, accelerator)
-    return PixelCache(folder, data.images(), config)
-
-
-def _make_solver(config: Config, data: TrainingData, scorer: Scorer) -> HyperIQASolver:
+def _make_solver(
+    config: Config,
+    parts: dict[str, pd.DataFrame],
+    preparation: Preparation | FrozenFeatures,
+    accelerator: Accelerator,
+    made: dict,
+) -> HyperIQASolver:
     from data_loader import test_loader, train_loader
     from HyperIQASolver_swin import HyperIQASolver
 
-    accelerator = scorer.accelerator
-    train = scorer.dataset(data.parts["train"], training=True)
-    made = {"architecture": architecture_of(config), "scales": data.scales}
-    solver = HyperIQASolver(
-        model=scorer.model,
+    train = preparation.dataset(parts["train"], training=True)
+    val = preparation.dataset(parts[config.select_on])
+    return HyperIQASolver(
+        model=preparation.network,
         config=config,
         train_loader=train_loader(train, config, accelerator.process_index, accelerator.num_processes),
-        val_loader=test_loader(scorer.dataset(data.parts[config.select_on]), config),
-        to_images=scorer.to_images,
+        val_loader=test_loader(val, config),
+        to_images=preparation.to_images,
         run_dir=config.run_dir,
         accelerator=accelerator,
         made=made,
     )
-    if config.compile:
-        scorer.model.compile()
-    return solver
 
 
-def _prepare_run_dir(config: Config, data: TrainingData) -> None:
-    config.run_dir.mkdir(parents=True, exist_ok=True)
-    (config.run_dir / "config.yaml").write_text(config.to_yaml())
-    for database, split in zip(data.databases, data.splits, strict=True):
-        name = "split.json" if database.name == config.dataset else f"split_{database.name}.json"
-        write_split(config.run_dir / name, database, split, config.seed)
+@contextlib.contextmanager
+def _run_dir(config: Config, accelerator: Accelerator, resume: bool) -> Iterator[None]:
+    """Keep the run's folder, with its `config.yaml`, from other runs; of several processes the first one does."""
+    if not accelerator.is_main_process:
+        yield
+        return
+    with lock_folder(config.run_dir):
+        _require_new(config.run_dir, resume)
+        write_atomically(config.run_dir / "config.yaml", lambda file: file.write_text(config.to_yaml()))
+        yield
 
 
-def _headline(config: Config, data: TrainingData, model: SmartIQA) -> str:
-    counts = ", ".join(
-        f"{part} {len(t)} images of {t.groupby('database')['content'].nunique().sum()} contents"
-        for part, t in data.parts.items()
-    )
-    names = " and ".join(database.name for database in data.databases)
-    return (
-        f"{config.run_dir}: {names} ({counts}); {config.backbone} with {config.fusion} fusion, "
-        f"weights: {model.weights_source}"
-    )
+def _require_new(run_dir: Path, resume: bool) -> None:
+    """Refuse a folder that holds anything, unless it is resumed; a run killed at its very start leaves it empty."""
+    if not resume and run_dir.exists() and any(not file.name.startswith(".") for file in run_dir.iterdir()):
+        raise UserError(f"{run_dir} exists: continue it with --resume, or give a new --name")
 
 
-def _protocol(config: Config, data: TrainingData, official: bool, databases: dict) -> dict:
-    made = "official" if official and databases[config.dataset]["official_split"] else "by content, seeded"
+def _protocol(config: Config, record: dict, official: bool) -> dict:
+    split = "official" if official else "by content, seeded"
     if config.folds:
-        made = f"{config.folds} folds by content"
+        split = f"{config.folds} folds by content"
     return {
         "name": "ours",
-        "split": f"file {config.split_file}" if config.split_file else made,
+        "split": f"file {config.split_file}" if config.split_file else split,
         "selected_on": config.select_on,
         "test_crops": f"{config.test_mode}, {config.test_patch_num}",
-        "n": {part: len(table) for part, table in data.parts.items()},
-        "contents": {
-            part: int(table.groupby("database")["content"].nunique().sum()) for part, table in data.parts.items()
-        },
-        "trained_on": {name: scale._asdict() for name, scale in data.scales.items()},
+        **record,
         "allow_leakage": config.allow_leakage,
-        "notes": data.notes,
     }
 
 
@@ -216,13 +207,17 @@ def run(config: Config, resume: bool = False) -> dict:
     if config.compile:
         require_compiler()
     accelerator = make_accelerator(config.device, config.precision, config.accumulate)
-    if config.run_dir.exists() and not resume:
-        raise UserError(f"{config.run_dir} exists: continue it with --resume, or give a new --name")
+    _require_new(config.run_dir, resume)
     accelerator.wait_for_everyone()  # all have looked before the first process makes the folder
+    if resume and accelerator.is_main_process:
+        with lock_folder(config.run_dir):  # a run that is still going: said now, not after the images are checked
+            pass
     _warn(config)
-    with accelerator.main_process_first():  # it checks the pictures, the others find its notes
+    with accelerator.main_process_first():  # it checks the images, the others find its notes
         databases = [read_run_database(config)]
-        databases += read_databases(config.also_train_on, config.data_root, config.skip_bad_images)
+        databases += read_databases(
+            config.also_train_on, config.data_root, config.skip_bad_images, cache_dir=config.cache_dir
+        )
         others = _other_databases(config)
     for note in (f"{database.name}: {note}" for database in databases for note in database.notes):
         log.info("%s", note)
@@ -253,7 +248,7 @@ def _other_databases(config: Config) -> list[Database]:
     for name in names:
         if name not in DATABASES:
             raise UserError(f"cross_datasets: unknown database {name!r}; known: {', '.join(DATABASES)}")
-    return read_databases(names, config.data_root, config.skip_bad_images, optional=names)
+    return read_databases(names, config.data_root, config.skip_bad_images, optional=names, cache_dir=config.cache_dir)
 
 
 def _run_splits(
@@ -264,17 +259,15 @@ def _run_splits(
 
     rounds = [_round(config, index) for index in range(config.folds or config.train_test_num)]
     for one, fold in rounds:  # what cannot be split stops before anything is written
-        make_training_data(databases, one, official=False, fold=fold)
-    if accelerator.is_main_process:
-        config.run_dir.mkdir(parents=True, exist_ok=True)
-        (config.run_dir / "config.yaml").write_text(config.to_yaml())
+        make_training_data(databases, one, official=False, fold=fold, stopped=one.run_dir if resume else None)
     metrics = []
-    for one, fold in rounds:
-        if (one.run_dir / "results.json").is_file():
-            results = read_results(one.run_dir)
-        else:
-            results = train_and_test(one, databases, others, accelerator, official=False, resume=resume, fold=fold)
-        metrics.append(results["metrics"])
+    with _run_dir(config, accelerator, resume):
+        for one, fold in rounds:
+            if (one.run_dir / "results.json").is_file():
+                results = read_results(one.run_dir)
+            else:
+                results = train_and_test(one, databases, others, accelerator, official=False, resume=resume, fold=fold)
+            metrics.append(results["metrics"])
     summary = {part: across_splits([m[part] for m in metrics]) for part in metrics[0]}
     if accelerator.is_main_process:
         write_json(config.run_dir / "summary.json", {"config": dataclasses.asdict(config), "summary": summary})
@@ -303,6 +296,7 @@ def splits_table(summary: dict) -> str:
 def make_parser() -> Parser:
     """The command's flags."""
     parser = Parser(
+        usage="%(prog)s [--config FILE.yaml] [--SETTING VALUE ...] [--resume [RUN]] [--print_config]",
         description="Train, validate and test a network for blind image quality assessment.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -34,6 +34,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from benchmarks.common import (
@@ -44,7 +45,7 @@ from benchmarks.common import (
     seconds_of,
     write_result,
 )
-from data_loader import PixelCache, test_loader, train_loader
+from data_loader import PixelCache, Preparation, test_loader, train_loader
 from folders import Database, read_run_database
 from HyperIQASolver_swin import HyperIQASolver
 from iqa.config import Config
@@ -167,11 +168,13 @@ def load(config: Config, folder: Path, decode: int | None = None) -> tuple[Datab
     return database, cache
 
 
-def make_solver(scorer: Scorer, table: pd.DataFrame, folder: Path) -> HyperIQASolver:
+def make_solver(
+    preparation: Preparation, table: pd.DataFrame, folder: Path, accelerator: Accelerator
+) -> HyperIQASolver:
     """The solver of a run that trains on a table and validates on it."""
-    dataset, config = scorer.dataset(table, training=True), scorer.config
+    dataset, config = preparation.dataset(table, training=True), preparation.config
     loaders = train_loader(dataset, config), test_loader(dataset, config)
-    return HyperIQASolver(scorer.model, config, *loaders, scorer.to_images, folder, scorer.accelerator, made={})
+    return HyperIQASolver(preparation.network, config, *loaders, preparation.to_images, folder, accelerator, made={})
 
 
 def made_up_scores(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -192,7 +195,8 @@ def measure_size(images: int) -> dict[str, dict]:
         kept: list = []
         found = {"loading": measured(lambda: kept.extend(load(config, folder)))}
         database, cache = kept
-        solver = make_solver(Scorer(StubNetwork(), config, make_accelerator("cpu"), cache), database.table, folder)
+        preparation = Preparation(StubNetwork(), config, cache)
+        solver = make_solver(preparation, database.table, folder, make_accelerator("cpu"))
         found["training"] = measured(lambda: solver.train_one_epoch(1))
         found["evaluation"] = measured(lambda: solver.evaluate(solver.val_loader))
         scores, mos = made_up_scores(images)
@@ -213,8 +217,9 @@ def measure_koniq_size(sizes: Sizes, batch: int) -> dict:
         )  # fmt: skip
         database, cache = load(config, folder, decode=trained)
         seed_everything(0)
-        scorer = Scorer(SmartIQA("nano", config.fusion), config, make_accelerator("cpu"), cache)
-        solver = make_solver(scorer, database.table.head(trained), folder)
+        preparation = Preparation(SmartIQA("nano", config.fusion), config, cache)
+        scorer = Scorer(preparation.network, config, make_accelerator("cpu"), preparation)
+        solver = make_solver(preparation, database.table.head(trained), folder, scorer.accelerator)
         for epoch in (1, 2):  # workers that validate start when training has filled the memory once
             solver.train_one_epoch(epoch)
             solver.evaluate(solver.val_loader)

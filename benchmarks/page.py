@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from iqa.errors import Parser, exit_on_user_error
+from iqa.results import markdown_table
 from iqa.system import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,7 +35,7 @@ def read_measurements(folder: Path) -> list[tuple[str, dict]]:
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table; numbers with three digits."""
     cells = [[f"{v:,.3g}" if isinstance(v, float) and v < 1000 else _text(v) for v in row] for row in rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [list(head), ["---"] * len(head), *cells])
+    return markdown_table(head, cells)
 
 
 def _text(value: object) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from scipy import stats
 
 from benchmarks.common import require_writable, write_result
-from data_loader import PixelCache
+from data_loader import PixelCache, Preparation
 from iqa.config import Config
 from iqa.errors import Parser, exit_on_user_error
 from smart_iqa.scorer import load_model, load_run_config, run_folder
@@ -41,11 +41,13 @@ def measure_run(run: Path) -> dict[str, dict]:
     with tempfile.TemporaryDirectory() as folder:
         for name, changes in MODES.items():
             scorer = load_model(run, **changes)
-            scorer.cache = PixelCache(Path(folder), table, scorer.config)  # all modes fill and read the same file
+            cache = PixelCache(Path(folder), table, scorer.config)  # all modes fill and read the same file
             for path in table["path"]:
-                scorer.cache.read(path)
-            metrics, _, timings = test_part(scorer, database, table)
-            found[name] = {key: metrics[key] for key in ("n", "srcc", "plcc")} | {"seconds": timings["seconds"]}
+                cache.read(path)
+            scorer.preparation = Preparation(scorer.model, scorer.config, cache)
+            tested = test_part(scorer, database, table)
+            found[name] = {key: tested.metrics[key] for key in ("n", "srcc", "plcc")}
+            found[name]["seconds"] = tested.timings["seconds"]
             print(f"{run}: {name}: {found[name]}", file=sys.stderr)
     return found
 

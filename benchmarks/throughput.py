@@ -54,7 +54,7 @@ from benchmarks.common import (
     spread,
     write_result,
 )
-from data_loader import CropDataset, PixelCache, test_loader, to_images, train_loader
+from data_loader import CropDataset, PixelCache, Preparation, test_loader, to_images, train_loader
 from HyperIQASolver_swin import HyperIQASolver
 from iqa.config import Config
 from iqa.errors import Parser, exit_on_user_error
@@ -180,14 +180,14 @@ def make_solver(
     seed_everything(config.seed)
     model = SmartIQA(backbone, config.fusion, freeze_backbone=config.freeze_backbone)
     accelerator = make_accelerator(config.device)
-    cache = cache or FrozenFeatures(folder, pictures, config, model, accelerator)
-    scorer = Scorer(model, config, accelerator, cache)
+    features = None if cache else FrozenFeatures(folder, pictures, config, model, accelerator)
+    preparation = features or Preparation(model, config, cache)
     return HyperIQASolver(
-        model=model,
+        model=preparation.network,
         config=config,
-        train_loader=train_loader(scorer.dataset(pictures, training=True), config),
+        train_loader=train_loader(preparation.dataset(pictures, training=True), config),
         val_loader=test_loader(CropDataset(pictures, config), config),  # asked for, never read
-        to_images=scorer.to_images,
+        to_images=preparation.to_images,
         run_dir=folder,
         accelerator=accelerator,
         made={},
@@ -259,7 +259,7 @@ def measure_compiled(backbone: str, pictures: pd.DataFrame, cache: PixelCache, f
 @torch.inference_mode()
 def score_one_crop_at_a_time(scorer: Scorer, table: pd.DataFrame) -> np.ndarray:
     """What `Scorer.score_table` computes, a crop at a time: scores (n,)."""
-    dataset, scores = scorer.dataset(table), []
+    dataset, scores = scorer.preparation.dataset(table), []
     for row in range(len(dataset)):
         item = dataset[row]
         images = (
@@ -274,7 +274,7 @@ def measure_evaluation(backbone: str, pictures: pd.DataFrame, cache: PixelCache,
     """Crops/s of scoring in batches and of scoring a crop at a time."""
     config = settings(sizes)
     model = SmartIQA(TRAINED[backbone], config.fusion)
-    scorer = Scorer(model, config, make_accelerator("cpu"), cache)
+    scorer = Scorer(model, config, make_accelerator("cpu"), Preparation(model, config, cache))
     pictures = pictures.head(sizes.scored)
     works = {
         "batched": lambda: scorer.score_table(pictures),

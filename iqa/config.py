@@ -30,6 +30,17 @@ FUSION_KINDS = (*SINGLE_STAGE, "concat", "vector", *ATTENTION)
 MODEL_SIZES = ("nano", "tiny", "small", "base")
 
 
+# The groups of settings, each under its first field.
+GROUPS = {
+    "name": "run",
+    "dataset": "data",
+    "backbone": "network",
+    "epochs": "training",
+    "spaq": "after training",
+    "device": "machine",
+}
+
+
 def _setting(
     default: Any,
     help: str,
@@ -146,7 +157,7 @@ class Config:
 
     # Machine.
     device: str = _setting("auto", "where to compute", ("auto", "cpu", "cuda", "mps"))
-    precision: str = _setting("fp32", "arithmetic of forward and backward", ("fp32", "bf16", "fp16"))
+    precision: str = _setting("fp32", "arithmetic of the backbone; the rest is fp32", ("fp32", "bf16", "fp16"))
     compile: bool = _setting(False, "compile the network with torch.compile")
 
     def __post_init__(self):
@@ -360,32 +371,61 @@ def load_config(file: str | Path) -> Config:
         raise UserError(f"config file {file}: {error}") from error
 
 
+def shipped_config(file: str) -> Path:
+    """A configuration file as it was named, or else the one of this name that comes with the project.
+
+    Args:
+        file: a path, or the name of a file in `configs/`, with or without `configs/` and `.yaml`.
+
+    Returns:
+        The path as it is where there is no such file.
+    """
+    named = [
+        Path(file),
+        *(folder / f"{file}{ending}" for folder in (CONFIGS, CONFIGS.parent) for ending in ("", ".yaml")),
+    ]
+    return next((path for path in named if path.is_file()), Path(file))
+
+
 def add_config_flags(parser: argparse.ArgumentParser) -> None:
-    """Give a parser `--config` and a flag for every setting, absent unless given."""
-    parser.add_argument("--config", metavar="FILE.yaml", help="settings that differ from the defaults")
-    for name, setting in FIELDS.items():
-        kind, _ = _plain_type(name)
-        default = "" if setting.default in (None, dataclasses.MISSING) else f" [{setting.default}]"
-        help = (setting.metadata["help"] + default).replace("%", "%%")
-        if kind is bool:
-            group = parser.add_mutually_exclusive_group()
-            group.add_argument(f"--{name}", action="store_true", default=argparse.SUPPRESS, help=help)
-            group.add_argument(f"--no_{name}", dest=name, action="store_false", default=argparse.SUPPRESS)
-            continue
-        options: dict[str, Any] = {"default": argparse.SUPPRESS, "help": help}
-        if typing.get_origin(kind) is list:
-            options |= {"nargs": "*", "type": typing.get_args(kind)[0]}
-        else:
-            options |= {"type": kind, "choices": setting.metadata["choices"]}
-            options |= {"nargs": "+"} if name == "dataset" else {}
-        parser.add_argument(f"--{name}", metavar=None if options.get("choices") else name.upper(), **options)
-    _add_alias_flags(parser)
+    """Give a parser `--config` and, in their groups, a flag for every setting, absent unless given."""
+    help = "settings that differ from the defaults: a file, or the name of one in configs/"
+    parser.add_argument("--config", metavar="FILE.yaml", help=help)
+    groups = {title: parser.add_argument_group(title) for title in GROUPS.values()}
+    title = ""
+    for name in FIELDS:
+        title = GROUPS.get(name, title)
+        _add_flag(groups[title], name)
+    _add_alias_flags(groups["network"])
+    groups["data"].add_argument(
+        "--test_random_crop", action="store_true", default=argparse.SUPPRESS, help="short for --test_mode random"
+    )
 
 
-def _add_alias_flags(parser: argparse.ArgumentParser) -> None:
+def _add_flag(group: argparse._ArgumentGroup, name: str) -> None:
+    setting, (kind, _) = FIELDS[name], _plain_type(name)
+    default = "" if setting.default in (None, dataclasses.MISSING) else f" [{setting.default}]"
+    options: dict[str, Any] = {
+        "default": argparse.SUPPRESS,
+        "help": (setting.metadata["help"] + default).replace("%", "%%"),
+    }
+    if kind is bool:
+        either = group.add_mutually_exclusive_group()
+        either.add_argument(f"--{name}", action="store_true", **options)
+        either.add_argument(f"--no_{name}", dest=name, action="store_false", default=argparse.SUPPRESS)
+        return
+    if typing.get_origin(kind) is list:
+        options |= {"nargs": "*", "type": typing.get_args(kind)[0]}
+    else:
+        options |= {"type": kind, "choices": setting.metadata["choices"]}
+        options |= {"nargs": "+"} if name == "dataset" else {}
+    group.add_argument(f"--{name}", metavar=None if options.get("choices") else name.upper(), **options)
+
+
+def _add_alias_flags(group: argparse._ArgumentGroup) -> None:
     absent = {"default": argparse.SUPPRESS}
-    parser.add_argument("--model_size", choices=MODEL_SIZES, help="short for --backbone (Swin)", **absent)
-    parser.add_argument(
+    group.add_argument("--model_size", choices=MODEL_SIZES, help="short for --backbone (Swin)", **absent)
+    group.add_argument(
         "--attention_fusion",
         nargs="?",
         const="channel",
@@ -393,10 +433,9 @@ def _add_alias_flags(parser: argparse.ArgumentParser) -> None:
         help="short for --fusion",
         **absent,
     )
-    stages = parser.add_mutually_exclusive_group()
+    stages = group.add_mutually_exclusive_group()
     stages.add_argument("--use_multiscale", action="store_true", help="join all four stages", **absent)
     stages.add_argument("--no_multiscale", dest="use_multiscale", action="store_false", help="stage 3 only", **absent)
-    parser.add_argument("--test_random_crop", action="store_true", help="short for --test_mode random", **absent)
 
 
 def config_from_flags(flags: argparse.Namespace) -> Config:
@@ -404,11 +443,12 @@ def config_from_flags(flags: argparse.Namespace) -> Config:
     given = given_settings(flags)
     if flags.config is None:
         return resolve(given)
-    from_file = load_yaml(flags.config)
+    file = shipped_config(flags.config)
+    from_file = load_yaml(file)
     try:
         resolve(from_file)
     except UserError as error:
-        raise UserError(f"config file {flags.config}: {error}") from error
+        raise UserError(f"config file {file}: {error}") from error
     return resolve(from_file, given)
 
 

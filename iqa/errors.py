@@ -17,6 +17,10 @@ class UserError(ValueError):
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
 
 
+class WriteError(UserError, OSError):
+    """A file that could not be written: the disk is full, or its folder is gone or closed to us."""
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and which takes no abbreviated flags."""
 

@@ -30,7 +30,7 @@ _LITE = re.compile(r"tf_efficientnet_lite([0-2])")
 
 
 def load_backbone_weights(backbone: nn.Module, file: str | Path | None = None) -> str:
-    """Fill a `SwinBackbone` with pretrained weights.
+    """Fill a `Backbone` with pretrained weights.
 
     Args:
         backbone: has `body` (the timm feature extractor) and `timm_name`.

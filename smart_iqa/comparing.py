@@ -1,4 +1,4 @@
-"""Test several runs on several databases: `evaluate`, one results file's content, and which run is better.
+"""Test several runs on several databases: `evaluate` gives the content of one results file, and says who is better.
 
 A database that a run was trained on is tested on its test part, any other one whole. Several checkpoints are tested
 on the same images and compared with the first.
@@ -20,9 +20,9 @@ from iqa.config import CONFIGS, Config, load_yaml, resolve
 from iqa.data import file_hash, read_split
 from iqa.errors import UserError
 from iqa.metrics import MOST_IMAGES_IN_PAIRS, in_words
-from iqa.results import PROTOCOLS, compare_predictions, provenance, read_json
+from iqa.results import PROTOCOLS, ScoredPart, build_results, compare_predictions, provenance, read_json
 from smart_iqa.scorer import is_published, load_model, load_run_config, run_folder
-from smart_iqa.testing import describe, read_databases, split_file, test_databases, trained_test_table
+from smart_iqa.testing import read_databases, split_file, test_databases, trained_test_table
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +68,8 @@ def read_checkpoints(paths: Sequence[str]) -> list[Checkpoint]:
             raise UserError(f"--checkpoint: {path} is given twice, first as {first_name}")
         if (Path(path) / "split_00").is_dir():
             raise UserError(f"{path} holds several splits: test one of them, for example {Path(path) / 'split_00'}")
-    names = [short_name(path) for path in paths]
-    names = paths if len(set(names)) < len(names) else names
+    short_names = [short_name(path) for path in paths]
+    names = paths if len(set(short_names)) < len(paths) else short_names
     configs = [Config() if is_published(path) else load_run_config(path) for path in paths]
     return [Checkpoint(n, p, run_folder(p), c) for n, p, c in zip(names, paths, configs, strict=True)]
 
@@ -79,7 +79,8 @@ def weights_file(path: str | Path) -> Path:
     return Path(path) / "best.safetensors" if Path(path).is_dir() else Path(path)
 
 
-def short_name(path: str) -> str:
+def short_name(path: str | Path) -> str:
+    """What a checkpoint is called: its run's folder, or the file of published code."""
     resolved = Path(path).resolve()
     return resolved.parent.name if resolved.suffix == ".safetensors" else resolved.name
 
@@ -126,7 +127,7 @@ def table_to_test(
 
 
 def _require_unseen(checkpoint: Checkpoint, database: Database, table: pd.DataFrame) -> None:
-    """Stop where the images of a list share contents with what trained or chose the checkpoint."""
+    """Stop if the images of a list share contents with the images that trained or chose the checkpoint."""
     file = split_file(checkpoint.run, database.name)
     if file is None:
         log.warning("%s: its training images are unknown: the list may hold some of them", checkpoint.name)
@@ -142,8 +143,8 @@ def _require_unseen(checkpoint: Checkpoint, database: Database, table: pd.DataFr
 
 
 def evaluate(
-    checkpoints: Sequence[str],
-    datasets: Sequence[str],
+    checkpoints: str | Path | Sequence[str | Path],
+    datasets: str | Sequence[str],
     *,
     data_root: str | None = None,
     skip_bad_images: bool = False,
@@ -157,8 +158,8 @@ def evaluate(
     """Test every checkpoint on every database and compare each with the first: the content of a results file.
 
     Args:
-        checkpoints: folders of runs, checkpoint files, or files of published code.
-        datasets: names of databases; one that a run was trained on is tested on its test part.
+        checkpoints: one or several folders of runs, checkpoint files, or files of published code.
+        datasets: one or several names of databases; one that a run was trained on is tested on its test part.
         data_root: holds a folder per database; None takes $IQA_DATA_ROOT or ./datasets.
         skip_bad_images: leave bad rows out and record them.
         protocol: a key of `iqa.results.PROTOCOLS`.
@@ -171,36 +172,40 @@ def evaluate(
     Raises:
         UserError: a database, a checkpoint or an argument is bad, or they do not fit each other.
     """
-    _require_that_they_fit(checkpoints, datasets, protocol, split_file, ratings)
-    made, checkpoints = provenance(), read_checkpoints(checkpoints)
-    databases = _databases_of(checkpoints, datasets, data_root, skip_bad_images)
-    lists = {d.name: table_to_test(d, checkpoints, _listed(split_file, d)) for d in databases}
+    paths, names = _as_list(checkpoints), _as_list(datasets)
+    asked = {"test_mode": test_mode, "test_patch_num": test_patch_num}
+    _require_that_they_fit(paths, names, protocol, split_file, ratings, asked)
+    origin, runs = provenance(), read_checkpoints(paths)
+    databases = _databases_of(runs, names, data_root, skip_bad_images)
+    lists = {d.name: table_to_test(d, runs, _listed(split_file, d)) for d in databases}
     tables = {name: table for name, (table, _) in lists.items()}
     if ratings is not None:
         _require_deviations(tables)
-    changes = _changed_settings(checkpoints, protocol, {"test_mode": test_mode, "test_patch_num": test_patch_num})
-    results: dict = {"checkpoints": {}, "parts": {}, "metrics": {}, "predictions": {}, "timings": {}}
-    for checkpoint in checkpoints:
+    changes = _changed_settings(runs, protocol, asked)
+    tested: dict[str, ScoredPart] = {}
+    described: dict[str, dict] = {"checkpoints": {}, "parts": {}}
+    for checkpoint in runs:
         scorer = load_model(checkpoint.path, device, **changes)
         for database in databases:
             warn_of_small_images(tables[database.name], scorer.config, database.name)
-        tested = test_databases(scorer, databases, tables)
-        results["checkpoints"][checkpoint.name] = _describe_checkpoint(checkpoint, scorer.config)
-        for database in databases:
-            part = database.name if len(checkpoints) == 1 else f"{database.name}: {checkpoint.name}"
-            for key in ("metrics", "predictions", "timings"):
-                results[key][part] = tested[key][database.name]
-            results["parts"][part] = _describe_part(
-                database, checkpoint, lists[database.name][1], results["metrics"][part]
-            )
-    results["comparisons"] = _comparisons(checkpoints, databases, results["predictions"], ratings)
-    return {
-        "config": vars(scorer.config) if len(checkpoints) == 1 else vars(checkpoints[0].config),
-        "provenance": {**made, "seed": checkpoints[0].config.seed},
-        "protocol": _describe_protocol(protocol, split_file, results),
-        "databases": {d.name: describe(d) for d in databases},
-        **results,
-    }
+        described["checkpoints"][checkpoint.name] = _describe_checkpoint(checkpoint, scorer.config)
+        for part in test_databases(scorer, databases, tables):
+            name = part.database if len(runs) == 1 else f"{part.database}: {checkpoint.name}"
+            tested[name] = part
+            described["parts"][name] = _describe_part(part, checkpoint, lists[part.database][1])
+    return build_results(
+        dataclasses.asdict(scorer.config if len(runs) == 1 else runs[0].config),
+        origin,
+        _describe_protocol(protocol, split_file, described),
+        tested,
+        **described,
+        comparisons=_comparisons(runs, databases, tested, ratings),
+    )
+
+
+def _as_list(one_or_several: str | Path | Sequence[str | Path]) -> list[str]:
+    several = [one_or_several] if isinstance(one_or_several, str | Path) else one_or_several
+    return list(map(str, several))
 
 
 def _databases_of(
@@ -227,14 +232,23 @@ def _databases_of(
 
 
 def _require_that_they_fit(
-    checkpoints: Sequence[str], datasets: Sequence[str], protocol: str, split_file: str | None, ratings: int | None
+    checkpoints: Sequence[str],
+    datasets: Sequence[str],
+    protocol: str,
+    split_file: str | None,
+    ratings: int | None,
+    asked: dict,
 ) -> None:
+    if not checkpoints or not datasets:
+        raise UserError("nothing to test: give at least one checkpoint and one database")
     if protocol not in PROTOCOLS:
         raise UserError(f"protocol: unknown {protocol!r}; known: {', '.join(PROTOCOLS)}")
     if unknown := [name for name in datasets if name not in DATABASES]:
         raise UserError(f"--datasets: unknown database {unknown[0]!r}; known: {', '.join(DATABASES)}")
     if (protocol == "playground") != (split_file is not None):
         raise UserError("--protocol playground and --split_file go together: the list is what makes the protocol")
+    if protocol == "paper" and any(value is not None for value in asked.values()):
+        raise UserError(f"--protocol paper fixes the crops: give it without {' and '.join(asked)}")
     if split_file and len(datasets) > 1:
         raise UserError("--split_file is for one database: evaluate the others apart")
     if ratings is not None and (ratings < 1 or len(checkpoints) < 2):
@@ -246,7 +260,7 @@ def _listed(file: str | None, database: Database) -> pd.Series | None:
 
 
 def _require_deviations(tables: dict[str, pd.DataFrame]) -> None:
-    """Stop where Krasula's analyses cannot be made, before anything is scored."""
+    """Stop before anything is scored if Krasula's analyses are impossible."""
     for name, table in tables.items():
         if table["mos_std"].isna().any():
             raise UserError(f"--ratings: {name} does not say how far the ratings of every image deviate: leave it out")
@@ -255,7 +269,7 @@ def _require_deviations(tables: dict[str, pd.DataFrame]) -> None:
 
 
 def _changed_settings(checkpoints: Sequence[Checkpoint], protocol: str, asked: dict) -> dict:
-    """Settings of the runs that the protocol, or what is asked for, replaces."""
+    """The settings that replace the runs' own: those of the protocol, or those asked for."""
     if protocol == "paper":
         published = resolve(load_yaml(PAPER))
         changes = {key: getattr(published, key) for key in TEST_SETTINGS}
@@ -272,7 +286,7 @@ def _describe_checkpoint(checkpoint: Checkpoint, config: Config) -> dict:
     file = Path(checkpoint.path)
     trained_file = checkpoint.run / "results.json"
     trained = read_json(trained_file) if trained_file.is_file() and not is_published(file) else {}
-    made = trained.get("provenance", {})
+    origin = trained.get("provenance", {})
     return {
         "path": checkpoint.path,
         "file_hash": file_hash(weights_file(file)),
@@ -280,20 +294,20 @@ def _describe_checkpoint(checkpoint: Checkpoint, config: Config) -> dict:
         "selected_on": trained.get("protocol", {}).get("selected_on", checkpoint.selected_on()),
         "training_notes": trained.get("protocol", {}).get("notes", []),
         "seed": None if is_published(file) else checkpoint.config.seed,
-        "provenance": {key: made[key] for key in ("git_commit", "git_dirty", "versions") if key in made},
+        "provenance": {key: origin[key] for key in ("git_commit", "git_dirty", "versions") if key in origin},
         "tested_with": {key: getattr(config, key) for key in (*TEST_SETTINGS, "seed", "precision")},
     }
 
 
-def _describe_part(database: Database, checkpoint: Checkpoint, listed: dict, metrics: dict) -> dict:
-    """Whose scores a part holds, of which images."""
-    counts = {key: metrics[key] for key in ("n", "contents", "fingerprint")}
-    return {"database": database.name, "checkpoint": checkpoint.name, **counts, **listed}
+def _describe_part(part: ScoredPart, checkpoint: Checkpoint, listed: dict) -> dict:
+    """What a results file says of a part: whose scores it holds, and of which images."""
+    counts = {key: part.metrics[key] for key in ("n", "contents", "fingerprint")}
+    return {"database": part.database, "checkpoint": checkpoint.name, **counts, **listed}
 
 
-def _describe_protocol(protocol: str, split_file: str | None, results: dict) -> dict:
-    """The label of the results: protocol, crops, what chose the checkpoints, and what a reader has to know."""
-    checkpoints = results["checkpoints"]
+def _describe_protocol(protocol: str, split_file: str | None, described: dict[str, dict]) -> dict:
+    """What a results file says of the test: protocol, crops, what chose the checkpoints, and notes for the reader."""
+    checkpoints = described["checkpoints"]
     crops = {f"{c['tested_with']['test_mode']}, {c['tested_with']['test_patch_num']}" for c in checkpoints.values()}
     resizes = {c["tested_with"]["resize"] for c in checkpoints.values()}
     notes = [
@@ -303,7 +317,7 @@ def _describe_protocol(protocol: str, split_file: str | None, results: dict) -> 
         if checkpoint["selected_on"] == "test"
     ]
     notes += [f"{name}: {note}" for name, checkpoint in checkpoints.items() for note in checkpoint["training_notes"]]
-    notes += [f"{part['database']}: {note}" for part in results["parts"].values() for note in part["notes"]]
+    notes += [f"{part['database']}: {note}" for part in described["parts"].values() for note in part["notes"]]
     return {
         "name": protocol,
         "description": PROTOCOLS[protocol],
@@ -318,7 +332,7 @@ def _describe_protocol(protocol: str, split_file: str | None, results: dict) -> 
 def _comparisons(
     checkpoints: Sequence[Checkpoint],
     databases: Sequence[Database],
-    predictions: dict[str, list],
+    tested: dict[str, ScoredPart],
     ratings: int | None,
 ) -> list[dict]:
     """Every checkpoint after the first against it, on each database."""
@@ -327,7 +341,7 @@ def _comparisons(
     for database in databases:
         for other in others:
             part_a, part_b = (f"{database.name}: {checkpoint.name}" for checkpoint in (first, other))
-            rows_a, rows_b = predictions[part_a], predictions[part_b]
+            rows_a, rows_b = tested[part_a].predictions, tested[part_b].predictions
             compared = compare_predictions(rows_a, rows_b, first.config.seed, ratings=ratings)
             named = {"database": database.name, "a": first.name, "b": other.name, "part_a": part_a, "part_b": part_b}
             found.append(named | compared | {"words": in_words(compared, first.name, other.name)})

@@ -1,8 +1,8 @@
-"""What a frozen backbone gives, computed once: images of a table -> features of every crop and flip, on disk.
+"""Features of a frozen backbone, computed once: images of a table -> features of every crop and flip, on disk.
 
-Takes the place of decoding, `to_images` and the backbone where `--freeze_backbone` is set: `SmartIQA` takes these
-features (B, D) instead of images, and gives the same scores up to their rounding to half precision. Under a frozen
-backbone crops lie by the image alone (see `CropDataset`), so one cache serves every epoch, split and seed.
+Takes the place of decoding, `to_images` and the backbone where `--freeze_backbone` is set: `FeatureNetwork` takes
+these features (B, D) instead of images, and gives the same scores up to their rounding to half precision. Under a
+frozen backbone crops lie by the image alone (see `CropDataset`), so one cache serves every epoch, split and seed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from data_loader import (
@@ -25,6 +25,8 @@ from data_loader import (
     Batch,
     CropDataset,
     Labels,
+    PixelCache,
+    Preparation,
     augmentation,
     image_fingerprint,
     seeded_generator,
@@ -34,14 +36,33 @@ from data_loader import (
 from iqa.config import Config
 from iqa.data import RowCache
 from iqa.errors import UserError
+from iqa.runtime import autocast
 from iqa.system import progress
 from models_swin import SmartIQA
 
 _CROPS_AT_ONCE = 64
 
 
+class FeatureNetwork(SmartIQA):
+    """A network that is called with its `pooled_features` (B, D) in the place of images.
+
+    It holds the modules of `model` by the same names: what one learns the other knows, and their checkpoints are one.
+    """
+
+    def __init__(self, model: SmartIQA):
+        nn.Module.__init__(self)
+        self._modules = model._modules
+        self.freeze_backbone, self.freeze_batch_norm = model.freeze_backbone, model.freeze_batch_norm
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Pooled features (B, D) -> scores (B,)."""
+        return self.score_features(features)
+
+
 class FrozenFeatures:
     """The pooled features of a table's images under a frozen backbone: two caches, of training and of test crops.
+
+    Does for the tables that it covers what `Preparation` does for any; its `network` takes the features.
 
     Args:
         folder: where the caches of this database lie.
@@ -55,7 +76,7 @@ class FrozenFeatures:
     """
 
     def __init__(self, folder: Path, table: pd.DataFrame, config: Config, model: SmartIQA, accelerator: Accelerator):
-        self.config, self.model, self.accelerator = config, model, accelerator
+        self.config, self.network, self.accelerator = config, FeatureNetwork(model), accelerator
         self.row_of = {path: row for row, path in enumerate(table["path"])}
         self.size = sum(channels * side**2 for _, channels, side in model.feature_grids)
         self.shapes = {True: (config.train_patch_num, 2, self.size), False: (_test_crops(config), 1, self.size)}
@@ -86,7 +107,11 @@ class FrozenFeatures:
         self.accelerator.wait_for_everyone()
         missing = set(self.rows[training].missing(wanted).tolist())  # nodes that share no disk: the others' share
         self._compute(table[[row in missing for row in wanted]], training)
-        return FeatureDataset(table, self, training)
+        return FeatureDataset(table, self)
+
+    def to_images(self, features: Tensor, augment: Tensor, jitter: bool = False) -> Tensor:
+        """What `network` takes in the place of images: features (B, K, D) float16 -> (B*K, D) float32."""
+        return features.flatten(0, 1).float()
 
     def read(self, path: str, training: bool) -> np.ndarray:
         """Features (K, flips, D) float16 of an image's crops."""
@@ -102,13 +127,11 @@ class FrozenFeatures:
         table = table.reset_index(drop=True)
         images_at_once = max(1, _CROPS_AT_ONCE // self.shapes[training][0])
         loader = test_loader(CropDataset(table, self.config, frozen_crops=training), self.config, images_at_once)
-        self.model.to(self.accelerator.device).eval()
-        # A loader draws from torch's generator when it starts: dropout shall not depend on what is cached already.
-        with torch.random.fork_rng(devices=[]):
-            for batch in progress(loader, "features", show=self.accelerator.is_main_process):
-                features = self._features(batch, flips=self.shapes[training][1]).cpu().numpy()
-                for path, content in zip(table["path"][batch.index.numpy()], features, strict=True):
-                    self._write(path, content, training)
+        self.network.to(self.accelerator.device).eval()
+        for batch in progress(loader, "features", show=self.accelerator.is_main_process):
+            features = self._features(batch, flips=self.shapes[training][1]).cpu().numpy()
+            for path, content in zip(table["path"][batch.index.numpy()], features, strict=True):
+                self._write(path, content, training)
 
     def _write(self, path: str, content: np.ndarray, training: bool) -> None:
         if not np.isfinite(content).all():
@@ -118,10 +141,10 @@ class FrozenFeatures:
     def _features(self, batch: Batch, flips: int) -> Tensor:
         """(B, K, flips, D) float16, unflipped first."""
         B, K = batch.crops.shape[:2]
-        device, backbone = self.accelerator.device, self.model.backbone
+        device, backbone = self.accelerator.device, self.network.backbone
         images = to_images(batch.crops.to(device), batch.augment.to(device), backbone.mean, backbone.std)
-        with self.accelerator.autocast():
-            views = [self.model.pooled_features(i) for i in (images, images.flip(-1))[:flips]]
+        with autocast(self.accelerator):
+            views = [self.network.pooled_features(i) for i in (images, images.flip(-1))[:flips]]
         return torch.stack(views, dim=1).half().unflatten(0, (B, K))
 
 
@@ -131,26 +154,25 @@ class FeatureDataset(Dataset):
     Args:
         table: columns image, path, mos, mos_std.
         features: holds all of them.
-        training: indices are (row, epoch, crop) of training crops, not rows.
     """
 
-    def __init__(self, table: pd.DataFrame, features: FrozenFeatures, training: bool):
+    def __init__(self, table: pd.DataFrame, features: FrozenFeatures):
         self.images, self.paths, self.labels = list(table["image"]), list(table["path"]), Labels.of(table)
-        self.features, self.training = features, training
+        self.features = features
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getstate__(self) -> dict:
-        """For worker processes: they read features and need no network."""
+        """The state that worker processes get: they read features, so the network stays behind."""
         reader = object.__new__(FrozenFeatures)
-        reader.__dict__ = {**self.features.__dict__, "model": None, "accelerator": None}
+        reader.__dict__ = {**self.features.__dict__, "network": None, "accelerator": None}
         return {**self.__dict__, "features": reader}
 
     def __getitems__(self, indices: Sequence[int | tuple[int, int, int]]) -> Batch:
-        """A batch of features."""
-        rows = [i[0] if self.training else i for i in indices]
-        chosen = [self._training(*i) if self.training else self._test(i) for i in indices]
+        """A batch of features: an index is a row for its test crops, or (row, epoch, crop) for one of training."""
+        rows = [i[0] if isinstance(i, tuple) else i for i in indices]
+        chosen = [self._training(*i) if isinstance(i, tuple) else self._test(i) for i in indices]
         features = torch.from_numpy(np.stack(chosen))  # (B, K, D)
         augment = features.new_tensor(UNCHANGED, dtype=torch.float32).expand(*features.shape[:2], -1)
         return Batch(features, augment, *self.labels.rows(rows))
@@ -166,15 +188,32 @@ class FeatureDataset(Dataset):
         return self.features.read(self.paths[row], training=False)[:, 0]  # (K, D)
 
 
+def prepare_images(
+    config: Config, folder: Path, table: pd.DataFrame, model: SmartIQA, accelerator: Accelerator
+) -> Preparation | FrozenFeatures:
+    """How a run's images come to its network: cached features of a frozen backbone, or cached or plain pixels.
+
+    Args:
+        config: the run's settings.
+        folder: where the caches of these images lie.
+        table: all images that training reads, of whatever part.
+        model: the network.
+        accelerator: devices and processes.
+    """
+    if config.cache and config.freeze_backbone:
+        return FrozenFeatures(folder, table, config, model, accelerator)
+    return Preparation(model, config, PixelCache(folder, table, config) if config.cache else None)
+
+
 def _test_crops(config: Config) -> int:
     return 1 if config.test_mode in ("center", "full") else config.test_patch_num
 
 
 def _settings(config: Config, training: bool) -> dict:
-    """What decides the pixels that the backbone sees, and its arithmetic."""
+    """The settings that decide what pixels the backbone sees, and its arithmetic."""
     crops = {"training": config.train_patch_num} if training else {config.test_mode: _test_crops(config)}
-    made = {"patch_size": config.patch_size, "resize": config.resize, "crops": crops, "precision": config.precision}
-    return made | {package: importlib.metadata.version(package) for package in ("torch", "timm", "pillow")}
+    settings = {"patch_size": config.patch_size, "resize": config.resize, "crops": crops, "precision": config.precision}
+    return settings | {package: importlib.metadata.version(package) for package in ("torch", "timm", "pillow")}
 
 
 def _backbone_digest(model: SmartIQA) -> str:

@@ -8,7 +8,6 @@ is the fusion `scale`.
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -78,7 +77,7 @@ def _published_name(name: str, backbone: str) -> str:
     ):
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)
-    part, index, parameter = re.fullmatch(r"(.+)\.(\d)\.(weight|bias)", name).groups()
+    part, index, parameter = name.rsplit(".", 2)
     layer = int(index) + 1
     layers = {
         "content.project": f"{trunk}lda{layer}_pool.0",

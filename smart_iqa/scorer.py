@@ -1,4 +1,4 @@
-"""A finished run -> `Scorer`, which everything uses that needs scores of images."""
+"""A finished run -> `Scorer`: every score of an image comes from it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pandas as pd
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from data_loader import CropDataset, PixelCache, test_loader, to_images
+from data_loader import CropDataset, Preparation, test_loader
 from iqa.checkpoint import load_model_state, read_checkpoint
 from iqa.config import Config, load_config
 from iqa.data import open_rgb
@@ -22,7 +22,7 @@ from iqa.evaluation import predict
 from iqa.pretrained import read_state_dict
 from iqa.runtime import make_accelerator
 from models_swin import SmartIQA
-from smart_iqa.frozen_features import FrozenFeatures
+from smart_iqa.frozen_features import FeatureDataset, FrozenFeatures
 from smart_iqa.published import model_from_published
 
 
@@ -33,7 +33,7 @@ class Scorer:
         model: the network.
         config: the run's settings; crops and resizing are read from it.
         accelerator: devices and processes.
-        cache: decoded pictures, or features of a frozen backbone, of the tables that it covers.
+        preparation: prepares the tables that it covers, for example from a cache; None decodes every image.
         scales: slope and offset of the databases it was trained on (see `training_data.Scale`), if several.
     """
 
@@ -42,79 +42,75 @@ class Scorer:
         model: SmartIQA,
         config: Config,
         accelerator: Accelerator,
-        cache: PixelCache | FrozenFeatures | None = None,
+        preparation: Preparation | FrozenFeatures | None = None,
         scales: dict[str, tuple[float, float]] | None = None,
     ):
         self.model, self.config, self.accelerator = model.to(accelerator.device).eval(), config, accelerator
-        self.cache, self.scales = cache, scales or {}
+        self.plain = Preparation(self.model, config)
+        self.preparation, self.scales = preparation or self.plain, scales or {}
 
-    def to_images(self, crops: Tensor, augment: Tensor, jitter: bool = False) -> Tensor:
-        """What the network takes: images (B*K, 3, H, W) of crops, or features (B*K, D) as they are."""
-        if crops.ndim == 3:
-            return crops.flatten(0, 1).float()
-        return to_images(crops, augment, self.model.backbone.mean, self.model.backbone.std, jitter)
-
-    def dataset(self, table: pd.DataFrame, training: bool = False) -> Dataset:
-        """The crops of a table's images, from the cache where it covers them."""
-        if self.cache is None or not self.cache.covers(table):
-            return CropDataset(table, self.config)
-        return self.cache.dataset(table, training)
+    def to_images(self, crops: Tensor, augment: Tensor) -> Tensor:
+        """Crops of `loader` (B, K, 3, H, W) -> images (B*K, 3, H, W) for the model."""
+        return self.plain.to_images(crops, augment)
 
     def loader(self, table: pd.DataFrame) -> DataLoader:
-        """Test crops of a table, prepared for this scorer's devices and processes."""
-        return self._loader(self.dataset(table))
+        """Test crops of a table, decoded now, for this scorer's devices and processes."""
+        return self._loader(self.plain.dataset(table))
 
-    def _loader(self, dataset: Dataset) -> DataLoader:
+    def _loader(self, dataset: CropDataset | FeatureDataset) -> DataLoader:
         few = len(dataset) < 64  # starting processes would take longer than decoding
         config = dataclasses.replace(self.config, num_workers=0) if few else self.config
         return self.accelerator.prepare(test_loader(dataset, config))
 
     def score(self, images: str | Path | Sequence[str | Path]) -> float | np.ndarray:
-        """Quality of a picture, or of several: 0..100, higher is better.
+        """Quality of an image, or of several: 0..100, higher is better.
 
         Args:
             images: a file, or a list of files.
 
         Returns:
-            A float for one file, else an array (n,) in the order given. What the network puts outside
-            the scale is set to its end.
+            A float for one file, else an array (n,) in the order given. Scores outside the scale are set to its end.
 
         Raises:
-            UserError: a file is missing or no image.
+            UserError: a file is missing or not an image.
         """
-        one = isinstance(images, str | Path)
-        scores = self.score_table(_unlabelled([images] if one else images)).clip(0, 100)
-        return float(scores[0]) if one else scores
+        files = [images] if isinstance(images, str | Path) else images
+        scores = self.score_table(_unlabelled(files)).clip(0, 100)
+        return scores if files is images else float(scores[0])
 
     def score_readable(self, images: Sequence[str | Path]) -> tuple[np.ndarray, dict[int, str]]:
-        """Like `score` of a list, but a file that cannot be read ends nothing.
+        """Like `score` of a list, but files that cannot be read do not stop the others.
 
         Returns:
-            scores (n,), and by the place in the list of each unreadable file, whose score means nothing, the reason.
+            Scores (n,), and by place in the list why a file cannot be read. The score of such a file means nothing.
         """
         dataset = _TolerantCrops(_unlabelled(images), self.config)
-        scores = self._predict(dataset, "score").clip(0, 100)
+        scores = self._predict(self.plain, dataset, "score").clip(0, 100)
         of_all = self.accelerator.reduce(dataset.unreadable.int().to(self.accelerator.device), "sum")
         return scores, {place: _problem(images[place]) for place in of_all.nonzero().flatten().tolist()}
 
     def score_table(self, table: pd.DataFrame, description: str = "score", database: str | None = None) -> np.ndarray:
-        """Raw scores (n,) of a table, not set to the scale's ends.
+        """Raw scores (n,) of a table; they may lie outside 0..100.
 
         Args:
             table: columns image, path, mos, mos_std.
-            description: what the progress bar says.
-            database: gives the scale of the scores, if it is one of several that the model was trained on.
+            description: shown beside the progress bar.
+            database: the images are of it; a model trained on several databases knows the scale of each.
         """
-        scores = self._predict(self.dataset(table), description)
-        slope, offset = self.scales.get(database, (1.0, 0.0))
+        preparation = self.preparation if self.preparation.covers(table) else self.plain
+        scores = self._predict(preparation, preparation.dataset(table), description)
+        slope, offset = self.scales.get(database or "", (1.0, 0.0))
         return (scores - offset) / slope
 
-    def _predict(self, dataset: Dataset, description: str) -> np.ndarray:
-        return predict(self.model, self._loader(dataset), self.to_images, self.accelerator, description)
+    def _predict(
+        self, preparation: Preparation | FrozenFeatures, dataset: CropDataset | FeatureDataset, description: str
+    ) -> np.ndarray:
+        loader = self._loader(dataset)
+        return predict(preparation.network, loader, preparation.to_images, self.accelerator, description)
 
 
 class _TolerantCrops(CropDataset):
-    """Crops that are black where a picture cannot be read, which `unreadable` (n,) then tells."""
+    """Crops of images that may be unreadable: their crops are black, and `unreadable` (n,) is set."""
 
     def __init__(self, table: pd.DataFrame, config: Config):
         super().__init__(table, config)
@@ -166,7 +162,7 @@ def load_model(checkpoint: str | Path, device: str = "auto", **changes) -> Score
 
 
 def is_published(checkpoint: str | Path) -> bool:
-    """Whether a checkpoint is a file of other code: ours are folders, or .safetensors files in one."""
+    """Whether a checkpoint is a file of the published code; this project's are folders, or .safetensors files there."""
     return Path(checkpoint).is_file() and Path(checkpoint).suffix != ".safetensors"
 
 

@@ -1,4 +1,4 @@
-"""Test one model on databases, and say which images of a database may test a run."""
+"""Test one model on databases, and find which images of a database may test a run."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ import pandas as pd
 from folders import Database, DatabaseNotFound, read_database, read_run_database
 from iqa.data import read_split
 from iqa.errors import UserError
-from iqa.results import part_metrics, prediction_rows, read_json
+from iqa.results import ScoredPart, part_metrics, prediction_rows, read_json
 from models_swin import FUSIONS, SmartIQA
 from smart_iqa.scorer import Scorer
 
 log = logging.getLogger(__name__)
 
 
-def test_part(scorer: Scorer, database: Database, table: pd.DataFrame) -> tuple[dict, list[dict], dict]:
-    """Score one table of a database.
+def test_part(scorer: Scorer, database: Database, table: pd.DataFrame) -> ScoredPart:
+    """Score one table of a database, and compute its metrics.
 
     Args:
         scorer: the model.
         database: gives the scale of the scores and its fingerprint.
         table: the rows to test on.
-
-    Returns:
-        Metrics with n and intervals, the predictions, and timings.
     """
     started = time.perf_counter()
     scores = scorer.score_table(table, description=f"test {database.name}", database=database.name)
     seconds = time.perf_counter() - started
-    metrics = summarize_part(database, table, scores, scorer.config.seed)
     timings = {"seconds": round(seconds, 2), "images_per_s": round(len(table) / seconds, 2)}
-    return metrics, prediction_rows(table, scores), timings
+    return scored_part(database, table, scores, scorer.config.seed, timings)
 
 
-def summarize_part(database: Database, table: pd.DataFrame, scores: np.ndarray, seed: int) -> dict:
-    """All statistics of scores (n,) on rows of a database's table, groups and fingerprint included.
+def scored_part(
+    database: Database, table: pd.DataFrame, scores: np.ndarray, seed: int, timings: dict | None = None
+) -> ScoredPart:
+    """What results say of scores (n,) on rows of a database's table: predictions, and metrics with n and intervals.
 
-    They are those of the scores as `prediction_rows` stores them; see `iqa.results.part_metrics`.
+    The metrics are those of the scores as `prediction_rows` stores them; see `iqa.results.part_metrics`.
 
     Raises:
         UserError: a score is not finite.
     """
-    return part_metrics(prediction_rows(table, scores), database.stored_range, seed)
+    rows = prediction_rows(table, scores)
+    metrics = part_metrics(rows, database.stored_range, seed)
+    return ScoredPart(database.name, describe(database), metrics, rows, timings or {})
 
 
 def describe(database: Database) -> dict:
@@ -64,31 +64,25 @@ def describe(database: Database) -> dict:
     }
 
 
-def test_databases(scorer: Scorer, databases: Sequence[Database], trained_on: dict[str, pd.DataFrame]) -> dict:
+def test_databases(scorer: Scorer, databases: Sequence[Database], tables: dict[str, pd.DataFrame]) -> list[ScoredPart]:
     """Test on several databases.
 
     Args:
         scorer: the model.
         databases: read and checked.
-        trained_on: test tables of the databases that training has seen, by name.
-
-    Returns:
-        `metrics`, `predictions`, `timings` and `databases`, each by database name.
+        tables: the rows to test on, by name of the database; without an entry a database is tested whole.
     """
-    tested: dict[str, dict] = {"metrics": {}, "predictions": {}, "timings": {}, "databases": {}}
-    for database in databases:
-        table = trained_on.get(database.name, database.table)
-        metrics, rows, timings = test_part(scorer, database, table)
-        tested["metrics"][database.name], tested["predictions"][database.name] = metrics, rows
-        tested["timings"][database.name] = timings
-        tested["databases"][database.name] = describe(database)
-    return tested
+    return [test_part(scorer, database, tables.get(database.name, database.table)) for database in databases]
 
 
 def read_databases(
-    names: Sequence[str], data_root: str | None, skip_bad_images: bool, optional: Sequence[str] = ()
+    names: Sequence[str],
+    data_root: str | None,
+    skip_bad_images: bool,
+    optional: Sequence[str] = (),
+    cache_dir: str | None = None,
 ) -> list[Database]:
-    """Read several databases; one of `optional` that is absent is said in a line and left out.
+    """Read several databases; one of `optional` that is absent is left out, and the log says so.
 
     Raises:
         UserError: unknown name, bad labels or images, or a database that is absent and not optional.
@@ -96,7 +90,9 @@ def read_databases(
     databases = []
     for name in dict.fromkeys(names):
         try:
-            databases.append(read_database(name, data_root=data_root, skip_bad_images=skip_bad_images))
+            databases.append(
+                read_database(name, data_root=data_root, skip_bad_images=skip_bad_images, cache_dir=cache_dir)
+            )
         except DatabaseNotFound as error:
             if name not in optional:
                 raise
@@ -105,7 +101,7 @@ def read_databases(
 
 
 def trained_test_table(run: Path, database: Database) -> pd.DataFrame:
-    """The test split of a database that a run was trained on: as it wrote it down, or for published files official.
+    """The test split of a database that a run was trained on: from its split file, else the official one.
 
     Raises:
         UserError: the split file does not fit the database, or there is neither a file nor an official split.
@@ -126,7 +122,7 @@ def unseen_images(scorer: Scorer, run: Path, dataset: str, data_root: str | None
     if dataset == scorer.config.dataset:
         database = read_run_database(scorer.config, data_root)
         return database, trained_test_table(run, database)
-    (database,) = read_databases([dataset], data_root, skip_bad_images=False)
+    (database,) = read_databases([dataset], data_root, skip_bad_images=False, cache_dir=scorer.config.cache_dir)
     seen = dataset in scorer.config.also_train_on
     return database, trained_test_table(run, database) if seen else database.table
 
@@ -146,7 +142,7 @@ def fusion_name(model: SmartIQA) -> str:
 
 
 def backbone_names(model: SmartIQA) -> dict[str, str]:
-    """What a record says of a model's backbone: `backbone`, the name it was asked for by, and `timm_name`."""
+    """A model's backbone in a record: `backbone` is the name that was asked for, `timm_name` the name in timm."""
     return {"backbone": model.backbone.name, "timm_name": model.backbone.timm_name}
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 from hypothesis import settings
-from PIL import Image, ImageFilter
+from written import Templates, write_all, write_images
 
 from iqa.system import declare_missing_operators
 
@@ -29,6 +27,12 @@ def _caches_of_their_own(tmp_path_factory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def written(tmp_path_factory) -> Templates:
+    """What the commands record of one tiny run."""
+    return Templates(write_all(tmp_path_factory.mktemp("written")))
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
@@ -36,14 +40,5 @@ def _seed() -> None:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    """A table of ten made-up scenes, each at four degrees of blur."""
-    folder, rng, rows = tmp_path_factory.mktemp("data"), np.random.default_rng(0), []
-    for scene in range(10):
-        coarse = Image.fromarray(rng.integers(0, 255, (10, 12, 3), dtype=np.uint8))
-        sharp = coarse.resize((48, 40), Image.Resampling.NEAREST)
-        for degree in range(4):
-            name = f"scene{scene}_{degree}.png"
-            sharp.filter(ImageFilter.GaussianBlur(1.5 * degree)).save(folder / name)
-            rows.append({"image": name, "mos": 90 - 25 * degree + rng.normal(), "content": f"scene{scene}"})
-    pd.DataFrame(rows).to_csv(folder / "table.csv", index=False)
-    return folder
+    """The folder of a table of ten made-up scenes, each at four degrees of blur."""
+    return write_images(tmp_path_factory.mktemp("data") / "images").parent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from trees import table
 
 from iqa.checkpoint import save_checkpoint
 from iqa.config import Config
-from iqa.errors import exit_on_user_error
-from models_swin import SmartIQA, SwinBackbone
+from iqa.errors import UserError, exit_on_user_error
+from models_swin import Backbone, SmartIQA
 from smart_iqa.commands import COMMANDS
 from train_swin import architecture_of
 
@@ -41,6 +42,15 @@ def command(script: str, *arguments: object) -> int:
         sys.argv = before
 
 
+def refusal(call: Callable[..., object], *arguments: object) -> str | None:
+    """What a call says that ends in a UserError, or None."""
+    try:
+        call(*arguments)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def make_run(folder: Path, fusion: str, backbone: str = "nano", images: int = 12, **settings: object) -> Path:
     """The folder of an untrained run on a table of pictures (40x36), all in its test part."""
     rows = [
@@ -48,8 +58,8 @@ def make_run(folder: Path, fusion: str, backbone: str = "nano", images: int = 12
         for i in range(images)
     ]
     data = table(folder / "data" / "table.csv", rows, size=(40, 36))
-    common = dict(patch_size=32, resize="none", num_workers=0, batch_size=16, backbone=backbone, pretrained=False)
-    config = Config(dataset="csv", data_path=str(data), fusion=fusion, **common, **settings)
+    common = {"patch_size": 32, "resize": "none", "num_workers": 0, "batch_size": 16, "pretrained": False}
+    config = Config(dataset="csv", data_path=str(data), backbone=backbone, fusion=fusion, **common, **settings)
     run = folder / "run"
     run.mkdir()
     (run / "config.yaml").write_text(config.to_yaml())
@@ -62,7 +72,7 @@ def make_run(folder: Path, fusion: str, backbone: str = "nano", images: int = 12
 def published_shapes(backbone: str, fusion: str) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a published state dict; the backbone's own are timm's (for ResNet torchvision's)."""
     with torch.device("meta"):
-        features = SwinBackbone(backbone)
+        features = Backbone(backbone)
     trunk, body = ("res.", "res.") if backbone == "resnet50" else ("swin.", "swin.backbone.")
     shapes = {body + name: tuple(tensor.shape) for name, tensor in features.body.state_dict().items()}
     channels = features.channels

@@ -15,7 +15,7 @@ from helpers import command
 
 from benchmarks import cost, gpu, page, throughput
 from benchmarks.common import against_target, interleaved, made_up_pictures, spread
-from data_loader import PixelCache
+from data_loader import PixelCache, Preparation
 from iqa.runtime import make_accelerator
 from models_swin import SmartIQA
 from smart_iqa.scorer import Scorer
@@ -76,9 +76,9 @@ def test_one_crop_at_a_time_gives_the_scores_that_batches_give(tmp_path):
     sizes = throughput.QUICK
     pictures = made_up_pictures(tmp_path, 5, 70, 50)
     config = throughput.settings(sizes)
-    scorer = Scorer(
-        SmartIQA("nano", "channel"), config, make_accelerator("cpu"), PixelCache(tmp_path, pictures, config)
-    )
+    model = SmartIQA("nano", "channel")
+    preparation = Preparation(model, config, PixelCache(tmp_path, pictures, config))
+    scorer = Scorer(model, config, make_accelerator("cpu"), preparation)
     one, batched = throughput.score_one_crop_at_a_time(scorer, pictures), scorer.score_table(pictures)
     assert one == pytest.approx(batched, abs=1e-3)
 

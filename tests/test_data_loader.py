@@ -8,6 +8,7 @@ import os
 import platform
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from data_loader import (
     CropDataset,
     EpochSampler,
     PixelCache,
+    Preparation,
     crop_corners,
     grid_shape,
     open_rgb,
@@ -464,7 +466,7 @@ def test_cached_pictures_give_the_crops_of_decoded_ones(
     config = small(resize=resize, test_mode=mode, color_jitter=True)
     for _ in range(2):  # the second time every picture is there already
         cache = PixelCache(tmp_path / "cache", table, config)
-        cached, plain = cache.dataset(table), CropDataset(table, config)
+        cached, plain = CropDataset(table, config, cache), CropDataset(table, config)
         for indices in ([0, 1, 2, 3, 4], [(2, 1, 0), (0, 1, 1), (2, 1, 3)]):
             for one, other in zip(cached.__getitems__(indices), plain.__getitems__(indices), strict=True):
                 torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
@@ -475,7 +477,7 @@ def test_a_picture_is_decoded_once(table: pd.DataFrame, tmp_path: Path, monkeypa
     plain = data_loader.load_image
     monkeypatch.setattr(data_loader, "load_image", lambda path, *how: (decoded.append(path), plain(path, *how))[1])
     for _ in range(2):
-        dataset = PixelCache(tmp_path / "cache", table, small()).dataset(table)
+        dataset = CropDataset(table, small(), PixelCache(tmp_path / "cache", table, small()))
         list(data_loader.test_loader(dataset, small()))
         list(train_loader(dataset, small()))
     assert sorted(decoded) == sorted(table["path"])
@@ -500,6 +502,16 @@ def test_a_picture_turned_by_its_camera_has_its_place_upright(tmp_path: Path) ->
 def test_a_cache_covers_its_own_pictures_only(table: pd.DataFrame, tmp_path: Path) -> None:
     cache = PixelCache(tmp_path / "cache", table[:3], small())
     assert cache.covers(table[1:3]) and not cache.covers(table)
+
+
+def test_images_outside_the_cache_are_prepared_as_those_in_it(table: pd.DataFrame, tmp_path: Path) -> None:
+    network = SimpleNamespace(backbone=SimpleNamespace(mean=(0.5,) * 3, std=(0.25,) * 3))
+    cache = PixelCache(tmp_path / "cache", table[:3], small())
+    cached, plain = Preparation(network, small(), cache), Preparation(network, small())
+    assert cached.dataset(table[:3]).cache is cache
+    assert cached.dataset(table).cache is None
+    one, other = (p.to_images(*p.dataset(table[:3]).__getitems__([0, 2])[:2]) for p in (cached, plain))
+    torch.testing.assert_close(one, other, rtol=0, atol=0)
 
 
 def test_a_large_jpeg_decoded_at_a_fraction_looks_as_if_decoded_whole(tmp_path: Path) -> None:

@@ -18,7 +18,8 @@ import trees
 
 import folders
 from data_loader import resized_sizes
-from folders import DatabaseNotFound, read_database
+from folders import DatabaseNotFound, read_database, read_run_database
+from iqa.config import Config
 from iqa.data import check_image, check_images
 from iqa.errors import UserError
 
@@ -350,6 +351,13 @@ def test_cache_saves_the_second_check_and_notices_a_changed_file(
     paths[0].write_bytes(paths[0].read_bytes()[:60])
     assert check_images(paths, "key")[0].problem and len(decoded) == 3
     assert [file.suffix for file in private_cache.iterdir()] == [".npy"]
+
+
+def test_the_check_keeps_what_it_found_in_the_cache_folder_that_was_given(tmp_path: Path, private_cache: Path) -> None:
+    file = trees.table(tmp_path / "labels.csv", ROWS)
+    read_run_database(Config(dataset="csv", data_path=str(file), cache_dir=str(tmp_path / "kept")))
+    assert [file.suffix for file in (tmp_path / "kept").iterdir()] == [".json"]
+    assert not private_cache.exists()
 
 
 def test_cache_that_cannot_be_written_costs_one_warning_only(

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from timm.layers import DropPath
+from timm.layers import BatchNormAct2d, DropPath, EvoNorm2dB0
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +18,7 @@ from models_swin import (
     FUSIONS,
     TARGET_SIZES,
     AttentionFusion,
+    Backbone,
     CrossScaleFusion,
     HyperNet,
     LocalDistortionAware,
@@ -25,7 +26,6 @@ from models_swin import (
     PooledContent,
     SmartIQA,
     SpatialFusion,
-    SwinBackbone,
     TargetNet,
     TargetWeights,
 )
@@ -331,6 +331,13 @@ def test_batch_statistics_move_in_training_only_when_they_are_not_frozen(freeze:
     assert all(torch.equal(*pair) for pair in zip(before, statistics(model), strict=True)) == freeze
 
 
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.SyncBatchNorm, BatchNormAct2d, EvoNorm2dB0])
+def test_batch_normalisation_of_any_kind_is_frozen(kind: type[nn.Module]) -> None:
+    model = SmartIQA("nano", "concat")
+    model.backbone.body = nn.Sequential(nn.LayerNorm(8), kind(8))
+    assert [module.training for module in model.train().backbone.body] == [True, False]
+
+
 def test_a_frozen_backbone_gets_no_gradient_and_gives_the_same_features_in_training() -> None:
     model = SmartIQA("nano", "concat", drop_path_rate=0.5, freeze_backbone=True).train()
     images = torch.randn(2, 3, 64, 64)
@@ -381,7 +388,7 @@ def test_new_parts_start_with_kaiming_weights_and_zero_biases_but_the_score_bias
 
 def test_an_unknown_backbone_is_refused_with_the_nearest_names() -> None:
     with pytest.raises(UserError, match=r"unknown backbone 'resnet5O'.*\bresnet50\b"):
-        SwinBackbone("resnet5O")
+        Backbone("resnet5O")
 
 
 def test_an_unknown_fusion_or_content_vector_is_refused_with_the_known_ones() -> None:
@@ -394,12 +401,12 @@ def test_an_unknown_fusion_or_content_vector_is_refused_with_the_known_ones() ->
 def test_a_backbone_with_fewer_than_four_stages_is_refused() -> None:
     # timm gives three feature maps of a plain vision transformer, all at one resolution.
     with torch.device("meta"), pytest.raises(UserError, match="'vit_tiny_patch16_224' has 3 stages; four are needed"):
-        SwinBackbone("vit_tiny_patch16_224")
+        Backbone("vit_tiny_patch16_224")
 
 
 def test_a_drop_path_rate_for_a_backbone_without_stochastic_depth_is_refused() -> None:
     with torch.device("meta"), pytest.raises(UserError, match="'vgg11' cannot be built.*drop_path_rate"):
-        SwinBackbone("vgg11", drop_path_rate=0.1)
+        Backbone("vgg11", drop_path_rate=0.1)
 
 
 def test_a_backbone_with_five_stages_gives_its_last_four() -> None:
@@ -413,7 +420,7 @@ def test_a_backbone_with_five_stages_gives_its_last_four() -> None:
     [("nano", 8), ("resnet50", 16), ("convnext_tiny", 18), ("tf_efficientnet_lite0", 16), ("tiny", 12)],
 )
 def test_layers_are_the_stem_and_every_block_and_hold_each_parameter_once(backbone: str, blocks: int) -> None:
-    built = SwinBackbone(backbone)
+    built = Backbone(backbone)
     layers = built.layer_parameters()
     assert len(layers) == 1 + blocks
     assert sorted(id(p) for layer in layers for p in layer) == sorted(id(p) for p in built.parameters())
@@ -428,14 +435,14 @@ def test_each_layer_learns_at_layer_decay_times_the_rate_of_the_next() -> None:
 
 @pytest.mark.parametrize("rate", [0.0, 0.3])
 def test_drop_path_is_as_asked_also_where_timm_has_a_default_of_its_own(rate: float) -> None:
-    drops = [m.drop_prob for m in SwinBackbone("tiny", rate).modules() if isinstance(m, DropPath)]
+    drops = [m.drop_prob for m in Backbone("tiny", rate).modules() if isinstance(m, DropPath)]
     assert max(drops, default=0.0) == pytest.approx(rate)
 
 
 @pytest.mark.parametrize("backbone", ["nano", "swinv2_tiny_window8_256"])
 @pytest.mark.parametrize("size", [(224, 224), (96, 160), (250, 96)])
 def test_the_masks_of_shifted_windows_are_timms(backbone, size):
-    body = SwinBackbone(backbone).body
+    body = Backbone(backbone).body
     blocks = [module for module in body.modules() if hasattr(module, "get_attn_mask")]
     tokens = [-(-s // 4) for s in size]
     compared = 0
@@ -468,7 +475,7 @@ def test_a_compiled_network_is_the_plain_one():
 
 def test_fused_attention_gives_the_stages_that_plain_attention_gives():
     torch.manual_seed(0)
-    backbone = SwinBackbone("nano").eval()
+    backbone = Backbone("nano").eval()
     images = torch.randn(2, 3, 224, 160)
     with torch.inference_mode():
         fused = backbone(images)
@@ -478,3 +485,19 @@ def test_fused_attention_gives_the_stages_that_plain_attention_gives():
         plain = backbone(images)
     for one, other in zip(fused, plain, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fusion", list(FUSIONS))
+def test_half_precision_is_the_backbones_alone(fusion):
+    model = SmartIQA("nano", fusion).eval()
+    images = torch.rand(48, 3, 32, 32)
+    with torch.inference_mode():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            scores, stages = model(images), model.backbone(images)
+        assert stages[0].dtype is torch.bfloat16
+        maps = [stage.float() for stage in stages]
+        assert torch.equal(scores, model.from_stages(maps, maps).scores)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            pooled = model.pooled_features(images) if fusion != "spatial" else None
+    assert len(scores.unique()) == 48
+    assert pooled is None or pooled.dtype is torch.float32

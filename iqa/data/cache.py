@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -125,7 +125,7 @@ class RowCache:
         data[self.offsets[row] : self.offsets[row + 1]] = flat
         marks[row] = _MADE | zlib.crc32(flat)
 
-    def missing(self, rows: Sequence[int]) -> np.ndarray:
+    def missing(self, rows: Iterable[int]) -> np.ndarray:
         """Those of `rows` that `read` would give None for."""
         return np.array([row for row in rows if self.read(row) is None], dtype=np.int64)
 
@@ -152,7 +152,7 @@ class RowCache:
         except OSError as error:
             raise UserError(
                 f"the cache of {self.what} needs {size / 1e9:.2f} GB in {self.folder.parent}: {error.strerror}; "
-                "name another place with --cache_dir, go without by --no_cache, or remove old ones with `smart-iqa cache`"
+                "give another place (--cache_dir) or none (--no_cache), or remove old ones with `smart-iqa cache`"
             ) from error
 
     def _create(self, size: int) -> None:
@@ -170,7 +170,7 @@ class RowCache:
             _reserve(made / "rows.bin", max(1, size))
             _reserve(made / "marks.bin", 8 * max(1, len(self.offsets) - 1))
             (made / "cache.json").write_text(self._key)
-            os.rename(made, self.folder)
+            made.rename(self.folder)
 
 
 def _reserve(path: Path, size: int) -> None:
@@ -178,7 +178,7 @@ def _reserve(path: Path, size: int) -> None:
     free = shutil.disk_usage(path.parent).free
     if size > free:
         raise OSError(errno.ENOSPC, f"only {free / 1e9:.2f} GB are free there")
-    with open(path, "wb") as file:
+    with path.open("wb") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
         else:

@@ -136,15 +136,16 @@ def file_hash(path: str | Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def check_images(paths: Sequence[str | Path], cache_key: str) -> ImageFiles:
+def check_images(paths: Sequence[str | Path], cache_key: str, cache_dir: str | None = None) -> ImageFiles:
     """Check many images with a few threads, trusting the cache for files that have not changed.
 
     Args:
         paths: image files.
         cache_key: names the cache file; the root of the database, so that databases do not share one.
+        cache_dir: where the cache file lies; None takes the user's cache folder.
     """
     name = f"checked_{Path(cache_key).name[:60]}_{_digest(cache_key.encode())[:12]}.npy"
-    cache_path = cache_folder(None) / name
+    cache_path = cache_folder(cache_dir) / name
     cached = _read_cache(cache_path)
     found, problems = np.zeros(len(paths), _RECORD), {}
     for row, path in enumerate(paths):

@@ -65,17 +65,6 @@ def split_database(
     return _by_content(database.table, _deal(groups, shares, database.name))
 
 
-def splits_many(
-    database: Database,
-    rounds: int,
-    *,
-    seed: int = 0,
-    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2),
-) -> list[pd.Series]:
-    """Several made splits, with seeds `seed`, `seed + 1`, ...; never the official one, which is only one."""
-    return [split_database(database, seed=seed + i, fractions=fractions, official=False) for i in range(rounds)]
-
-
 def kfold(database: Database, folds: int, seed: int = 0) -> list[pd.Series]:
     """Cross-validation by content: in split i, fold i is test, fold i + 1 val, the rest train.
 

@@ -14,7 +14,16 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from iqa.figures.network import has_stage_weights, published_attention, smallest_batch
-from iqa.results import PublishedEntry, PublishedResults, Record, Recorded, Row, ablation_rows, measured_rows
+from iqa.results import (
+    PublishedEntry,
+    PublishedResults,
+    Record,
+    Recorded,
+    Row,
+    ablation_rows,
+    markdown_table,
+    measured_rows,
+)
 
 PROSE = ("protocol", "source")  # columns that hold sentences: they wrap
 # What LaTeX would take for a command, and what its default fonts lack.
@@ -57,11 +66,8 @@ class Table:
 
 def to_markdown(table: Table, title: str) -> str:
     """The table under a heading, with its note."""
-    head = [str(column) for column in table.cells.columns]
-    rows = [[str(cell) for cell in row] for row in table.cells.itertuples(index=False)]
-    escaped = [[cell.replace("|", r"\|").replace("\n", " ") for cell in row] for row in [head, *rows]]
-    lines = ["| " + " | ".join(row) + " |" for row in [escaped[0], ["---"] * len(head), *escaped[1:]]]
-    return "\n".join([f"# {title}", "", *lines, "", table.note, ""])
+    cells = markdown_table(table.cells.columns, table.cells.itertuples(index=False))
+    return "\n".join([f"# {title}", "", cells, "", table.note, ""])
 
 
 def to_latex(cells: pd.DataFrame, note: str) -> str:

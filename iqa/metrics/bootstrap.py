@@ -1,7 +1,7 @@
 """How well scores agree with people: correlations, errors, logistic mappings, intervals, summaries.
 
 Stands between `iqa.evaluation`, which makes the scores, and `iqa.results`, which stores the numbers. Whether
-one run is better than another is the question of `iqa.significance`. Everywhere `scores` and `mos` are (n,)
+one run is better than another is the question of `iqa.metrics.significance`. Everywhere `scores` and `mos` are (n,)
 arrays in the same image order, higher = better, mos on 0..100 unless said otherwise; NumPy and SciPy only.
 
 A statistic that the data cannot define (fewer than 3 images, constant scores) is NaN from the plain
@@ -20,8 +20,8 @@ from iqa.errors import UserError
 from iqa.metrics.checks import MOST_IMAGES_IN_PAIRS, checked_pair, content_index, undefined_reason
 from iqa.metrics.logistic import _standardised
 
-# Below this a percentile interval covers clearly less than it claims. `iqa.significance` widens its own for the number
-# of contents and so decides from fewer on.
+# Below this a percentile interval covers clearly less than it claims. `iqa.metrics.significance` widens its own for
+# the number of contents and so decides from fewer on.
 FEWEST_CONTENTS = 10
 RESAMPLES = 2000  # of the intervals in a results file
 PAIR_CELLS = 2**19  # pairs of images held at once: 4 MiB of float64
@@ -169,7 +169,7 @@ def _resampled_concordance(scores: np.ndarray, mos: np.ndarray, drawn: Resamplin
     scores, mos, clusters = scores[order], mos[order], drawn.clusters[order]
     start = np.searchsorted(clusters, np.arange(clusters[-1] + 2))  # content j is rows start[j] .. start[j + 1]
     # No such sum exceeds 2 x images x largest content, so that single precision, twice as fast, is often exact.
-    exact = np.float32 if 2 * scores.size * np.diff(start).max() < 2**24 else np.float64
+    exact: type[np.floating] = np.float32 if 2 * scores.size * np.diff(start).max() < 2**24 else np.float64
     drawn_of = np.concatenate(list(resample_counts(np.arange(len(start) - 1), *drawn[1:])), axis=1).astype(exact)
     total = np.zeros(drawn.resamples)
     width = max(1, PAIR_CELLS // (scores.size * int(np.diff(start).max())))

@@ -112,9 +112,9 @@ def _start_widths(spread: float) -> np.ndarray:
 def _design(scores: np.ndarray, parameters: int, middle: float, width: float) -> np.ndarray:
     """Columns whose weighted sum is the curve: (n, 2) for 4 parameters, (n, 3) for 5."""
     curve = special.expit((scores - middle) / width)
-    columns = (curve, np.ones_like(scores))
+    columns = [curve, np.ones_like(scores)]
     if parameters == 5:
-        columns = (curve - 0.5, scores, np.ones_like(scores))
+        columns = [curve - 0.5, scores, np.ones_like(scores)]
     return np.stack(columns, axis=1)
 
 
@@ -128,8 +128,8 @@ def _search(scores: np.ndarray, mos: np.ndarray, parameters: int) -> tuple[float
         return -_explained(scores, mos_rest, linear, point[0], np.exp(point[1])) / scores.size
 
     spread = _spread_of_most(scores)
-    starts = itertools.product(np.quantile(scores, START_QUANTILES), _start_widths(spread))
-    starts = sorted(starts, key=cost)[:REFINED_STARTS]
+    grid = itertools.product(np.quantile(scores, START_QUANTILES), _start_widths(spread))
+    starts = sorted(grid, key=cost)[:REFINED_STARTS]
     bounds = [
         (scores.min() - OUTSIDE, scores.max() + OUTSIDE),
         (np.log(NARROWEST * spread), np.log(WIDEST)),

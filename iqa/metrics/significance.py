@@ -2,10 +2,9 @@
 
 Takes the predictions of one or two runs and returns plain dictionaries for `iqa.results` and the scripts. Two
 runs on the same images are compared by the paired bootstrap over contents, which decides, and by the tests
-of Williams and Steiger: `smart-iqa evaluate` does it for several checkpoints. Krasula's analyses ask of one run whether it
-tells apart the pairs of images that people tell apart: `evaluate.py --ratings`. Two correlations on different images
-are compared by Fisher's z, which no command does, since it needs only two SRCC and two n that any results file or
-paper states: `fisher_z_independent(r_a, n_a, r_b, n_b)`. Arrays are (n,), higher = better, as in `iqa.metrics`.
+of Williams and Steiger: `smart-iqa evaluate` does it for several checkpoints. Krasula's analyses ask of one run
+whether it tells apart the pairs of images that people tell apart: `smart-iqa evaluate --ratings`. Arrays are (n,),
+higher = better, as in `iqa.metrics`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from iqa.errors import UserError
 from iqa.metrics.bootstrap import (
     percentile_interval,
     require_resamples,
@@ -161,12 +159,12 @@ def _resampled_differences(
 ) -> np.ndarray:
     """SRCC of a minus SRCC of b in each resample that defines both."""
     groups = [tie_groups(values) for values in (scores_a, scores_b, mos)]
-    differences = []
+    of_chunks = []
     for counts in chunks:
         ranks_a, ranks_b, mos_ranks = (resampled_ranks(group, counts) for group in groups)
         srcc_a = resampled_srcc(ranks_a, mos_ranks, counts)
-        differences.append(srcc_a - resampled_srcc(ranks_b, mos_ranks, counts))
-    differences = np.concatenate(differences)
+        of_chunks.append(srcc_a - resampled_srcc(ranks_b, mos_ranks, counts))
+    differences = np.concatenate(of_chunks)
     return differences[~np.isnan(differences)]
 
 
@@ -248,33 +246,3 @@ def steiger_test(r_a: float, r_b: float, r_ab: float, n: int) -> tuple[float, fl
     psi = r_ab * (1 - 2 * square) - square * (1 - 2 * square - r_ab**2) / 2
     z = (np.arctanh(r_a) - np.arctanh(r_b)) * np.sqrt((n - 3) / (2 - 2 * psi / (1 - square) ** 2))
     return float(z), float(2 * stats.norm.sf(abs(z)))
-
-
-def fisher_z_independent(r_a: float, n_a: int, r_b: float, n_b: int) -> dict[str, float]:
-    """Test whether the correlations of two independent sets of images differ (ITU-T P.1401; Fisher 1921).
-
-    Formula: z = (atanh r_a - atanh r_b) / sqrt(1/(n_a - 3) + 1/(n_b - 3)), standard normal if they do not.
-    Derived for Pearson's correlation.
-
-    Args:
-        r_a: correlation on the first set.
-        n_a: images in the first set.
-        r_b: correlation on the second set.
-        n_b: images in the second set.
-
-    Returns:
-        `z` and two-sided `p`.
-
-    Raises:
-        UserError: a correlation that is NaN or not strictly between -1 and 1, or fewer than 4 images.
-
-    >>> {name: round(value, 4) for name, value in fisher_z_independent(0.4, 100, 0.5, 100).items()}
-    {'z': -0.8751, 'p': 0.3815}
-    """
-    for name, r, n in (("a", r_a, n_a), ("b", r_b, n_b)):
-        if not abs(r) < 1:
-            raise UserError(f"r_{name}: expected a correlation strictly between -1 and 1, got {r}")
-        if n < FEWEST_FOR_A_TEST:
-            raise UserError(f"n_{name}: Fisher's z needs at least {FEWEST_FOR_A_TEST} images, got {n}")
-    z = (np.arctanh(r_a) - np.arctanh(r_b)) / np.sqrt(1 / (n_a - 3) + 1 / (n_b - 3))
-    return {"z": float(z), "p": float(2 * stats.norm.sf(abs(z)))}

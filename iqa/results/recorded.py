@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -10,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from iqa.errors import UserError
+from iqa.results.building import TEST_PART
 from iqa.results.history import read_epochs
-from iqa.results.schema import check_results
+from iqa.results.schema import check_results, read_json, read_results
 
 # A field that only this kind of file has at its top.
 SIGNS = {
@@ -25,7 +25,7 @@ SIGNS = {
     "explained_variance": "weights",
     "models": "weights",
     "networks": "network",
-    # Written beside results, and nothing to draw from.
+    # Written beside results; nothing is drawn from them.
     "figures": "no result",
     "fingerprint": "no result",
     "finding": "no result",
@@ -70,10 +70,10 @@ class Record:
         return float(value)
 
     def finite(self, *path: str | int) -> float:
-        """The number at a path, which null is none of.
+        """The number at a path, where null is not allowed.
 
         Raises:
-            UserError: no such field, or no finite number.
+            UserError: no such field, or not a finite number.
         """
         number = self.number(*path)
         if not math.isfinite(number):
@@ -84,7 +84,7 @@ class Record:
         """The list at a path.
 
         Raises:
-            UserError: no such field, or no list, or an empty one.
+            UserError: no such field, not a list, or an empty one.
         """
         return self._filled(list, "a list", path)
 
@@ -92,7 +92,7 @@ class Record:
         """The object at a path.
 
         Raises:
-            UserError: no such field, or no object, or an empty one.
+            UserError: no such field, not an object, or an empty one.
         """
         return self._filled(dict, "an object", path)
 
@@ -105,7 +105,7 @@ class Record:
         return value
 
     def optional(self, *path: str | int) -> dict:
-        """The object at a path whose last field older files lack; empty where it is missing, null or empty.
+        """The object at a path; empty if the last field is missing, as in older files, or is null or empty.
 
         Raises:
             UserError: something else is there.
@@ -129,7 +129,7 @@ class Run(Record):
 
 @dataclass(frozen=True)
 class Recorded:
-    """Everything that was given, by kind; `left_out` are JSON files in given folders that no kind fits."""
+    """Everything that was given, by kind; `left_out` are the JSON files in given folders that are of no known kind."""
 
     runs: list[Run]
     evaluations: list[Run]
@@ -183,13 +183,13 @@ def read_recorded(paths: Sequence[str]) -> Recorded:
 
 
 def _recorded_in(path: Path) -> list[tuple[Path, str, dict]]:
-    """File, kind and content of all that a file or folder holds.
+    """File, kind and content of everything in a file or folder.
 
     The folder of a run also gives the analyses in its sub-folders. A folder that holds nothing itself stands for
     its sub-folders.
     """
     if not path.is_dir():
-        content = _load(path)
+        content = read_json(path)
         kind = _kind(path, content)
         if kind in ("unknown", "no result"):
             raise UserError(f"{path}: none of the kinds of file that figures are drawn from ({EXPECTED})")
@@ -214,17 +214,8 @@ def _below(folder: Path) -> list[tuple[Path, str, dict]]:
 
 def _json_files(folder: Path) -> Iterator[tuple[Path, str, dict]]:
     for file in sorted(folder.glob("*.json")):
-        content = _load(file)
+        content = read_json(file)
         yield file, _kind(file, content), content
-
-
-def _load(file: Path) -> Any:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{file}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{file} is not JSON: {error}") from error
 
 
 def _kind(file: Path, content: Any) -> str:
@@ -236,10 +227,10 @@ def _kind(file: Path, content: Any) -> str:
 
 
 def _role(record: Record) -> str:
-    """Whose results: a baseline's (it says its model), a run's (it has a part `test`) or an evaluation's."""
+    """`baseline` if the results say their model, `run` if they have a part `test`, else `evaluation`."""
     if "model" in record.fields("protocol"):
         return "baseline"
-    return "run" if "test" in record.fields("metrics") else "evaluation"
+    return "run" if TEST_PART in record.fields("metrics") else "evaluation"
 
 
 def _named(file: Path, kind: str, content: dict) -> Record:
@@ -262,8 +253,7 @@ def _whole_run(record: Record) -> Run:
     history = read_epochs(history_file)
     baseline = None
     if baseline_file.is_file():
-        content = check_results(_load(baseline_file), baseline_file)
-        baseline = Record(f"{record.name}: ridge", baseline_file, content)
+        baseline = Record(f"{record.name}: ridge", baseline_file, read_results(baseline_file))
     return Run(record.name, record.file, record.content, history, baseline)
 
 

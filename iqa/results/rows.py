@@ -1,15 +1,14 @@
 """Recorded results of every kind -> what figures and tables are drawn from. Needs no torch.
 
 A file is recognised by its content: results of a run, of its ridge baseline or of `smart-iqa evaluate`; a summary over
-splits; a table of `run_ablations.py`; costs of `smart-iqa complexity`; stage weights of `analyze_attention.py`; generated
-weights of `smart-iqa analyze-weights`; shapes of `smart-iqa describe-network`.
+splits; a table of `run_ablations.py`; costs of `smart-iqa complexity`; stage weights of `analyze_attention.py`;
+generated weights of `smart-iqa analyze-weights`; shapes of `smart-iqa describe-network`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from iqa.errors import UserError
+from iqa.results.building import TEST_PART, part_name
 from iqa.results.recorded import Record, Recorded, Run, dotted
 
 # Settings that figures are sorted and named by, and their kinds.
@@ -89,12 +89,16 @@ class Row:
     @property
     def others(self) -> list[str]:
         """The databases it was tested on and not trained on."""
-        return [part for part in self.scores if part not in ("test", *(self.settings.get("also_train_on") or []))]
+        return [part for part in self.scores if part not in (TEST_PART, *(self.settings.get("also_train_on") or []))]
 
     @property
     def database(self) -> str:
         """The database it was trained on, as far as that is recorded."""
         return self.settings.get("dataset", "not recorded")
+
+    def tested_on(self, part: str) -> str:
+        """The database that a part of its scores is of."""
+        return self.database if part == TEST_PART else part
 
 
 def measured_rows(recorded: Recorded) -> list[Row]:
@@ -113,7 +117,7 @@ def _row_of_results(record: Record, experiment: str) -> Row:
     settings = _settings(record, "config")
     scores: dict[str, dict[str, Score]] = {}
     for part in record.field("metrics"):
-        name = "test" if part == settings.get("dataset") else part
+        name = part_name(part, settings.get("dataset", ""))
         scores[name] = {key: _score_of_results(record, part, key) for key in ("srcc", "plcc", "krcc", "rmse")}
     protocol = record.fields("protocol")
     if experiment == "baselines":
@@ -148,7 +152,7 @@ def _rows_of_evaluation(record: Run) -> list[Row]:
         for part in record.fields("parts"):
             if record.fields("parts", part).get("checkpoint") == name:
                 database = record.field("parts", part, "database")
-                key = "test" if database in names[:1] else database
+                key = part_name(database, trained_on=names[0] if names else "")
                 scores[key] = {k: _score_of_results(record, part, k) for k in ("srcc", "plcc", "krcc", "rmse")}
         several = len(record.content["checkpoints"]) > 1
         settings = {"dataset": names[0] if names else "not recorded", "also_train_on": names[1:]}
@@ -169,7 +173,11 @@ def _score_of_results(record: Record, part: str, key: str) -> Score:
 
 def _row_of_splits(record: Record) -> Row:
     scores = {
-        part: {key: _mean_score(record, "splits", "summary", part, key) for key in record.fields("summary", part)}
+        part: {
+            key: _mean_score(record, "splits", "summary", part, key)
+            for key in record.fields("summary", part)
+            if key != "groups"  # by kind and name of group, one level deeper
+        }
         for part in record.fields("summary")
     }
     settings = _settings(record, "config")
@@ -192,20 +200,11 @@ def ablation_rows(table: Record) -> list[Row]:
             part: {key: _mean_score(table, "seeds", "rows", i, "parts", part, key) for key in ("srcc", "plcc")}
             for part in table.fields("rows", i, "parts")
         }
-        settings = _settings(table, "rows", i, "config") or _settings_in_name(name)
+        settings = _settings(table, "rows", i, "config")
         selected = f"selected on {settings['select_on']}" if "select_on" in settings else "selection not recorded"
         parameters = table.number("rows", i, "parameters")
         rows.append(Row(name, table.name, settings, scores, selected, parameters))
     return rows
-
-
-def _settings_in_name(name: str) -> dict:
-    """What a row's name says where its table does not record settings, as in `configs/ablations/`."""
-    if match := re.fullmatch(r"(alpha|lr)_([0-9.]+(?:e-?\d+)?)", name):
-        return {{"alpha": "ranking_loss_alpha", "lr": "lr"}[match[1]]: float(match[2])}
-    if name in ("l1", "l2", "plcc", "rank", "fidelity"):
-        return {"loss_type": name}
-    return {"backbone": name} if name in ("nano", "tiny", "small", "base") else {}
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""The schema of `results.json`: written here, read here, checked here. Needs no torch.
+"""The schema of `results.json`: built by `iqa.results.building`, checked, written and read here. Needs no torch.
 
     {config, provenance, protocol, databases: {name: {...}},
      metrics: {part: {n, srcc, plcc, krcc, rmse, srcc_ci95, ..., groups, fingerprint}},
      predictions: {part: [{image, mos, score, ...}]}, timings}
 
 A part is a split of the training database (`test`) or the name of another database. Every number under `metrics` is
-computed here from the rows under `predictions`, as they are stored; `iqa.verification` does it again.
+computed here from the rows under `predictions`, as they are stored; `iqa.results.verification` does it again.
 """
 
 from __future__ import annotations
@@ -41,9 +41,17 @@ PROTOCOLS = {
 }
 REQUIRED = ("config", "provenance", "protocol", "metrics", "predictions", "timings")
 REQUIRED_METRICS = ("n", "srcc", "plcc", "krcc", "rmse", "srcc_ci95")
+# Fields that a file need not have, and their kinds; null is as good as missing.
+OPTIONAL: dict[str, dict[str, type]] = {
+    "training": {"best_epoch": int, "parameters": int},
+    "protocol": {"n": dict, "contents": dict, "notes": list},
+    "provenance": {"command": str, "versions": dict, "machine": dict},
+    "timings": {"training_seconds": float},
+}
+OPTIONAL_STATISTICS = ("plcc_logistic4", "plcc_logistic5", "outlier_ratio")
 GROUP_COLUMNS = ("generator", "distortion")
 COMPARISON_RESAMPLES = 10_000
-KINDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number"}
+KINDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number"}
 SCORE_DECIMALS = 7  # fewer would tie scores that single precision tells apart
 
 
@@ -74,7 +82,7 @@ def prediction_rows(table: pd.DataFrame, scores: np.ndarray) -> list[dict[str, A
 
 
 def part_metrics(rows: Sequence[dict], stored_range: Sequence[float] | None, seed: int, resamples: int = RESAMPLES):
-    """Everything a results file says about one part, from its stored predictions.
+    """Compute everything that a results file says about one part from its stored predictions.
 
     Args:
         rows: as `prediction_rows` makes them.
@@ -96,7 +104,7 @@ def part_metrics(rows: Sequence[dict], stored_range: Sequence[float] | None, see
     metrics = summarize(
         scores,
         mos,
-        contents=table["content"] if "content" in table else None,
+        contents=table.get("content"),
         mos_std=mos_std,
         scale=None if stored_range is None else (stored_range[1] - stored_range[0]) / 100,
         resamples=resamples,
@@ -148,14 +156,14 @@ def compare_predictions(
     resamples: int = COMPARISON_RESAMPLES,
     ratings: int | None = None,
 ) -> dict:
-    """Compare two sets of stored predictions of the same images; see `iqa.significance.compare_dependent`.
+    """Compare two sets of stored predictions of the same images; see `iqa.metrics.compare_dependent`.
 
     Args:
         rows_a: as `prediction_rows` makes them.
         rows_b: the same images in the same order.
         seed: of the bootstrap.
         resamples: of the bootstrap.
-        ratings: how many ratings each mos averages; given it, `iqa.significance.krasula` looks at both too.
+        ratings: how many ratings each mos averages; given it, `iqa.metrics.krasula` looks at both too.
 
     Returns:
         Its dictionary, with `n`, the `resamples` and `seed` of the bootstrap, and given `ratings` those and
@@ -192,13 +200,13 @@ def predictions_table(results: dict, part: str) -> pd.DataFrame:
 
 
 def digest(results: dict) -> str:
-    """SHA-256 over everything in a results file but the digest itself, whatever the order of its keys."""
+    """SHA-256 over a results file without its digest; the order of keys does not matter."""
     content = {key: value for key, value in results.items() if key != "digest"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_results(path: str | Path, results: dict) -> None:
-    """Check results, write them, and add their digest, which shows any later change.
+    """Check results and write them with their digest, which shows any later change.
 
     Raises:
         UserError: a required field is missing.
@@ -211,7 +219,7 @@ def write_results(path: str | Path, results: dict) -> None:
 
 
 def check_results(results: Any, source: str | Path) -> dict:
-    """Results that have every required field, and those that a file may have in the form they are read in.
+    """Check that results have every required field and that each field is of its kind; return them.
 
     Raises:
         UserError: names the first field that is missing or malformed.
@@ -236,28 +244,40 @@ def check_results(results: Any, source: str | Path) -> dict:
 
 
 def require_kind(value: Any, kind: type, where: str) -> Any:
-    """A value of JSON that is of one of `KINDS`; a whole number is one of at least 0.
+    """Return a JSON value if it is of its kind, one of `KINDS`; a whole number is at least 0, a number may be whole.
 
     Raises:
         UserError: it is of another.
     """
-    if not isinstance(value, kind) or isinstance(value, bool) or (kind is int and value < 0):
+    fits = _is_number(value) if kind is float else isinstance(value, kind) and not isinstance(value, bool)
+    if not fits or (kind is int and value < 0):
         raise UserError(f"{where}: expected {KINDS[kind]}, got {json.dumps(value)[:60]}")
     return value
 
 
 def require_fields(fields: Any, kinds: dict[str, type], where: str) -> None:
-    """An object whose fields of these names, as far as it has them, are of these kinds.
+    """Check the kinds of the fields that an object has; fields may be missing.
 
     Raises:
-        UserError: it is no object, or one of the fields is of another kind.
+        UserError: it is not an object, or one of the fields is of another kind.
     """
     for field, kind in kinds.items():
         if field in require_kind(fields, dict, where):
             require_kind(fields[field], kind, f"{where}.{field}")
 
 
+def require_optional(fields: dict, kinds: dict[str, type], where: str) -> None:
+    """Like `require_fields`, but null is as good as missing."""
+    require_fields(fields, {field: kind for field, kind in kinds.items() if fields.get(field) is not None}, where)
+
+
 def _check_optional(results: dict, source: str | Path) -> None:
+    for field, kinds in OPTIONAL.items():
+        if results.get(field) is not None:
+            require_optional(require_kind(results[field], dict, f"{source}: {field}"), kinds, f"{source}: {field}")
+    for name, database in require_kind(results.get("databases", {}), dict, f"{source}: databases").items():
+        where = f"{source}: databases.{name}"
+        require_optional(require_kind(database, dict, where), {"notes": list, "left_out": list}, where)
     for field, kinds in (("databases", {}), ("parts", {"database": str})):
         for name, entry in require_kind(results.get(field, {}), dict, f"{source}: {field}").items():
             require_fields(require_kind(entry, dict, f"{source}: {field}.{name}"), kinds, f"{source}: {field}.{name}")
@@ -271,17 +291,26 @@ def _check_optional(results: dict, source: str | Path) -> None:
 def _check_metrics(metrics: dict, where: str) -> None:
     require_fields(metrics, {"bootstrap": dict, "groups": dict}, where)
     require_fields(metrics.get("bootstrap", {}), {"resamples": int, "seed": int}, f"{where}.bootstrap")
+    require_optional(metrics, {"notes": list}, where)
     _check_range(metrics, where)
     _check_statistics(metrics, where)
+    for field, ends in metrics.items():
+        if field.endswith("_ci95") and ends is not None:
+            _check_interval(ends, f"{where}.{field}")
     for kind, groups in metrics.get("groups", {}).items():
         for group, statistics in require_kind(groups, dict, f"{where}.groups.{kind}").items():
             _check_statistics(statistics, f"{where}.groups.{kind}.{group}")
 
 
 def _check_statistics(statistics: Any, where: str) -> None:
-    for name in STATISTICS:
+    for name in (*STATISTICS, *OPTIONAL_STATISTICS):
         if not _is_number(require_kind(statistics, dict, where).get(name, 0)) and statistics[name] is not None:
             raise UserError(f"{where}.{name}: expected a number, got {json.dumps(statistics[name])[:60]}")
+
+
+def _check_interval(ends: Any, where: str) -> None:
+    if not (isinstance(ends, list) and len(ends) == 2 and all(end is None or _is_number(end) for end in ends)):
+        raise UserError(f"{where}: expected two numbers or null, got {json.dumps(ends)[:60]}")
 
 
 def _check_range(entry: dict, where: str) -> None:
@@ -303,20 +332,27 @@ def _check_rows(rows: Any, where: str) -> None:
         for field in ("image", "mos", "score"):
             if not isinstance(row, dict) or field not in row:
                 raise UserError(f"{where}[{number}]: no field {field!r}")
+            if field != "image" and not (_is_number(row[field]) and math.isfinite(row[field])):
+                raise UserError(f"{where}[{number}].{field}: expected a number, got {json.dumps(row[field])[:60]}")
         require_fields(row, texts, f"{where}[{number}]")
         if isinstance(row.get("content"), dict | list):
             raise UserError(f"{where}[{number}].content: expected a name, got {json.dumps(row['content'])[:60]}")
 
 
 def read_results(path: str | Path) -> dict:
-    """Read and check the results of a run: its folder or its `results.json`.
+    """Read and check results, whichever command wrote them: a run's folder, or a file. Optional nulls are left out.
 
     Raises:
-        UserError: no such file, not JSON, or a field missing.
+        UserError: no such file, not JSON, or a field missing or malformed.
     """
     path = Path(path)
     file = path / "results.json" if path.is_dir() else path
-    return check_results(read_json(file), file)
+    results = check_results(read_json(file), file)
+    for field, kinds in OPTIONAL.items():
+        for inner in kinds:
+            if inner in (results.get(field) or {}) and results[field][inner] is None:
+                del results[field][inner]
+    return {field: value for field, value in results.items() if value is not None}
 
 
 def read_json(file: Path) -> Any:
@@ -326,7 +362,7 @@ def read_json(file: Path) -> Any:
         UserError: no such file, or not JSON.
     """
     try:
-        return json.loads(file.read_text())
+        return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"no results at {file}: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from iqa.errors import UserError
 from iqa.metrics import RESAMPLES, across_splits, in_words
+from iqa.results.building import TEST_PART, database_of
 from iqa.results.schema import (
     COMPARISON_RESAMPLES,
     check_results,
@@ -26,7 +27,7 @@ from iqa.results.schema import (
     require_kind,
 )
 
-# The first results were computed before their scores were rounded to 5 decimals: their RMSE is off by up to 2e-7.
+# Fits of the logistic stop at other digits on other machines: their intervals by up to 2e-7.
 TOLERANCE = 1e-6
 
 
@@ -45,16 +46,12 @@ class Verification:
     Attributes:
         checked: how many values were compared.
         differences: those that differ.
-        unchecked: names of stored values that the file's own content cannot give.
-        notes: sentences about what else could not be checked.
-        complete: whether the file must hold every value that can be computed, as all do that are written now.
+        unchecked: names of stored values that cannot be computed from the file's content.
     """
 
     checked: int = 0
     differences: list[Difference] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    complete: bool = True
 
     def compare(self, name: str, stored: Any, recomputed: Any) -> None:
         """Compare two values of JSON, nested ones by key and place; reasons in words (`notes`) are passed over."""
@@ -64,7 +61,8 @@ class Verification:
                     self.compare(f"{name}.{key}", stored[key], recomputed[key])
                 elif key != "notes":
                     self.unchecked.append(f"{name}.{key}")
-            self._report_absent(name, {k: v for k, v in recomputed.items() if k not in stored and k != "notes"})
+            absent = {key: value for key, value in recomputed.items() if key not in stored and key != "notes"}
+            self.differences += [Difference(f"{name}.{k}", "nothing", _in_short(v)) for k, v in absent.items()]
         elif isinstance(stored, list) and isinstance(recomputed, list) and len(stored) == len(recomputed):
             for place, pair in enumerate(zip(stored, recomputed, strict=True)):
                 self.compare(f"{name}[{place}]", *pair)
@@ -72,12 +70,6 @@ class Verification:
             self.checked += 1
             if not _agree(stored, recomputed):
                 self.differences.append(Difference(name, stored, recomputed))
-
-    def _report_absent(self, name: str, absent: dict) -> None:
-        if self.complete:
-            self.differences += [Difference(f"{name}.{k}", "nothing", _in_short(v)) for k, v in absent.items()]
-        elif absent:
-            self.notes.append(f"{name}: written before {', '.join(absent)} were recorded: not checked")
 
 
 def _in_short(value: Any) -> Any:
@@ -98,7 +90,7 @@ def verify(path: str | Path) -> Verification:
         path: `results.json`, any file of that schema, `summary.json`, or the folder of a run.
 
     Raises:
-        UserError: no such file, or not of the schema, or a field malformed; a prediction that is no number.
+        UserError: no such file, not of the schema, a field is malformed, or a prediction is not a number.
     """
     path = Path(path)
     if path.is_dir():
@@ -112,7 +104,6 @@ def verify(path: str | Path) -> Verification:
 
 
 def _verify_results(found: Verification, results: dict, path: Path) -> None:
-    found.complete = _is_complete(results)
     recomputed = {}
     for part, stored in results["metrics"].items():
         try:
@@ -128,37 +119,22 @@ def _verify_results(found: Verification, results: dict, path: Path) -> None:
     _verify_protocol(found, results, recomputed)
     _verify_databases(found, results, recomputed)
     _verify_split_file(found, results, path.parent)
-    if "digest" in results:
-        found.compare("digest", results["digest"], digest(results))
-    else:
-        found.notes.append("no digest: settings and protocol not checked")
-
-
-def _is_complete(results: dict) -> bool:
-    """Whether a file is of the present schema; the first ones had no digest, and neither groups nor `bootstrap`."""
-    parts = results["metrics"].values()
-    return "digest" in results or any({"groups", "bootstrap"} & part.keys() for part in parts)
+    found.compare("digest", results.get("digest", "nothing"), digest(results))
 
 
 def _recomputed_part(results: dict, part: str) -> dict:
     stored = results["metrics"][part]
     bootstrap = {"resamples": RESAMPLES, "seed": results["config"].get("seed", 0)} | stored.get("bootstrap", {})
-    database = results.get("databases", {}).get(_database_of(results, part), {})
+    database = results.get("databases", {}).get(database_of(results, part), {})
     stored_range = database.get("stored_range", stored.get("stored_range"))
     return part_metrics(results["predictions"][part], stored_range, bootstrap["seed"], bootstrap["resamples"])
-
-
-def _database_of(results: dict, part: str) -> str:
-    """The database that a part is of: its own name, or for `test` the one trained on."""
-    listed = results.get("parts", {}).get(part, {}).get("database")
-    return listed or (results["config"].get("dataset", part) if part == "test" else part)
 
 
 def _recomputed_comparison(results: dict, stored: dict) -> dict:
     predictions = results["predictions"]
     for key in ("part_a", "part_b"):
         if stored.get(key) not in predictions:
-            raise UserError(f"it names {key} {stored.get(key)!r}, of which there are no predictions")
+            raise UserError(f"it names {key} {stored.get(key)!r}, but the file has no predictions of that name")
     settings = {"resamples": COMPARISON_RESAMPLES, "seed": 0} | stored
     settings = {key: settings[key] for key in ("resamples", "seed", "ratings") if key in settings}
     compared = compare_predictions(predictions[stored["part_a"]], predictions[stored["part_b"]], **settings)
@@ -167,7 +143,7 @@ def _recomputed_comparison(results: dict, stored: dict) -> dict:
 
 
 def _verify_protocol(found: Verification, results: dict, recomputed: dict[str, dict]) -> None:
-    """Counts and fingerprints of the lists tested, where they are said again outside `metrics`."""
+    """Compare the counts and fingerprints that the file repeats outside `metrics`."""
     for part, metrics in recomputed.items():
         for count in ("n", "contents"):
             said = results["protocol"].get(count)
@@ -187,27 +163,27 @@ def _parts_together(results: dict, part: str) -> set[str]:
     """The parts that the protocol counts as one: the test parts of all databases trained on are its `test`."""
     trained_on = results["protocol"].get("trained_on")
     others = set(trained_on) - {results["config"].get("dataset")} if isinstance(trained_on, dict) else set()
-    return {part} | others if part == "test" else {part}
+    return {part} | others if part == TEST_PART else {part}
 
 
 def _verify_databases(found: Verification, results: dict, recomputed: dict[str, dict]) -> None:
-    """The fingerprint of a database that was tested whole is that of its predictions."""
+    """Compare the fingerprint of each database that was tested whole with that of its predictions."""
     for part, metrics in recomputed.items():
-        name = _database_of(results, part)
+        name = database_of(results, part)
         database = results.get("databases", {}).get(name, {})
         if "fingerprint" in metrics and metrics["n"] == database.get("n"):
             found.compare(f"databases.{name}.fingerprint", database.get("fingerprint"), metrics["fingerprint"])
 
 
 def _verify_split_file(found: Verification, results: dict, folder: Path) -> None:
-    """A run's split file beside its results names the images that were tested, and the same database."""
+    """Compare the results with the split file beside them: the images tested, and the database."""
     name = results["config"].get("dataset")
     file = next((f for f in (folder / f"split_{name}.json", folder / "split.json") if f.is_file()), None)
-    split = read_json(file) if file and "test" in results["metrics"] else {}
+    split = read_json(file) if file and TEST_PART in results["metrics"] else {}
     if not split or not isinstance(split, dict) or split.get("database") != name:
         return
     require_fields(split, dict.fromkeys(("train", "val", "test"), list), str(file))
-    tested, named = {row["image"] for row in results["predictions"]["test"]}, set(map(str, split.get("test", [])))
+    tested, named = {row["image"] for row in results["predictions"][TEST_PART]}, set(map(str, split.get("test", [])))
     found.compare(f"images in either predictions.test or {file.name}", len(tested ^ named), 0)
     database = results.get("databases", {}).get(name, {})
     known = {"fingerprint": split.get("fingerprint")}
@@ -234,8 +210,6 @@ def _verify_summary(content: dict, path: Path) -> Verification:
         found.checked += inside.checked
         found.differences += [d._replace(name=f"{name}: {d.name}") for d in inside.differences]
         found.unchecked += [f"{name}: {each}" for each in inside.unchecked]
-        found.notes += [f"{name}: {each}" for each in inside.notes]
-        found.complete &= inside.complete
     of_splits = [results["metrics"] for _, results in splits]
     parts = [part for part in of_splits[0] if all(part in metrics for metrics in of_splits)]
     recomputed = {part: across_splits([metrics[part] for metrics in of_splits]) for part in parts}
@@ -244,7 +218,7 @@ def _verify_summary(content: dict, path: Path) -> Verification:
 
 
 def _split_results(path: Path) -> Sequence[tuple[Path, dict]]:
-    """The results of each split beside a summary: `split_NN/results.json`, or `split_NN.json`."""
+    """Read the results of each split beside a summary: `split_NN/results.json`, or `split_NN.json`."""
     named = [p for p in sorted(path.parent.iterdir()) if re.fullmatch(r"split_\d+(\.json)?", p.name)]
     files = [p / "results.json" if p.is_dir() else p for p in named]
     if not files:

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import importlib.util
 from importlib.machinery import PathFinder
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 _MISSING_SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
@@ -26,6 +28,8 @@ def declare_missing_operators() -> bool:
     Returns:
         True if the names had to be declared, now or by an earlier call.
     """
+    import torch
+
     package = importlib.util.find_spec("torchvision")
     if _declared or package is None:
         return bool(_declared)

@@ -142,8 +142,6 @@ def _verify_files(files: Sequence[str]) -> int:
             print(f"{file}: {name}: stored {stored}, recomputed {recomputed}")
         for name in found.unchecked:
             print(f"{file}: {name}: cannot be recomputed from this file, not checked")
-        for note in found.notes:
-            print(f"{file}: {note}")
         verdict = f"{len(found.differences)} differ" if found.differences else "all agree"
         print(f"{file}: {found.checked} numbers checked, {verdict}")
         code = max(code, 1 if found.differences else 0)

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata, resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -147,7 +148,7 @@ def _plan_content(content: Content, seed: int) -> list[Tile]:
     if not content.files:
         places_by_file = [[("", 1.0, 0, 0)]]
     rng = _generator(seed, content.name)
-    tiles = []
+    tiles: list[Tile] = []
     for places in places_by_file:
         order = [ALL_CELLS[index] for index in rng.permutation(len(ALL_CELLS))]
         by_place: list[list[tuple[str, int]]] = [[] for _ in places]
@@ -272,7 +273,7 @@ def render(tile: Tile, seed: int, folder: Path) -> list[tuple]:
     ]
 
 
-def settings(seed: int, contents: Sequence[Content] = CONTENTS) -> dict[str, object]:
+def settings(seed: int, contents: Sequence[Content] = CONTENTS) -> dict[str, Any]:
     """All that decides the bytes of the database: measure, seed, recipe, versions of the packages used."""
     levels = [(row.name, row.levels) for row in DISTORTIONS.values()]
     recipe = repr((TILE_SIDE, MAX_OVERLAP, levels, tuple(contents)))
@@ -314,9 +315,9 @@ def build(folder: Path, seed: int, workers: int, contents: Sequence[Content] = C
     return labels
 
 
-def _readme(labels: pd.DataFrame, made_with: dict[str, object]) -> str:
+def _readme(labels: pd.DataFrame, made_with: dict[str, Any]) -> str:
     versions = ", ".join(f"{package} {version}" for package, version in made_with["versions"].items())
-    return f"""demo: an image quality database for trying out the code, made by make_demo_database.py
+    return f"""demo: an image quality database for trying out the code, made by `smart-iqa make-demo-database`
 
 {summary(labels)}
 Label (column mos): {made_with["label"]}.
@@ -370,11 +371,11 @@ def make_database(output: Path, seed: int, workers: int, force: bool, contents: 
         labels = build(Path(folder) / "new", seed, workers, contents)
         if output.exists():
             shutil.move(output, Path(folder) / "old")
-        os.replace(Path(folder) / "new", output)
+        (Path(folder) / "new").replace(output)
     return f"{output}: {summary(labels)}"
 
 
-def _same_settings(output: Path, wanted: dict[str, object]) -> bool:
+def _same_settings(output: Path, wanted: dict[str, Any]) -> bool:
     path = output / SETTINGS_FILE
     return path.is_file() and path.read_text() == json.dumps(wanted, indent=2) + "\n"
 

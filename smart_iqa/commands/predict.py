@@ -1,4 +1,4 @@
-"""Score pictures with a finished run.
+"""Score images with a finished run.
 
     smart-iqa predict photo.jpg holiday/ --checkpoint results/demo --output scores.csv
 
@@ -7,7 +7,7 @@ From Python:
     from smart_iqa import load_model
     load_model("results/demo").score("photo.jpg")
 
-A run's folder -> `Scorer`, which every script uses that needs scores of images.
+A run's folder -> `Scorer` -> scores, as a table and as CSV.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def find_images(paths: Sequence[str]) -> list[Path]:
 
 def make_parser() -> Parser:
     """The command's flags."""
-    parser = Parser(description="Score pictures with a finished run (0..100, higher is better).")
+    parser = Parser(description="Score images with a finished run (0..100, higher is better).")
     parser.add_argument("paths", nargs="+", metavar="PATH", help="image files and folders")
     parser.add_argument(
         "--checkpoint", required=True, metavar="RUN", help="folder of a run, or a published file (.pth, .pkl)"

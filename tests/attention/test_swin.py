@@ -14,7 +14,7 @@ from iqa.attention import (
     window_attention,
 )
 from iqa.errors import UserError
-from models_swin import SwinBackbone
+from models_swin import Backbone
 
 # Whole windows; one window that is mostly padding; odd grids, which merging pads; a long strip.
 SIZES = [(224, 224), (32, 32), (64, 100), (36, 220)]
@@ -36,7 +36,7 @@ def sharpen(body: nn.Module) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def swin() -> nn.Module:
-    return sharpen(SwinBackbone("nano").body)
+    return sharpen(Backbone("nano").body)
 
 
 @pytest.fixture(scope="module")
@@ -206,7 +206,7 @@ def test_the_body_is_restored_after_an_error_too(swin, fused):
 
 
 def test_a_cnn_is_refused_and_grad_cam_named():
-    body = SwinBackbone("tf_efficientnet_lite0").body
+    body = Backbone("tf_efficientnet_lite0").body
     assert not has_window_attention(body)
     with pytest.raises(UserError, match="Grad-CAM"):
         window_attention(body, images((64, 64)))

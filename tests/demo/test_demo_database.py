@@ -203,7 +203,7 @@ def test_a_missing_photograph_is_named_with_the_way_to_get_it(file: str) -> None
 def test_the_command_ends_with_one_line_and_code_2_on_a_bad_number(
     flags: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    command = ["make_demo_database.py", "--output", str(tmp_path / "demo"), *flags]
+    command = ["smart-iqa make-demo-database", "--output", str(tmp_path / "demo"), *flags]
     monkeypatch.setattr("sys.argv", command)
     with pytest.raises(SystemExit) as stop:
         exit_on_user_error(demo.main)

@@ -1,4 +1,4 @@
-"""What `iqa.significance` promises: published worked examples, closed forms, error rates, order-free ROCs."""
+"""What `iqa.metrics.significance` promises: published worked examples, closed forms, error rates, order-free ROCs."""
 
 from __future__ import annotations
 
@@ -53,18 +53,6 @@ def test_steigers_z_is_that_of_his_own_example_up_to_its_rounding():
     assert z == pytest.approx(-0.8913, abs=0.003)
 
 
-@pytest.mark.parametrize(
-    ("r_a", "n_a", "r_b", "n_b", "z", "p", "digits"),
-    [
-        (0.4, 100, 0.5, 100, -0.8751012342, 0.3815188256, 10),  # DeCoster's spreadsheet, stat-help.com
-        (0.84, 63, 0.75, 42, 1.207, 0.2275, 3),  # Stata's cortesti, help file
-    ],
-)
-def test_fishers_z_of_independent_sets_is_the_published_one(r_a, n_a, r_b, n_b, z, p, digits):
-    result = metrics.fisher_z_independent(r_a, n_a, r_b, n_b)
-    assert result == pytest.approx({"z": z, "p": p}, abs=0.5 * 10**-digits)
-
-
 # Two runs on the same images ------------------------------------------------------------------------------
 
 
@@ -85,7 +73,7 @@ def test_the_three_tests_agree_where_their_assumptions_hold():
     scores_a, scores_b, mos = two_runs(1000, 20, 22, seed=2)
     result = metrics.compare_dependent(scores_a, scores_b, mos, resamples=4000)
     p = [result["williams"]["p"], result["steiger"]["p"], result["bootstrap"]["p"]]
-    assert 0.001 < min(p) and max(p) < 0.5
+    assert min(p) > 0.001 and max(p) < 0.5
     assert max(p) / min(p) < 2
 
 
@@ -310,9 +298,6 @@ def test_the_area_under_the_roc_is_the_mann_whitney_statistic():
             "scores_b has 2 rows, scores_a",
         ),
         (lambda: metrics.compare_dependent([1, 2], [1, 2], [1, 2], resamples=0), "at least 1, got 0"),
-        (lambda: metrics.fisher_z_independent(1.0, 50, 0.5, 50), "r_a: expected a correlation strictly"),
-        (lambda: metrics.fisher_z_independent(0.5, 50, float("nan"), 50), "r_b: .* got nan"),
-        (lambda: metrics.fisher_z_independent(0.5, 50, 0.5, 3), "n_b: .* at least 4 images, got 3"),
         (lambda: metrics.krasula([1, 2], [1, 2], [1, -2], 20), r"mos_std\[1\] is -2.0"),
         (lambda: metrics.krasula([1, 2], [1, 2], [1, 2], [20, 0]), r"ratings_per_image\[1\] is 0"),
         (lambda: metrics.krasula([1, 2], [1, 2], [1, 2], [20]), "ratings_per_image has 1 rows"),

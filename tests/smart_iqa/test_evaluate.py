@@ -1,4 +1,4 @@
-"""`smart-iqa evaluate`: which images are tested, what the results say of them, who is better, what verification finds."""
+"""`smart-iqa evaluate`: which images are tested, what the results say of them, who is better, what is verified."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ import torch
 import trees
 from helpers import command
 
+import smart_iqa
 from folders import Database, read_database
 from iqa.checkpoint import save_checkpoint
 from iqa.config import Config
 from iqa.data import write_split
 from iqa.errors import UserError
 from iqa.metrics import krcc, mae, plcc, rmse, srcc
-from iqa.results import metrics_table
+from iqa.results import metrics_table, write_results
 from models_swin import SmartIQA
 from smart_iqa import comparing as script
-from smart_iqa.testing import split_file, summarize_part, trained_test_table
+from smart_iqa.testing import scored_part, split_file, trained_test_table
 
 SMALL = {"backbone": "nano", "pretrained": False, "resize": "none", "patch_size": 32, "test_patch_num": 1}
 SMALL |= {"num_workers": 0, "device": "cpu", "spaq": False}
@@ -164,6 +165,28 @@ def test_groups_are_printed_when_asked_for(runs, data_root, tmp_path, capsys):
         capsys.readouterr()
         evaluate(tmp_path / f"{printed}.json", data_root, [runs / "a"], "--datasets", "demo", *flags)
         assert ("quality level" in capsys.readouterr().out) == printed
+
+
+def test_python_gets_what_the_command_writes_and_names_one_thing_without_a_list(runs, data_root, tmp_path):
+    written = evaluate(tmp_path / "r.json", data_root, [runs / "a"], "--datasets", "demo")
+    returned = smart_iqa.evaluate(runs / "a", "demo", data_root=str(data_root), device="cpu")
+    returned = json.loads(json.dumps(returned))
+    assert returned.keys() == written.keys() - {"digest"}
+    assert all(returned[key] == written[key] for key in returned.keys() - {"provenance", "timings"})
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "datasets", "options", "said"),
+    [
+        ([], "demo", {}, "at least one checkpoint"),
+        ("run", [], {}, "one database"),
+        ("run", "demo", {"protocol": "paper", "test_patch_num": 3}, "without test_mode and test_patch_num"),
+        ("run", "demos", {}, "unknown database 'demos'"),
+    ],
+)
+def test_what_cannot_be_tested_is_refused_before_anything_is_read(checkpoints, datasets, options, said):
+    with pytest.raises(UserError, match=said):
+        smart_iqa.evaluate(checkpoints, datasets, **options)
 
 
 def test_the_published_protocol_tests_as_its_configuration_says_and_is_labelled(runs, data_root, tmp_path, monkeypatch):
@@ -328,13 +351,13 @@ def test_a_file_that_cannot_be_verified_does_not_hide_the_others(two, tmp_path, 
 
 
 def test_verification_says_what_it_could_not_check(two, tmp_path, capsys):
-    results = json.loads(two.read_text())
-    del results["digest"]
-    (tmp_path / "no.json").write_text(json.dumps(results))
     assert command("evaluate", "--verify", two) == 0
     assert "not checked" not in capsys.readouterr().out
-    assert command("evaluate", "--verify", tmp_path / "no.json") == 0
-    assert f"{tmp_path / 'no.json'}: no digest: settings and protocol not checked" in capsys.readouterr().out
+    results = json.loads(two.read_text())
+    results["metrics"]["demo: a"]["stars"] = 5
+    write_results(tmp_path / "stars.json", results)
+    assert command("evaluate", "--verify", tmp_path / "stars.json") == 0
+    assert "metrics.demo: a.stars: cannot be recomputed from this file, not checked" in capsys.readouterr().out
 
 
 # Bad input -----------------------------------------------------------------------------------------------------
@@ -377,7 +400,7 @@ def test_scores_that_are_not_finite_are_refused_with_the_image(demo):
     scores = np.arange(len(demo.table), dtype=float)
     scores[[4, 7]] = np.nan, np.inf
     with pytest.raises(UserError, match=rf"2 of 30 scores are not finite, the first that of {demo.table.image[4]}"):
-        summarize_part(demo, demo.table, scores, seed=0)
+        scored_part(demo, demo.table, scores, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -385,7 +408,7 @@ def test_scores_that_are_not_finite_are_refused_with_the_image(demo):
     [(2, [1.0, 2.0], "n = 2"), (12, [50.0] * 12, "scores are all 50"), (3, [1.0, 2.0, 3.0], "no interval: 1 content")],
 )
 def test_what_cannot_be_computed_is_a_dash_in_the_table_with_the_reason(demo, rows, scores, reason):
-    metrics = summarize_part(demo, demo.table[:rows], np.array(scores), seed=0)
+    metrics = scored_part(demo, demo.table[:rows], np.array(scores), seed=0).metrics
     table = metrics_table({"demo": metrics})
     assert " - " in table or table.splitlines()[1].endswith("-")
     assert reason in table

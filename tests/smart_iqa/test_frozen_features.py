@@ -11,14 +11,13 @@ import torch
 from helpers import command
 from PIL import Image
 
-from data_loader import CropDataset
+from data_loader import Preparation
 from iqa.config import FUSION_KINDS, resolve
 from iqa.errors import UserError
 from iqa.results import read_history
 from iqa.runtime import make_accelerator
 from models_swin import CONTENT_BRANCHES, SmartIQA
-from smart_iqa.frozen_features import FrozenFeatures
-from smart_iqa.scorer import Scorer
+from smart_iqa.frozen_features import FeatureNetwork, FrozenFeatures
 
 CONFIG = resolve(
     {
@@ -53,7 +52,7 @@ def test_a_network_scores_pooled_features_as_it_scores_images(fusion, content_ve
     images = torch.randn(2, 3, side, side)
     with torch.no_grad():
         features = model.pooled_features(images)
-        assert torch.allclose(model(features), model(images), atol=1e-4)
+        assert torch.allclose(model.score_features(features), model(images), atol=1e-4)
     assert features.shape == (2, sum(channels * side**2 for _, channels, side in model.feature_grids))
 
 
@@ -63,17 +62,19 @@ def test_a_fusion_that_weighs_before_pooling_has_no_pooled_features():
 
 
 def test_cached_crops_and_flips_are_those_of_the_plain_loader(tmp_path, table):
-    features = frozen(tmp_path, table)
-    scorer = Scorer(features.model, CONFIG, features.accelerator)
-    plain = CropDataset(table, CONFIG)
+    model = SmartIQA("nano", "channel", freeze_backbone=True).eval()
+    features = frozen(tmp_path, table, model=model)
+    plain = Preparation(features.network, CONFIG)
+    crops = plain.dataset(table)
     with torch.inference_mode():
         for cached, indices in (
             (features.dataset(table, training=True), [(3, 1, 2), (7, 4, 0), (3, 2, 2)]),
             (features.dataset(table), [0, 11, 5]),
         ):
-            one, other = cached.__getitems__(indices), plain.__getitems__(indices)
-            expected = features.model(scorer.to_images(other.crops, other.augment))
-            assert torch.allclose(features.model(scorer.to_images(one.crops, one.augment)), expected, atol=1e-2)
+            one, other = cached.__getitems__(indices), crops.__getitems__(indices)
+            expected = model(plain.to_images(other.crops, other.augment))
+            scores = features.network(features.to_images(one.crops, one.augment))
+            assert torch.allclose(scores, expected, atol=1e-2)
             assert all(torch.equal(a, b) for a, b in zip(one[3:], other[3:], strict=True) if not a.isnan().any())
 
 
@@ -106,7 +107,24 @@ def test_one_cache_serves_every_fusion_and_content_branch(tmp_path, table, monke
         torch.manual_seed(0)  # the backbone is built first: the same in each
         model = SmartIQA("nano", fusion, content_vector=content_vector).eval()
         crops = frozen(tmp_path, table, model=model).dataset(table).__getitems__([0]).crops
-        assert model(crops.flatten(0, 1).float()).shape == (2,)
+        assert model.score_features(crops.flatten(0, 1).float()).shape == (2,)
+
+
+def test_a_network_of_features_shares_what_is_learned_and_its_checkpoint_with_the_network():
+    model = SmartIQA("nano", "channel", freeze_backbone=True)
+    network = FeatureNetwork(model)
+    with torch.no_grad():
+        for parameter in network.hypernet.parameters():
+            parameter.add_(1)
+    ours, theirs = model.state_dict(), network.state_dict()
+    assert list(ours) == list(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert not network.train().backbone.training
+
+
+def test_a_network_takes_images_and_says_so_to_who_gives_features():
+    with pytest.raises(ValueError, match=r"expected images \(B, 3, H, W\)"):
+        SmartIQA("nano", "channel")(torch.zeros(2, 4320))
 
 
 def test_a_changed_picture_makes_its_features_anew(tmp_path, table):

@@ -60,7 +60,7 @@ def table(tmp_path: Path) -> Path:
 
 def command(*arguments: object, monkeypatch: pytest.MonkeyPatch) -> int:
     """Run the script's main in this process; its exit code."""
-    monkeypatch.setattr(sys, "argv", ["check_splits.py", *map(str, arguments)])
+    monkeypatch.setattr(sys, "argv", ["smart-iqa check-splits", *map(str, arguments)])
     with pytest.raises(SystemExit) as stop:
         exit_on_user_error(check_splits.main)
     return stop.value.code

@@ -21,12 +21,14 @@ from helpers import ROOT, TORCH_FAMILY, command
 from hypothesis import given, strategies as st
 from PIL import Image
 from trees import table as write_table
+from written import Templates
 
 from iqa.config import Config
 from iqa.figures import best_and_worst, fit_errors, signed, thumbnail
 from iqa.metrics import summarize
-from smart_iqa.commands.report import check_output, gather, settings_rows
+from smart_iqa.commands.report import check_output, gather, settings_rows, write_report
 
+TEMPLATES: Templates  # what the commands wrote
 # In a name, a content and a note: each would run if the page did not escape it. The name is a legal file name.
 SCRIPT_NAME = "a<script>window.ran=1<"
 EVIL_NAME = f"{SCRIPT_NAME}/script>_1.png"
@@ -49,16 +51,9 @@ def write_run(folder: Path, parts: dict[str, list[dict]], **changes: object) -> 
     folder.mkdir(parents=True, exist_ok=True)
     config = dataclasses.asdict(Config(dataset="csv", data_path=str(folder / "pictures" / "table.csv"), lr=0.125))
     metrics = {name: metrics_of(rows) for name, rows in parts.items()}
-    results = {
-        "config": config,
-        "provenance": {"command": "train_swin.py", "git_commit": "0a1b2c3", "git_dirty": False, "seed": 7},
-        "protocol": {"selected_on": "val", "split": "by content, seeded", "notes": []},
-        "training": {"best_epoch": 2, "epochs_done": 2},
-        "databases": {},
-        "metrics": metrics,
-        "predictions": parts,
-        "timings": {"training_seconds": 90.0},
-    }
+    results = TEMPLATES.results | {"config": config, "metrics": metrics, "predictions": parts, "databases": {}}
+    results["provenance"] = {"command": "train_swin.py", "git_commit": "0a1b2c3", "git_dirty": False, "seed": 7}
+    results["training"] |= {"best_epoch": 2, "epochs_done": 2}
     (folder / "results.json").write_text(json.dumps(results | changes))
     return folder
 
@@ -123,7 +118,7 @@ def test_an_error_is_what_the_logistic_leaves():
     assert fitted.table["abs_error"].max() < 1e-3 < abs(score - mos).min()
 
 
-@pytest.mark.parametrize("score", ([1.0, 2.0, 3.0], [50.0] * 9), ids=("too few", "constant"))
+@pytest.mark.parametrize("score", [[1.0, 2.0, 3.0], [50.0] * 9], ids=("too few", "constant"))
 def test_without_a_logistic_an_error_is_score_minus_mos_and_the_reason_is_kept(score):
     mos = np.arange(len(score), dtype=float)
     fitted = fit_errors(pd.DataFrame({"mos": mos, "score": score}))
@@ -136,7 +131,7 @@ def test_best_and_worst_share_no_image_and_nothing_between_them_is_better_or_wor
     table = pd.DataFrame({"image": range(len(errors)), "abs_error": errors})
     best, worst = best_and_worst(table)
     assert len(best) + len(worst) == min(24, len(errors)) and len(best) - len(worst) in (0, 1)
-    rest = set(errors[i] for i in set(table["image"]) - set(best["image"]) - set(worst["image"]))
+    rest = {errors[i] for i in set(table["image"]) - set(best["image"]) - set(worst["image"])}
     assert not set(best["image"]) & set(worst["image"])
     assert list(best["abs_error"]) == sorted(best["abs_error"])
     assert list(worst["abs_error"]) == sorted(worst["abs_error"], reverse=True)
@@ -166,6 +161,12 @@ def test_settings_that_differ_come_apart_from_the_defaults():
 # What the page says
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _templates(written):
+    global TEMPLATES
+    TEMPLATES = written
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """A run of 40 images in two parts, with its pictures, history, baseline and attention; one name is a script."""
@@ -181,10 +182,12 @@ def run(tmp_path_factory) -> Path:
     (folder / "evaluation_kadid-10k.json").write_text(
         json.dumps(results | {"metrics": {"kadid-10k": metrics_of(other)}, "predictions": {"kadid-10k": other}})
     )
-    levels = {"Low": {"n": 3, "mean": [0.1, 0.2, 0.3, 0.4], "std": [0.01] * 4}}
-    trends = {f"stage {i}": {"srcc": 0.25, "p": 0.03125, "n": 15} for i in range(4)}
+    analysis = TEMPLATES.attention
+    analysis["levels"]["Low"] |= {"n": 3, "mean": [0.1, 0.2, 0.3, 0.4], "std": [0.01] * 4}
+    analysis["levels"]["High"] |= {"n": 0, "mean": [None] * 4, "std": [None] * 4}
+    for trend in analysis["trends"].values():
+        trend |= {"srcc": 0.25, "p": 0.03125, "n": 15}
     (folder / "attention").mkdir()
-    analysis = {"dataset": "csv", "levels": levels, "trends": trends}
     (folder / "attention" / "attention_analysis.json").write_text(json.dumps(analysis))
     return folder
 
@@ -211,6 +214,7 @@ def test_every_part_evaluation_and_the_baseline_have_a_row(html):
 
 def test_attention_is_the_table_of_the_analysis(html):
     assert "Low 3 0.1000 ± 0.0100 0.2000 ± 0.0100 0.3000 ± 0.0100 0.4000 ± 0.0100" in words(html)
+    assert "High 0 – ± – – ± – – ± – – ± –" in words(html)
     assert "SRCC with mos 15 0.250 p = 0.031" in words(html)
 
 
@@ -284,7 +288,9 @@ def test_a_run_without_history_or_attention_says_what_makes_them(tmp_path):
 def test_a_fusion_without_stage_weights_is_said_to_have_none(tmp_path):
     run = write_run(tmp_path / "run", {"test": rows_of(30)})
     (run / "attention").mkdir()
-    analysis = {"dataset": "csv", "levels": {"Low": {"n": 3, "mos": 20.0}}}
+    analysis = TEMPLATES.attention
+    for level in analysis["levels"].values():
+        del level["mean"], level["std"]
     (run / "attention" / "attention_analysis.json").write_text(json.dumps(analysis))
     assert "This fusion (concat) has no stage weights" in words(page_of(run))
 
@@ -345,23 +351,23 @@ def changed_results(run: Path, path: str, value: object = None) -> None:
 
 @pytest.mark.parametrize(
     "path, value, named",
-    (
+    [
         ("protocol", None, "no field 'protocol'"),
         ("metrics.test.srcc", None, "no field 'metrics.test.srcc'"),
         ("metrics.test.srcc", "high", "metrics.test.srcc: expected a number"),
-        ("metrics.test.plcc_logistic4", "high", "'metrics.test.plcc_logistic4': expected a number or null, got 'high'"),
-        ("metrics.test.srcc_ci95", [0.1], "'metrics.test.srcc_ci95': expected two numbers or null, got [0.1]"),
-        ("training", [2], "field 'training' is [2]"),
-        ("training.parameters", "many", "field 'training.parameters' is 'many'"),
-        ("protocol.notes", "a note", "field 'protocol.notes' is 'a note'"),
-        ("databases.csv", {"left_out": 3}, "field 'databases.csv.left_out' is 3"),
-        ("metrics.test.notes", 3, "field 'metrics.test.notes' is 3"),
+        ("metrics.test.plcc_logistic4", "high", "metrics.test.plcc_logistic4: expected a number"),
+        ("metrics.test.srcc_ci95", [0.1], "metrics.test.srcc_ci95: expected two numbers or null, got [0.1]"),
+        ("training", [2], "training: expected an object, got [2]"),
+        ("training.parameters", "many", 'training.parameters: expected a whole number, got "many"'),
+        ("protocol.notes", "a note", 'protocol.notes: expected a list, got "a note"'),
+        ("databases.csv", {"left_out": 3}, "databases.csv.left_out: expected a list, got 3"),
+        ("metrics.test.notes", 3, "metrics.test.notes: expected a list, got 3"),
         ("predictions.test.4.score", None, "predictions.test[4]"),
-        ("predictions.test.4.score", "NaN", "'predictions.test[4].score': expected a number, got 'NaN'"),
+        ("predictions.test.4.score", "NaN", 'predictions.test[4].score: expected a number, got "NaN"'),
         ("metrics.test.n", 29, "'metrics.test.n' is 29, but 'predictions.test' holds 30 rows"),
         ("config.dataset", None, "no field 'config.dataset'"),
         ("metrics", {}, "no part in 'metrics'"),
-    ),
+    ],
 )
 def test_a_missing_or_wrong_field_is_named(tmp_path, capsys, path, value, named):
     run = write_run(tmp_path / "run", {"test": rows_of(30)})
@@ -408,6 +414,12 @@ def test_a_broken_history_or_analysis_is_named(tmp_path, capsys):
     (run / "attention").mkdir()
     (run / "attention" / "attention_analysis.json").write_text("{}")
     refused(capsys, "attention_analysis.json is no attention analysis", run)
+
+
+def test_a_page_can_be_written_from_python(tmp_path):
+    run = write_run(tmp_path / "run", {"test": rows_of(9)})
+    assert write_report(str(run)) == run / "report.html"
+    assert "test 9" in words((run / "report.html").read_text(encoding="utf-8"))
 
 
 def test_a_page_is_written_over_and_nothing_else_is(tmp_path, capsys):
@@ -484,7 +496,7 @@ def sorted_by(page) -> dict[str, str]:
     return {h.inner_text(): h.get_attribute("aria-sort") for h in headings if h.get_attribute("aria-sort") != "none"}
 
 
-@pytest.mark.parametrize("label", ("mos", "image", "content", "error", "|error|"))
+@pytest.mark.parametrize("label", ["mos", "image", "content", "error", "|error|"])
 def test_a_click_sorts_all_rows_and_another_click_reverses_them(page, long_run, label):
     predictions = embedded_predictions(long_run[0].read_text(encoding="utf-8"))[0]
     index = [c["label"] for c in predictions["columns"]].index(label)
