@@ -1,7 +1,8 @@
 """The training loop: epochs, validation, early stopping, checkpoints. Knows no database and no network class.
 
 Between the loaders and the run's folder: `fit` writes `history.jsonl`, `best.safetensors`,
-`last.safetensors` and TensorBoard events; testing is done once, afterwards, by who called it.
+`last.safetensors` and TensorBoard events. A run that was killed at any moment goes on by `resume` to the same bits.
+Testing is done once, afterwards, by who called it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
@@ -34,19 +34,18 @@ from iqa.checkpoint import (
     save_checkpoint,
 )
 from iqa.config import Config
-from iqa.errors import UserError
+from iqa.errors import Stopped, UserError
 from iqa.evaluation import predict
 from iqa.losses import make_loss
 from iqa.metrics import plcc, srcc
+from iqa.optimization import make_average, make_optimizer, make_scheduler
 from iqa.results import read_history
 from iqa.runtime import autocast
-from iqa.system import gather_shares, progress, write_atomically
+from iqa.system import StopSignals, gather_shares, progress, write_atomically
 from iqa.triplets import PhotographTerm
 
 log = logging.getLogger(__name__)
 
-COSINE_FLOOR = 0.01  # each group ends at this fraction of its own start
-STEP_EVERY, STEP_FACTOR = 6, 0.1
 SKIPS_ALLOWED = 3  # steps one after the other without a finite loss and gradient
 _AVERAGE = "average."  # prefix of the averaged weights in a checkpoint
 
@@ -67,11 +66,15 @@ class Progress:
 
 @dataclass
 class EpochSoFar:
-    """What an epoch has summed up so far."""
+    """What an epoch has done so far; stored in `last.safetensors`, so that a run can go on within an epoch."""
 
+    epoch: int = 0
+    batches: int = 0  # up to the last step
     loss_sum: float = 0.0  # over crops, in float32; a loss that is not finite is left out
     crops: int = 0
     skipped_steps: int = 0
+    skipped_in_a_row: int = 0  # up to now, from earlier epochs too
+    seconds: float = 0.0
 
 
 class _Learned(NamedTuple):
@@ -113,14 +116,15 @@ class HyperIQASolver:
         made: dict[str, Any],
         photographs: PhotographTerm | None = None,
     ):
-        self.photographs, self.batches_done = photographs, 0
+        self.photographs = photographs
         self.config, self.run_dir, self.accelerator = config, Path(run_dir), accelerator
         self.to_images, self.made = to_images, made
         databases = 1 + len(config.also_train_on)
         self.loss = make_loss(config.loss_type, config.ranking_loss_alpha, config.ranking_loss_margin, databases)
         self.progress = Progress()
         self.history: list[dict] = []
-        self.so_far, self.skipped_in_a_row = EpochSoFar(), 0
+        self.so_far, self.stop = EpochSoFar(), StopSignals()
+        self._goes_on = False  # the next epoch is one that a resumed run is in the midst of
         self._since_step: list[_Learned] = []
         self._suspects: dict[str, None] = {}  # names, in order, of images in skipped steps
         groups = model.parameter_groups(config.lr, config.lr_ratio, config.layer_decay)
@@ -141,7 +145,7 @@ class HyperIQASolver:
 
     @property
     def last_path(self) -> Path:
-        """The checkpoint of the last finished epoch, from which training can go on."""
+        """The checkpoint of the last finished epoch, or of a step after it, from which training can go on."""
         return self.run_dir / "last.safetensors"
 
     @property
@@ -165,16 +169,20 @@ class HyperIQASolver:
 
         Raises:
             UserError: the loss is no longer finite, or the memory does not suffice.
+            Stopped: on SIGTERM or Ctrl-C, once what has been learned is saved.
         """
         last_epoch = last_epoch or self.config.epochs
         if self.accelerator.num_processes > 1:  # else all would drop the same units of different crops
-            torch.manual_seed(hash((self.config.seed, self.accelerator.process_index, self.progress.epochs_done)))
-        with self._events() as write_event:
+            done = self.progress.epochs_done, self.so_far.batches
+            torch.manual_seed(hash((self.config.seed, self.accelerator.process_index, *done)))
+        with self._events() as write_event, self.stop:
             while self.progress.epochs_done < last_epoch and not self.progress.stopped_early:
                 record = self._run_epoch(self.progress.epochs_done + 1)
                 for key, value in record.items():
                     if key != "epoch":
                         write_event(key, value, record["epoch"])
+                if self.stop.asked:
+                    raise Stopped(f"stopped after epoch {record['epoch']}", self.stop.asked)
         self.accelerator.wait_for_everyone()  # the best checkpoint is on disk
         return self.progress
 
@@ -189,26 +197,32 @@ class HyperIQASolver:
 
     def _run_epoch(self, epoch: int) -> dict:
         trained = self.train_one_epoch(epoch)
-        validated = self.evaluate(self.val_loader)
+        states = _random_states()
+        try:
+            with self.stop.at_once():
+                validated = self.evaluate(self.val_loader)
+        except Stopped as stopped:  # training is done, and validation changes nothing but what it draws
+            _restore_random_states(states)
+            self._save_and_stop(stopped.signal)
         record = {"epoch": epoch, **trained, **{f"val_{k}": v for k, v in validated.items()}}
         self._finish_epoch(record)
         return record
 
     def train_one_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training crops; `epoch` counts from 1.
+        """One pass over the training crops, or what is left of it; `epoch` counts from 1.
 
         Raises:
             UserError: the loss is not finite in three steps one after the other, or the memory does not suffice.
+            Stopped: on SIGTERM or Ctrl-C within `fit`.
         """
         self.model.train()
-        self.so_far = EpochSoFar()
-        _seed_pass(self.train_loader)
+        if not self._goes_on:  # else it has drawn its seed already
+            self.so_far = EpochSoFar(epoch, skipped_in_a_row=self.so_far.skipped_in_a_row)
+            _seed_pass(self.train_loader)
         self.train_loader.set_epoch(epoch)  # by Accelerate's loader: it sets the sampler's epoch itself when it starts
-        started = time.perf_counter()
+        self.train_loader.batch_sampler.start, self._goes_on = self.so_far.batches, False
         try:
-            for i, batch in enumerate(progress(self.train_loader, f"epoch {epoch}", show=self._is_main)):
-                self.batches_done = (epoch - 1) * len(self.train_loader) + i
-                self._learn(i, batch)
+            self._learn_batches()
         except RuntimeError as error:
             if should_reduce_batch_size(error):
                 raise UserError(
@@ -216,7 +230,6 @@ class HyperIQASolver:
                     f"--patch_size, or give --precision bf16; what {self.run_dir} holds is kept"
                 ) from error
             raise
-        seconds = time.perf_counter() - started  # each step has waited for the device
         if not self.so_far.crops:
             self._stop_for_numbers()
         rates = self.scheduler.get_last_lr()  # of the backbone's layers, if it learns, then of the head
@@ -225,9 +238,32 @@ class HyperIQASolver:
             "lr": rates[-2:][0],
             "lr_head": rates[-1],
             "skipped_steps": self.so_far.skipped_steps,
-            "train_seconds": round(seconds, 2),
-            "crops_per_s": round(self.crops_per_epoch / seconds, 2),
+            "train_seconds": round(self.so_far.seconds, 2),
+            "crops_per_s": round(self.crops_per_epoch / self.so_far.seconds, 2),
         }
+
+    def _learn_batches(self) -> None:
+        """Learn from the epoch's batches that are left, and save every `checkpoint_every` steps and when stopped."""
+        so_far, every = self.so_far, self.config.checkpoint_every
+        started = time.perf_counter() - so_far.seconds
+        batches = progress(self.train_loader, f"epoch {so_far.epoch}", show=self._is_main)
+        for i, batch in enumerate(batches, start=so_far.batches):
+            self._learn(i, batch)
+            if not self.accelerator.sync_gradients:
+                continue
+            so_far.batches, so_far.seconds = i + 1, time.perf_counter() - started  # each step waits for the device
+            if self.stop.asked:
+                self._save_and_stop(self.stop.asked)
+            if every and math.ceil(so_far.batches / self.config.accumulate) % every == 0:
+                self._save_last()
+
+    def _save_and_stop(self, signal: int) -> NoReturn:
+        self._save_last()
+        raise Stopped(
+            f"stopped in epoch {self.so_far.epoch} after {self.so_far.batches} of {len(self.train_loader)} batches, "
+            f"saved in {self.last_path}",
+            signal,
+        )
 
     def _learn(self, i: int, batch: Any) -> None:
         """Forward and backward of an epoch's batch number `i`, and a step when enough are accumulated.
@@ -241,7 +277,8 @@ class HyperIQASolver:
         together = self.config.accumulate
         weight = together / min(together, len(self.train_loader) - i // together * together)
         with self.accelerator.accumulate(self.model):
-            loss, scores = self.batch_loss(batch, size)
+            number = (self.so_far.epoch - 1) * len(self.train_loader) + i
+            loss, scores = self.batch_loss(batch, size, number)
             # Every process has the whole loss and the gradient of its own scores; processes are averaged.
             self.accelerator.backward(loss * weight * self.accelerator.num_processes)
             self._since_step.append(_Learned(loss.detach(), size, scores.detach(), batch.index))
@@ -262,16 +299,16 @@ class HyperIQASolver:
             self.scheduler.step()
             if self.average is not None:
                 self.average.update_parameters(self.accelerator.unwrap_model(self.model))
-            self.skipped_in_a_row, self._suspects = 0, {}
+            self.so_far.skipped_in_a_row, self._suspects = 0, {}
             return
         self.so_far.skipped_steps += 1
         if not finite:  # an overflow of fp16 is not a fault: its scale is lowered
-            self.skipped_in_a_row += 1
+            self.so_far.skipped_in_a_row += 1
             names = self.train_loader.dataset.images
             for _, _, scores, index in learned:
                 bad = index[~scores.isfinite()]
                 self._suspects |= {names[row]: None for row in (bad if len(bad) else index).tolist()}
-            if self.skipped_in_a_row == SKIPS_ALLOWED:
+            if self.so_far.skipped_in_a_row == SKIPS_ALLOWED:
                 self._stop_for_numbers()
 
     def _numbers(self, learned: list[_Learned]) -> tuple[list[float], float]:
@@ -289,8 +326,8 @@ class HyperIQASolver:
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise UserError(
             f"the loss or its gradient is not finite in epoch {self.progress.epochs_done + 1}, in "
-            f"{self.skipped_in_a_row} steps one after the other, with {', '.join(names[:5])}{more}: look at these "
-            f"images, lower lr, or set grad_clip; what {self.run_dir} holds is kept"
+            f"{self.so_far.skipped_in_a_row} steps one after the other, with {', '.join(names[:5])}{more}: look at "
+            f"these images, lower lr, or set grad_clip; what {self.run_dir} holds is kept"
         )
 
     def _take_step(self) -> bool:
@@ -302,12 +339,13 @@ class HyperIQASolver:
         self.optimizer.step()
         return scaler is None or scaler.get_scale() >= scale  # it falls where a step was skipped
 
-    def batch_loss(self, batch: Any, size: int) -> tuple[Tensor, Tensor]:
+    def batch_loss(self, batch: Any, size: int, number: int) -> tuple[Tensor, Tensor]:
         """The loss of a whole batch, and the scores of this process's share of it.
 
         Args:
             batch: this process's share.
             size: images of the whole batch.
+            number: of the batch since training began.
         """
         images = self.to_images(batch.crops, batch.augment, jitter=self.config.color_jitter)
         with autocast(self.accelerator):
@@ -316,7 +354,7 @@ class HyperIQASolver:
         every_score, labels = gather_shares(self.accelerator, scores.float(), labels, size)
         loss = self.loss(every_score, labels[:, 0], labels[:, 1], labels[:, 2].long())
         if self.photographs is not None:
-            step = self.batches_done * self.accelerator.num_processes + self.accelerator.process_index
+            step = number * self.accelerator.num_processes + self.accelerator.process_index
             loss = loss + self.config.photo_weight * self.photographs(self._score, step)
         return loss, scores
 
@@ -353,8 +391,7 @@ class HyperIQASolver:
         is_best = score > state.best_srcc
         if is_best:
             state.best_epoch, state.best_srcc = epoch, score
-        patience_spent = state.epochs_without_gain() >= self.config.patience
-        state.stopped_early = self.config.early_stopping and patience_spent and epoch < self.config.epochs
+        state.stopped_early = self._is_patience_spent()
         self.history.append(record)
         if self._is_main:
             self._write(record, is_best)
@@ -364,19 +401,32 @@ class HyperIQASolver:
             record["crops_per_s"], "  best" if is_best else "",
         )  # fmt: skip
 
+    def _is_patience_spent(self) -> bool:
+        state, config = self.progress, self.config
+        is_spent = config.early_stopping and state.epochs_without_gain() >= config.patience
+        return is_spent and state.epochs_done < config.epochs
+
     def _write(self, record: dict, is_best: bool) -> None:
         lines = "".join(json.dumps(line) + "\n" for line in self.history)
         write_atomically(self.run_dir / "history.jsonl", lambda file: file.write_text(lines))
-        model = self.accelerator.unwrap_model(self.model)
-        made = self.made | {"epoch": record["epoch"], "val_srcc": record["val_srcc"]}
         if is_best:
+            made = self.made | {"epoch": record["epoch"], "val_srcc": record["val_srcc"]}
             save_checkpoint(self.best_path, self.kept_model, made)
-        made |= {"progress": dataclasses.asdict(self.progress), "scheduler_steps": self.scheduler.last_epoch}
+        self._save_last()
+
+    def _save_last(self) -> None:
+        """Write all that continuing from here needs, at the end of an epoch or after a step within one."""
+        if not self._is_main:
+            return
+        made = self.made | {name: self.history[-1][name] for name in ("epoch", "val_srcc") if self.history}
+        made |= {"progress": dataclasses.asdict(self.progress), "so_far": dataclasses.asdict(self.so_far)}
+        made |= {"scheduler_steps": self.scheduler.last_epoch}
         if self.accelerator.scaler:
             made |= {"scaler": self.accelerator.scaler.state_dict()}
         extra = _random_states()
         if self.average is not None:
             extra |= {_AVERAGE + name: tensor for name, tensor in self.average.state_dict().items()}
+        model = self.accelerator.unwrap_model(self.model)
         save_checkpoint(self.last_path, model, made, self.optimizer.optimizer, extra, keep=self.previous_path)
 
     def resume(self) -> Progress:
@@ -391,11 +441,15 @@ class HyperIQASolver:
         self._load(tensors, records, self.last_path)
         load_optimizer_state(self.optimizer.optimizer, tensors, records["param_groups"])
         self.progress = Progress(**records["made"]["progress"])
+        self.progress.stopped_early = self._is_patience_spent()  # not if there may be more epochs now
+        self.so_far = EpochSoFar(**records["made"].get("so_far", {}))
+        self._goes_on = self.so_far.epoch > self.progress.epochs_done
         self.scheduler.last_epoch = records["made"]["scheduler_steps"]
         self.scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(records["made"]["scaler"])
-        self.history = read_history(self.run_dir / "history.jsonl")[: self.progress.epochs_done]
+        if done := self.progress.epochs_done:
+            self.history = read_history(self.run_dir / "history.jsonl")[:done]
         if self.average is not None:
             averaged = {name.removeprefix(_AVERAGE): t for name, t in tensors.items() if name.startswith(_AVERAGE)}
             self.average.load_state_dict(averaged)
@@ -426,48 +480,6 @@ class HyperIQASolver:
     @property
     def _is_main(self) -> bool:
         return self.accelerator.is_main_process
-
-
-def make_optimizer(groups: list[dict], config: Config) -> torch.optim.Optimizer:
-    """The optimizer of a run, over groups that carry their own learning rate."""
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=0.9, weight_decay=config.weight_decay)
-    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
-    return kind(groups, weight_decay=config.weight_decay, fused=True)
-
-
-def make_scheduler(
-    optimizer: torch.optim.Optimizer, config: Config, steps_per_epoch: int
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """A factor on every group's own starting rate, stepped once per optimizer step."""
-    steps = config.epochs * steps_per_epoch
-
-    def cosine(step: int) -> float:
-        return COSINE_FLOOR + (1 - COSINE_FLOOR) * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1)))
-
-    def staircase(step: int) -> float:
-        return STEP_FACTOR ** (step // steps_per_epoch // STEP_EVERY)
-
-    decay = {"cosine": cosine, "step": staircase, "none": lambda step: 1.0}[config.lr_scheduler]
-    warmup_steps = config.warmup_epochs * steps_per_epoch
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: decay(step) * min(1.0, (step + 1) / (warmup_steps + 1))
-    )
-
-
-def make_average(model: nn.Module, config: Config, device: torch.device) -> AveragedModel | None:
-    """An exponential average of the floating-point state, if the settings ask for one; integers are the model's own."""
-    if config.ema_decay is None:
-        return None
-    average_floats = get_ema_multi_avg_fn(config.ema_decay)
-
-    def average(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
-        if averaged[0].is_floating_point():
-            average_floats(averaged, current, count)
-        else:  # an index between two others points to a third thing
-            torch._foreach_copy_(averaged, current)
-
-    return AveragedModel(model, device=device, multi_avg_fn=average, use_buffers=True)
 
 
 def _seed_pass(loader: DataLoader) -> None:

@@ -15,17 +15,17 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from folders import DATABASES, Database, read_run_database
 from iqa.config import Config, add_config_flags, config_from_flags, given_settings, load_config
 from iqa.data import cache_folder
-from iqa.errors import Parser, UserError, exit_on_user_error
-from iqa.metrics import across_splits
+from iqa.errors import Parser, Stopped, UserError, exit_on_user_error
+from iqa.metrics import Place, across_splits, shown_in
 from iqa.results import build_results, metrics_table, part_name, provenance, read_results, write_results
-from iqa.system import lock_folder, start_logging, write_atomically, write_json
+from iqa.system import StopSignals, lock_folder, start_logging, write_atomically, write_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# What may differ when a stopped run goes on: where it runs, not what it computes.
-CHANGEABLE = ("device", "num_workers", "data_root", "data_path", "results_dir", "name", "cache_dir")
+# What may differ when a stopped run goes on: where and how it runs, not what it computes; see also `_may_change`.
+CHANGEABLE = ("device", "num_workers", "data_root", "data_path", "results_dir", "name", "cache_dir", "compile")
+CHANGEABLE += ("checkpoint_every",)
 
 
 def architecture_of(config: Config) -> dict:
@@ -200,7 +201,7 @@ def _protocol(config: Config, record: dict, official: bool) -> dict:
         "name": "ours",
         "split": f"file {config.split_file}" if config.split_file else split,
         "selected_on": config.select_on,
-        "test_crops": f"{config.test_mode}, {config.test_patch_num}",
+        "test_crops": config.test_crops_in_words,
         **record,
         "allow_leakage": config.allow_leakage,
     }
@@ -300,10 +301,11 @@ def _round(config: Config, index: int) -> tuple[Config, int | None]:
 def splits_table(summary: dict) -> str:
     """Mean, median and deviation over splits as an aligned text table: a row a part and statistic."""
     rows = [
-        {"": part, "statistic": key.upper(), "splits": values["n"]}
-        | {name: "-" if values[name] is None else f"{values[name]:.4f}" for name in ("median", "mean", "std")}
+        {"": part, "statistic": each.title, "splits": statistics[each.key]["n"]}
+        | {name: each.text(statistics[each.key][name]) for name in ("median", "mean", "std")}
         for part, statistics in summary.items()
-        for key, values in ((key, statistics[key]) for key in ("srcc", "plcc"))
+        for each in shown_in(Place.BRIEF)
+        if each.key in statistics
     ]
     return pd.DataFrame(rows).to_string(index=False)
 
@@ -327,8 +329,17 @@ def make_parser() -> Parser:
     return parser
 
 
+def _may_change(key: str, value: Any, stored: Config) -> bool:
+    """Whether a run may go on with another value of a setting: one that leaves alone all that is computed before."""
+    if key == "cache":  # a frozen backbone's features are rounded when they are kept
+        return not stored.freeze_backbone
+    if key == "epochs":  # more of them
+        return stored.lr_scheduler != "cosine" and value >= stored.epochs
+    return key in CHANGEABLE
+
+
 def _resumed_config(flags: argparse.Namespace) -> Config:
-    """The settings of the run to continue; flags may only change where it runs."""
+    """The settings of the run to continue; flags may only change what `_may_change` allows."""
     config = config_from_flags(flags)
     run_dir = Path(flags.resume) if flags.resume else config.run_dir
     if not (run_dir / "config.yaml").is_file():
@@ -340,11 +351,11 @@ def _resumed_config(flags: argparse.Namespace) -> Config:
         resolved = dataclasses.asdict(config)
         given = {key: resolved[key] for key in given_settings(flags) if key in resolved}
     for key, value in given.items():
-        if key not in CHANGEABLE and getattr(stored, key) != value:
+        if getattr(stored, key) != value and not _may_change(key, value, stored):
             raise UserError(
                 f"--resume: {key} is {getattr(stored, key)!r} in {run_dir} and {value!r} here: they must agree"
             )
-    changed = {key: value for key, value in given.items() if key in CHANGEABLE and value is not None}
+    changed = {k: value for k, value in given.items() if value is not None and _may_change(k, value, stored)}
     place = {"results_dir": str(run_dir.parent), "name": run_dir.name}
     return dataclasses.replace(stored, **(changed | place))
 
@@ -367,7 +378,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if flags.resume is not None and (config.run_dir / finished).is_file():
         log.info("%s is complete; nothing to resume", config.run_dir)
         return
-    run(config, resume=flags.resume is not None)
+    try:
+        with StopSignals() as stop, stop.at_once():  # training has its own, which save first
+            run(config, resume=flags.resume is not None)
+    except Stopped as stopped:
+        go_on = f"python train_swin.py --resume {config.run_dir}"
+        there = (config.run_dir / "config.yaml").is_file()
+        raise Stopped(f"{stopped}; go on with: {go_on}" if there else str(stopped), stopped.signal) from None
     log.info("written to %s", config.run_dir)
 
 

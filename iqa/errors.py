@@ -21,6 +21,19 @@ class WriteError(UserError, OSError):
     """A file that could not be written: the disk is full, or its folder is gone or closed to us."""
 
 
+class Stopped(KeyboardInterrupt):
+    """The user, or the cluster, wants the program to end: its text says where it stopped.
+
+    Args:
+        text: one line.
+        signal: number of the signal.
+    """
+
+    def __init__(self, text: str, signal: int):
+        super().__init__(text)
+        self.signal = signal
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, and which takes no abbreviated flags."""
 
@@ -43,6 +56,9 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.signal)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)

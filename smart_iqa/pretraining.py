@@ -143,7 +143,7 @@ class PretrainingSolver(HyperIQASolver):
         super().__init__(**options)
         self.teacher, self.photographs = teacher, photographs
 
-    def batch_loss(self, batch: PhotoBatch, size: int) -> tuple[Tensor, Tensor]:
+    def batch_loss(self, batch: PhotoBatch, size: int, number: int) -> tuple[Tensor, Tensor]:
         """distil_weight * distil + photo_weight * quality, of this process's share, and the quality of its crops."""
         seed = self.config.seed + batch.seed * self.accelerator.num_processes + self.accelerator.process_index
         distil, loss, (quality, _) = self._losses(torch.tensor(batch.rows), self._side(batch.epoch), seed)

@@ -217,7 +217,7 @@ def test_a_step_without_finite_numbers_is_skipped_and_counted(table, tmp_path, m
     assert all(np.isfinite(line["train_loss"]) for line in solver.history)
     assert all(tensor.isfinite().all() for tensor in state(solver).values())
     assert solver.scheduler.last_epoch == solver.average.n_averaged == 9  # of 12
-    assert solver.skipped_in_a_row <= 1
+    assert solver.so_far.skipped_in_a_row <= 1
 
 
 def test_out_of_memory_in_training_says_what_to_lower(table, tmp_path, monkeypatch):

@@ -8,5 +8,6 @@ from .files import (
 from .logs import is_first_process as is_first_process, start_logging as start_logging
 from .memory import give_back_freed_memory as give_back_freed_memory, keep_freed_memory as keep_freed_memory
 from .progress import progress as progress
+from .signals import StopSignals as StopSignals
 from .threads import in_threads as in_threads
 from .torchvision_operators import declare_missing_operators as declare_missing_operators

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from iqa.choices import DEVICES
 from iqa.errors import Parser, UserError
 from iqa.system import is_first_process, spreadsheet_safe, start_logging
 
@@ -72,7 +73,7 @@ def make_parser() -> Parser:
         help="a model of the package, folder of a run, file of `pack`, or a published file (.pth, .pkl) [default]",
     )
     parser.add_argument("--output", metavar="FILE.csv", help="also write the scores as CSV (image,score,...)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
     return parser
 
 

@@ -140,6 +140,51 @@ def test_a_run_without_its_split_does_not_go_on(stopped, capsys):
     assert "split.json is gone" in capsys.readouterr().err
 
 
+def test_what_changes_nothing_that_is_computed_may_change_on_the_way(stopped, tmp_path):
+    run, data = stopped
+    flags = ["--num_workers", "1", "--no_cache", "--checkpoint_every", "1", "--batch_size", "16"]
+    assert command("train_swin", "--resume", run, "--epochs", "2", *flags) == 2  # the cosine would be another
+    assert command("train_swin", "--resume", run, *flags) == 0
+    (run / "results.json").unlink()
+    assert command("train_swin", "--resume", run, "--lr_scheduler", "none") == 2
+
+
+def test_a_run_with_a_constant_rate_may_go_on_for_more_epochs_but_not_fewer(pictures, tmp_path):
+    constant = ["--lr_scheduler", "none", "--train_patch_num", "2"]
+    assert train(pictures, tmp_path, "--name", "long", "--epochs", "3", *constant) == 0
+    assert train(pictures, tmp_path, "--name", "short", "--epochs", "2", *constant) == 0
+    (tmp_path / "short" / "results.json").unlink()
+    assert command("train_swin", "--resume", tmp_path / "short", "--epochs", "1") == 2
+    assert command("train_swin", "--resume", tmp_path / "short", "--epochs", "3") == 0
+    long, short = (read_checkpoint(tmp_path / name / "last.safetensors")[0] for name in ("long", "short"))
+    assert all(torch.equal(long[name], short[name]) for name in long)
+
+
+def test_a_terminated_run_says_how_to_go_on(pictures, tmp_path):
+    flags = [
+        "--dataset",
+        "csv",
+        "--data_path",
+        pictures / "table.csv",
+        *SMALL,
+        "--epochs",
+        "9",
+        "--train_patch_num",
+        "9",
+    ]
+    started = [sys.executable, ROOT / "train_swin.py", *flags, "--results_dir", tmp_path, "--name", "run"]
+    with subprocess.Popen(list(map(str, started)), stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if line.startswith("epoch 1/3"):
+                process.terminate()
+                break
+        said = process.stderr.read().strip().splitlines()[-1]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said.startswith("stopped in epoch 2 after ") or said.startswith("stopped after epoch 1")
+    assert said.endswith(f"; go on with: python train_swin.py --resume {tmp_path / 'run'}")
+    assert command("train_swin", "--resume", tmp_path / "run", "--num_workers", "1") == 0
+
+
 def test_one_folder_takes_one_run_at_a_time(stopped, pictures, tmp_path, capsys):
     run, _ = stopped
     holder = "import sys, time; from iqa.system import lock_folder; from pathlib import Path\n"
