@@ -39,10 +39,10 @@ from iqa.evaluation import predict
 from iqa.losses import make_loss
 from iqa.metrics import plcc, srcc
 from iqa.optimization import make_average, make_optimizer, make_scheduler
+from iqa.photographs import PhotographTerm
 from iqa.results import read_history
 from iqa.runtime import autocast
 from iqa.system import StopSignals, gather_shares, progress, write_atomically
-from iqa.triplets import PhotographTerm
 
 log = logging.getLogger(__name__)
 

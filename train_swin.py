@@ -9,38 +9,33 @@ once, then tests on other databases that are there. `--print_config` shows the r
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from folders import DATABASES, Database, read_run_database
-from iqa.config import Config, add_config_flags, config_from_flags, given_settings, load_config
+from iqa.config import Config
 from iqa.data import cache_folder
-from iqa.errors import Parser, Stopped, UserError, exit_on_user_error
+from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.metrics import Place, across_splits, shown_in
 from iqa.results import build_results, metrics_table, part_name, provenance, read_results, write_results
-from iqa.system import StopSignals, lock_folder, start_logging, write_atomically, write_json
+from iqa.system import lock_folder, start_logging, write_json
+from smart_iqa.runs import add_run_flags, open_run_dir, require_new, saying_how_to_go_on, settings_of
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from data_loader import Preparation
     from HyperIQASolver_swin import HyperIQASolver, Progress
-    from iqa.triplets import PhotographTerm
+    from iqa.photographs import PhotographTerm
     from models_swin import SmartIQA
     from smart_iqa.frozen_features import FeatureNetwork, FrozenFeatures
 
 log = logging.getLogger(__name__)
-
-# What may differ when a stopped run goes on: where and how it runs, not what it computes; see also `_may_change`.
-CHANGEABLE = ("device", "num_workers", "data_root", "data_path", "results_dir", "name", "cache_dir", "compile")
-CHANGEABLE += ("checkpoint_every",)
 
 
 def architecture_of(config: Config) -> dict:
@@ -88,7 +83,7 @@ def train_and_test(
     origin = provenance()  # before training: the commit may move on meanwhile
     data = make_training_data(databases, config, official, fold, config.run_dir if resume else None)
     model = build_model(config).to(accelerator.device)
-    with _run_dir(config, accelerator, resume):
+    with open_run_dir(config, accelerator, resume):
         if accelerator.is_main_process:
             data.write_splits(config.run_dir, config.seed)
         accelerator.wait_for_everyone()
@@ -164,8 +159,7 @@ def _make_solver(
 
 def _photograph_term(config: Config, accelerator: Accelerator) -> PhotographTerm | None:
     """What is learned from photographs without scores, if the settings name a folder of them."""
-    from iqa.photographs import Photographs, held_out, list_photographs
-    from iqa.triplets import PhotographTerm
+    from iqa.photographs import Photographs, PhotographTerm, held_out, list_photographs
 
     if config.photos is None:
         return None
@@ -173,24 +167,6 @@ def _photograph_term(config: Config, accelerator: Accelerator) -> PhotographTerm
     return PhotographTerm(
         Photographs(files, accelerator.device), config.photo_batch, config.photo_sides[-1], config.seed
     )
-
-
-@contextlib.contextmanager
-def _run_dir(config: Config, accelerator: Accelerator, resume: bool) -> Iterator[None]:
-    """Keep the run's folder, with its `config.yaml`, from other runs; of several processes the first one does."""
-    if not accelerator.is_main_process:
-        yield
-        return
-    with lock_folder(config.run_dir):
-        _require_new(config.run_dir, resume)
-        write_atomically(config.run_dir / "config.yaml", lambda file: file.write_text(config.to_yaml()))
-        yield
-
-
-def _require_new(run_dir: Path, resume: bool) -> None:
-    """Refuse a folder that holds anything, unless it is resumed; a run killed at its very start leaves it empty."""
-    if not resume and run_dir.exists() and any(not file.name.startswith(".") for file in run_dir.iterdir()):
-        raise UserError(f"{run_dir} exists: continue it with --resume, or give a new --name")
 
 
 def _protocol(config: Config, record: dict, official: bool) -> dict:
@@ -223,7 +199,7 @@ def run(config: Config, resume: bool = False) -> dict:
     if config.compile:
         require_compiler()
     accelerator = make_accelerator(config.device, config.precision, config.accumulate)
-    _require_new(config.run_dir, resume)
+    require_new(config.run_dir, resume)
     accelerator.wait_for_everyone()  # all have looked before the first process makes the folder
     if resume and accelerator.is_main_process:
         with lock_folder(config.run_dir):  # a run that is still going: said now, not after the images are checked
@@ -277,7 +253,7 @@ def _run_splits(
     for one, fold in rounds:  # what cannot be split stops before anything is written
         make_training_data(databases, one, official=False, fold=fold, stopped=one.run_dir if resume else None)
     metrics = []
-    with _run_dir(config, accelerator, resume):
+    with open_run_dir(config, accelerator, resume):
         for one, fold in rounds:
             if (one.run_dir / "results.json").is_file():
                 results = read_results(one.run_dir)
@@ -317,52 +293,8 @@ def make_parser() -> Parser:
         description="Train, validate and test a network for blind image quality assessment.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add_config_flags(parser)
-    parser.add_argument(
-        "--resume",
-        nargs="?",
-        const="",
-        metavar="RUN",
-        help="continue the stopped run of this name, or the run RUN",
-    )
-    parser.add_argument("--print_config", action="store_true", help="print the resolved settings and exit")
+    add_run_flags(parser)
     return parser
-
-
-def _may_change(key: str, value: Any, stored: Config) -> bool:
-    """Whether a run may go on with another value of a setting: one that leaves alone all that is computed before."""
-    if key == "cache":  # a frozen backbone's features are rounded when they are kept
-        return not stored.freeze_backbone
-    if key == "epochs":  # more of them
-        return stored.lr_scheduler != "cosine" and value >= stored.epochs
-    return key in CHANGEABLE
-
-
-def _resumed_config(flags: argparse.Namespace) -> Config:
-    """The settings of the run to continue; flags may only change what `_may_change` allows."""
-    config = config_from_flags(flags)
-    run_dir = Path(flags.resume) if flags.resume else config.run_dir
-    if not (run_dir / "config.yaml").is_file():
-        raise UserError(f"nothing to resume at {run_dir}")
-    if not flags.resume:
-        stored, given = load_config(run_dir / "config.yaml"), dataclasses.asdict(config)
-    else:
-        stored = load_config(run_dir / "config.yaml")
-        resolved = dataclasses.asdict(config)
-        given = {key: resolved[key] for key in given_settings(flags) if key in resolved}
-    for key, value in given.items():
-        if getattr(stored, key) != value and not _may_change(key, value, stored):
-            raise UserError(
-                f"--resume: {key} is {getattr(stored, key)!r} in {run_dir} and {value!r} here: they must agree"
-            )
-    changed = {k: value for k, value in given.items() if value is not None and _may_change(k, value, stored)}
-    place = {"results_dir": str(run_dir.parent), "name": run_dir.name}
-    return dataclasses.replace(stored, **(changed | place))
-
-
-def settings_of(flags: argparse.Namespace) -> Config:
-    """The settings of parsed flags: of a new run, or of the one to resume."""
-    return config_from_flags(flags) if flags.resume is None else _resumed_config(flags)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -378,13 +310,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if flags.resume is not None and (config.run_dir / finished).is_file():
         log.info("%s is complete; nothing to resume", config.run_dir)
         return
-    try:
-        with StopSignals() as stop, stop.at_once():  # training has its own, which save first
-            run(config, resume=flags.resume is not None)
-    except Stopped as stopped:
-        go_on = f"python train_swin.py --resume {config.run_dir}"
-        there = (config.run_dir / "config.yaml").is_file()
-        raise Stopped(f"{stopped}; go on with: {go_on}" if there else str(stopped), stopped.signal) from None
+    with saying_how_to_go_on(config, "python train_swin.py"):
+        run(config, resume=flags.resume is not None)
     log.info("written to %s", config.run_dir)
 
 

@@ -28,13 +28,13 @@ from HyperIQASolver_swin import HyperIQASolver
 from iqa.config import Config
 from iqa.errors import UserError
 from iqa.metrics import plcc, srcc
-from iqa.photographs import Photographs, held_out, list_photographs
+from iqa.photographs import Photographs, held_out, list_photographs, make_triplets, order_loss
 from iqa.pretrained import load_backbone_weights
 from iqa.results import provenance
 from iqa.runtime import autocast, make_accelerator, seed_everything
 from iqa.system import write_atomically, write_json
-from iqa.triplets import make_triplets, order_loss
 from models_swin import Backbone
+from smart_iqa.runs import open_run_dir, require_new
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class PhotoBatch(NamedTuple):
     """Which photographs a step shows, and the seed of all that is random in it."""
 
     rows: tuple[int, ...]  # no tensor: the solver's loader would bring it to the device, and it is needed here
-    index: Tensor  # (B,) of the same photographs in the dataset
+    index: Tensor  # type: ignore[assignment]  # (B,) of the same photographs in the dataset, as in `Batch`
     seed: int
     epoch: int
 
@@ -141,7 +141,7 @@ class PretrainingSolver(HyperIQASolver):
 
     def __init__(self, teacher: Teacher, photographs: Photographs, **options: Any):
         super().__init__(**options)
-        self.teacher, self.photographs = teacher, photographs
+        self.teacher, self.bank = teacher, photographs
 
     def batch_loss(self, batch: PhotoBatch, size: int, number: int) -> tuple[Tensor, Tensor]:
         """distil_weight * distil + photo_weight * quality, of this process's share, and the quality of its crops."""
@@ -156,7 +156,7 @@ class PretrainingSolver(HyperIQASolver):
 
     def _losses(self, rows: Tensor, side: int, seed: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Distil loss, quality loss, and quality (3, B) as predicted and as it is."""
-        images, similarity = make_triplets(self.photographs, rows, side, seed)
+        images, similarity = make_triplets(self.bank, rows, side, seed)
         images = images.flatten(0, 1)
         model = self.model if self.model.training else self.kept_model
         with autocast(self.accelerator):
@@ -175,7 +175,8 @@ class PretrainingSolver(HyperIQASolver):
         found = [
             self._losses(torch.tensor(batch.rows), side, _HELD_OUT_SEED + number) for number, batch in enumerate(loader)
         ]
-        distil, quality = (torch.stack([losses[i] for losses in found]).mean().item() for i in (0, 1))
+        distil = torch.stack([losses for losses, _, _ in found]).mean().item()
+        quality = torch.stack([losses for _, losses, _ in found]).mean().item()
         predicted, true = (torch.cat([pair[i][1:].flatten() for *_, pair in found]).cpu().numpy() for i in (0, 1))
         return {
             "loss": self.config.distil_weight * distil + self.config.photo_weight * quality,
@@ -204,29 +205,26 @@ def pretrain(config: Config, resume: bool = False) -> Path:
     """
     if config.photos is None:
         raise UserError("photos: give --photos FOLDER, a folder of photographs to learn from")
-    if config.run_dir.exists() and not resume:
-        raise UserError(f"{config.run_dir} exists: continue it with --resume, or give a new --name")
+    require_new(config.run_dir, resume)
     files = list_photographs(config.photos)
     if len(files) < 2:
         raise UserError(f"photos: {config.photos} has one photograph; at least 2 are needed")
     accelerator = make_accelerator(config.device, config.precision, config.accumulate)
     solver = _make_solver(config, files, accelerator)
-    made = {"config": dataclasses.asdict(config), "provenance": provenance(), "teacher": solver.teacher.source}
-    if accelerator.is_main_process:
-        config.run_dir.mkdir(parents=True, exist_ok=True)
-        (config.run_dir / "config.yaml").write_text(config.to_yaml())
-    accelerator.wait_for_everyone()
-    if resume and solver.last_path.is_file():
-        solver.resume()
-    log.info("%s: %s learns from %s on %d photographs", config.run_dir, config.backbone, config.teacher, len(files))
-    progress = solver.fit()
-    student = solver.load_best()
-    weights = config.run_dir / "backbone.safetensors"
-    if accelerator.is_main_process:
-        save_backbone(student.backbone, weights)
-        crops = 3 * solver.crops_per_epoch * progress.epochs_done
-        made |= {"photographs": len(files), "crops": crops, "history": solver.history}
-        write_json(config.run_dir / "pretraining.json", made)
+    record: dict[str, Any] = {"config": dataclasses.asdict(config), "provenance": provenance(), "teacher": solver.teacher.source}
+    with open_run_dir(config, accelerator, resume):
+        if resume and solver.last_path.is_file():
+            solver.resume()
+        log.info("%s: %s learns from %s on %d photographs", config.run_dir, config.backbone, config.teacher, len(files))
+        progress = solver.fit()
+        student = solver.load_best()
+        assert isinstance(student, Student)
+        weights = config.run_dir / "backbone.safetensors"
+        if accelerator.is_main_process:
+            save_backbone(student.backbone, weights)
+            crops = 3 * solver.crops_per_epoch * progress.epochs_done
+            record |= {"photographs": len(files), "crops": crops, "history": solver.history}
+            write_json(config.run_dir / "pretraining.json", record)
     return weights
 
 

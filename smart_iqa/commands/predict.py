@@ -8,8 +8,8 @@ From Python:
     from smart_iqa import load_model
     load_model().score("photo.jpg")
 
-A model -> `Scorer` -> scores, as a table and as CSV. A model that says what its scores mean adds the interval that holds
-the mos of nine images in ten, and the quality level.
+A model -> `Scorer` -> scores, as a table and as CSV. A model that says what its scores mean adds the interval that
+holds the mos of nine images in ten, and the quality level.
 """
 
 from __future__ import annotations

@@ -7,17 +7,23 @@ Writes `backbone.safetensors` to the run's folder; `--backbone_weights` of train
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from iqa.errors import Parser
 from iqa.system import start_logging
-from train_swin import make_parser as make_training_parser, settings_of
+from smart_iqa.runs import add_run_flags, saying_how_to_go_on, settings_of
+
+log = logging.getLogger(__name__)
 
 
 def make_parser() -> Parser:
-    """The command's flags: those of training, of which it uses network, optimizer, machine and photographs."""
-    parser = make_training_parser()
-    parser.description = "Teach a backbone from photographs without scores."
+    """The command's flags: those of training, of which it uses network, training, photographs and machine."""
+    parser = Parser(
+        usage="%(prog)s --photos FOLDER [--config FILE.yaml] [--SETTING VALUE ...] [--resume [RUN]] [--print_config]",
+        description="Teach a backbone from photographs without scores.",
+    )
+    add_run_flags(parser)
     return parser
 
 
@@ -31,4 +37,5 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     from smart_iqa.pretraining import pretrain
 
-    print(f"written to {pretrain(config, resume=flags.resume is not None)}")
+    with saying_how_to_go_on(config, "smart-iqa pretrain"):
+        log.info("written to %s", pretrain(config, resume=flags.resume is not None))

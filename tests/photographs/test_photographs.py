@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 
 from iqa.errors import UserError
-from iqa.photographs import Photographs, held_out, list_photographs
-from iqa.triplets import PhotographTerm, make_triplets, order_loss
+from iqa.photographs import Photographs, PhotographTerm, held_out, list_photographs, make_triplets, order_loss
 
 
 @pytest.fixture(scope="module")

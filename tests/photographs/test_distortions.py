@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from iqa.batch_distortions import KINDS, MAX_CHAIN, Chains, distort_batch, draw_chains
+from iqa.photographs import KINDS, MAX_CHAIN, Chains, distort_batch, draw_chains
 
 NAMES = [kind.name for kind in KINDS]
 

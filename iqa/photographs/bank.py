@@ -17,9 +17,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from iqa.batch_distortions import to_device
 from iqa.data import open_rgb
 from iqa.errors import UserError
+from iqa.photographs.distortions import to_device
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 LONGEST = 352  # side of a stored photograph, in pixels: 0.37 MB each

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from iqa.batch_distortions import Chains, distort_batch, draw_chains
-from iqa.photographs import Photographs
+from iqa.photographs.bank import Photographs
+from iqa.photographs.distortions import Chains, distort_batch, draw_chains
 
 
 class Triplets(NamedTuple):

@@ -1,0 +1,5 @@
+"""Photographs without scores: crops on a device, distortions of whole batches, triplets to learn from."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
