@@ -35,6 +35,7 @@ GROUPS = {
     "dataset": "data",
     "backbone": "network",
     "epochs": "training",
+    "photos": "photographs without scores",
     "spaq": "after training",
     "device": "machine",
 }
@@ -188,6 +189,7 @@ class Config:
                     not FUSION_KINDS[self.fusion].pools_first,
                 ),
                 ("color_jitter changes pixels", self.color_jitter),
+                ("photos are scored from their pixels", self.photos is not None),
             ):
                 if clash:
                     raise UserError(f"{reason}: a frozen backbone's features cannot be kept; give --no_cache")
