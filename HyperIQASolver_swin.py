@@ -1,7 +1,8 @@
 """The training loop: epochs, validation, early stopping, checkpoints. Knows no database and no network class.
 
 Between the loaders and the run's folder: `fit` writes `history.jsonl`, `best.safetensors`,
-`last.safetensors` and TensorBoard events; testing is done once, afterwards, by who called it.
+`last.safetensors` and TensorBoard events. A run that was killed at any moment goes on by `resume` to the same bits.
+Testing is done once, afterwards, by who called it.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
@@ -33,17 +34,18 @@ from iqa.checkpoint import (
     save_checkpoint,
 )
 from iqa.config import Config
-from iqa.errors import UserError
+from iqa.errors import Stopped, UserError
 from iqa.evaluation import predict
 from iqa.losses import make_loss
 from iqa.metrics import plcc, srcc
+from iqa.optimization import make_average, make_optimizer, make_scheduler
 from iqa.results import read_history
-from iqa.system import gather_shares, progress, write_atomically
+from iqa.runtime import autocast
+from iqa.system import StopSignals, gather_shares, progress, write_atomically
 
 log = logging.getLogger(__name__)
 
-COSINE_FLOOR = 0.01  # each group ends at this fraction of its own start
-STEP_EVERY, STEP_FACTOR = 6, 0.1
+SKIPS_ALLOWED = 3  # steps one after the other without a finite loss and gradient
 _AVERAGE = "average."  # prefix of the averaged weights in a checkpoint
 
 
@@ -59,6 +61,28 @@ class Progress:
     def epochs_without_gain(self) -> int:
         """Epochs since validation was last at its best."""
         return self.epochs_done - self.best_epoch
+
+
+@dataclass
+class EpochSoFar:
+    """What an epoch has done so far; stored in `last.safetensors`, so that a run can go on within an epoch."""
+
+    epoch: int = 0
+    batches: int = 0  # up to the last step
+    loss_sum: float = 0.0  # over crops, in float32; a loss that is not finite is left out
+    crops: int = 0
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0  # up to now, from earlier epochs too
+    seconds: float = 0.0
+
+
+class _Learned(NamedTuple):
+    """A batch whose gradient waits for its step."""
+
+    loss: Tensor  # (), of the whole batch
+    size: int  # crops of the whole batch
+    scores: Tensor  # (n,) of this process
+    index: Tensor  # (n,) rows of the training table
 
 
 class HyperIQASolver:
@@ -95,6 +119,10 @@ class HyperIQASolver:
         self.loss = make_loss(config.loss_type, config.ranking_loss_alpha, config.ranking_loss_margin, databases)
         self.progress = Progress()
         self.history: list[dict] = []
+        self.so_far, self.stop = EpochSoFar(), StopSignals()
+        self._goes_on = False  # the next epoch is one that a resumed run is in the midst of
+        self._since_step: list[_Learned] = []
+        self._suspects: dict[str, None] = {}  # names, in order, of images in skipped steps
         groups = model.parameter_groups(config.lr, config.lr_ratio, config.layer_decay)
         optimizer = make_optimizer(groups, config)
         steps_per_epoch = math.ceil(len(train_loader) / config.accumulate)
@@ -113,8 +141,18 @@ class HyperIQASolver:
 
     @property
     def last_path(self) -> Path:
-        """The checkpoint of the last finished epoch, from which training can go on."""
+        """The checkpoint of the last finished epoch, or of a step after it, from which training can go on."""
         return self.run_dir / "last.safetensors"
+
+    @property
+    def previous_path(self) -> Path:
+        """The checkpoint before the last one, for the case that the last one is damaged."""
+        return self.run_dir / "previous.safetensors"
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether there is anything to continue from."""
+        return self.last_path.is_file() or self.previous_path.is_file()
 
     def fit(self, last_epoch: int | None = None) -> Progress:
         """Train until the last epoch or until validation stops improving.
@@ -126,17 +164,21 @@ class HyperIQASolver:
             Where the run stands.
 
         Raises:
-            UserError: the loss is no longer finite.
+            UserError: the loss is no longer finite, or the memory does not suffice.
+            Stopped: on SIGTERM or Ctrl-C, once what has been learned is saved.
         """
         last_epoch = last_epoch or self.config.epochs
         if self.accelerator.num_processes > 1:  # else all would drop the same units of different crops
-            torch.manual_seed(hash((self.config.seed, self.accelerator.process_index, self.progress.epochs_done)))
-        with self._events() as write_event:
+            done = self.progress.epochs_done, self.so_far.batches
+            torch.manual_seed(hash((self.config.seed, self.accelerator.process_index, *done)))
+        with self._events() as write_event, self.stop:
             while self.progress.epochs_done < last_epoch and not self.progress.stopped_early:
                 record = self._run_epoch(self.progress.epochs_done + 1)
                 for key, value in record.items():
                     if key != "epoch":
                         write_event(key, value, record["epoch"])
+                if self.stop.asked:
+                    raise Stopped(f"stopped after epoch {record['epoch']}", self.stop.asked)
         self.accelerator.wait_for_everyone()  # the best checkpoint is on disk
         return self.progress
 
@@ -151,67 +193,151 @@ class HyperIQASolver:
 
     def _run_epoch(self, epoch: int) -> dict:
         trained = self.train_one_epoch(epoch)
-        if not math.isfinite(trained["train_loss"]):
-            raise UserError(
-                f"the loss is not finite in epoch {epoch}: lower lr, or set grad_clip; {self.last_path} is kept"
-            )
-        validated = self.evaluate(self.val_loader)
+        states = _random_states()
+        try:
+            with self.stop.at_once():
+                validated = self.evaluate(self.val_loader)
+        except Stopped as stopped:  # training is done, and validation changes nothing but what it draws
+            _restore_random_states(states)
+            self._save_and_stop(stopped.signal)
         record = {"epoch": epoch, **trained, **{f"val_{k}": v for k, v in validated.items()}}
         self._finish_epoch(record)
         return record
 
     def train_one_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training crops; `epoch` counts from 1."""
+        """One pass over the training crops, or what is left of it; `epoch` counts from 1.
+
+        Raises:
+            UserError: the loss is not finite in three steps one after the other, or the memory does not suffice.
+            Stopped: on SIGTERM or Ctrl-C within `fit`.
+        """
         self.model.train()
+        if not self._goes_on:  # else it has drawn its seed already
+            self.so_far = EpochSoFar(epoch, skipped_in_a_row=self.so_far.skipped_in_a_row)
+            _seed_pass(self.train_loader)
         self.train_loader.set_epoch(epoch)  # by Accelerate's loader: it sets the sampler's epoch itself when it starts
-        started, crops = time.perf_counter(), self.crops_per_epoch
-        loss_sum = torch.zeros((), device=self.accelerator.device)
-        batches, together = len(self.train_loader), self.config.accumulate
-        for i, batch in enumerate(progress(self.train_loader, f"epoch {epoch}", show=self._is_main)):
-            size = min(self.config.batch_size, crops - i * self.config.batch_size)  # over all processes
-            # Accelerate divides each loss by `accumulate`; an epoch's last step may have fewer batches to add up.
-            weight = together / min(together, batches - i // together * together)
-            loss_sum += self._step(batch, size, weight) * size
-        train_loss = loss_sum.item() / crops  # waits for the device, so that the time below is the true one
-        seconds = time.perf_counter() - started
+        self.train_loader.batch_sampler.start, self._goes_on = self.so_far.batches, False
+        try:
+            self._learn_batches()
+        except RuntimeError as error:
+            if should_reduce_batch_size(error):
+                raise UserError(
+                    f"out of memory in epoch {epoch}: lower --batch_size (and raise --accumulate by as much) or "
+                    f"--patch_size, or give --precision bf16; what {self.run_dir} holds is kept"
+                ) from error
+            raise
+        if not self.so_far.crops:
+            self._stop_for_numbers()
         rates = self.scheduler.get_last_lr()  # of the backbone's layers, if it learns, then of the head
         return {
-            "train_loss": train_loss,
+            "train_loss": self.so_far.loss_sum / self.so_far.crops,
             "lr": rates[-2:][0],
             "lr_head": rates[-1],
-            "train_seconds": round(seconds, 2),
-            "crops_per_s": round(crops / seconds, 2),
+            "skipped_steps": self.so_far.skipped_steps,
+            "train_seconds": round(self.so_far.seconds, 2),
+            "crops_per_s": round(self.crops_per_epoch / self.so_far.seconds, 2),
         }
 
-    def _step(self, batch: Any, size: int, weight: float) -> Tensor:
-        """Forward and backward of one batch, and a step when enough are accumulated.
+    def _learn_batches(self) -> None:
+        """Learn from the epoch's batches that are left, and save every `checkpoint_every` steps and when stopped."""
+        so_far, every = self.so_far, self.config.checkpoint_every
+        started = time.perf_counter() - so_far.seconds
+        batches = progress(self.train_loader, f"epoch {so_far.epoch}", show=self._is_main)
+        for i, batch in enumerate(batches, start=so_far.batches):
+            self._learn(i, batch)
+            if not self.accelerator.sync_gradients:
+                continue
+            so_far.batches, so_far.seconds = i + 1, time.perf_counter() - started  # each step waits for the device
+            if self.stop.asked:
+                self._save_and_stop(self.stop.asked)
+            if every and math.ceil(so_far.batches / self.config.accumulate) % every == 0:
+                self._save_last()
+
+    def _save_and_stop(self, signal: int) -> NoReturn:
+        self._save_last()
+        raise Stopped(
+            f"stopped in epoch {self.so_far.epoch} after {self.so_far.batches} of {len(self.train_loader)} batches, "
+            f"saved in {self.last_path}",
+            signal,
+        )
+
+    def _learn(self, i: int, batch: Any) -> None:
+        """Forward and backward of an epoch's batch number `i`, and a step when enough are accumulated.
 
         Args:
+            i: counts from 0.
             batch: this process's share.
-            size: crops of the whole batch.
-            weight: of its gradient among the batches that make one step.
-
-        Returns:
-            The loss of the whole batch, a scalar on the device.
         """
+        size = min(self.config.batch_size, self.crops_per_epoch - i * self.config.batch_size)  # over all processes
+        # Accelerate divides each loss by `accumulate`; an epoch's last step may have fewer batches to add up.
+        together = self.config.accumulate
+        weight = together / min(together, len(self.train_loader) - i // together * together)
         images = self.to_images(batch.crops, batch.augment, jitter=self.config.color_jitter)
         with self.accelerator.accumulate(self.model):
-            with self.accelerator.autocast():
+            with autocast(self.accelerator):
                 scores = self.model(images)  # (B,)
             labels = torch.stack([batch.mos, batch.mos_std, batch.database.float()], dim=1)
-            scores, labels = gather_shares(self.accelerator, scores.float(), labels, size)
-            loss = self.loss(scores, labels[:, 0], labels[:, 1], labels[:, 2].long())
+            every_score, labels = gather_shares(self.accelerator, scores.float(), labels, size)
+            loss = self.loss(every_score, labels[:, 0], labels[:, 1], labels[:, 2].long())
             # Every process has the whole loss and the gradient of its own scores; processes are averaged.
             self.accelerator.backward(loss * weight * self.accelerator.num_processes)
-            if self.accelerator.sync_gradients and self.config.grad_clip is not None:
-                self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-            self.optimizer.step()
+            self._since_step.append(_Learned(loss.detach(), size, scores.detach(), batch.index))
+            if self.accelerator.sync_gradients:
+                self._finish_step()
             self.optimizer.zero_grad(set_to_none=True)
-        if self.accelerator.sync_gradients:
+
+    def _finish_step(self) -> None:
+        """Step if the numbers are finite; schedule and average go along. Count the losses."""
+        learned, self._since_step = self._since_step, []
+        losses, gradient = self._numbers(learned)
+        for loss, (_, size, _, _) in zip(losses, learned, strict=True):
+            if math.isfinite(loss):
+                self.so_far.loss_sum = float(np.float32(self.so_far.loss_sum) + np.float32(loss) * np.float32(size))
+                self.so_far.crops += size
+        finite = all(map(math.isfinite, [*losses, gradient]))
+        if finite and self._take_step():
             self.scheduler.step()
             if self.average is not None:
                 self.average.update_parameters(self.accelerator.unwrap_model(self.model))
-        return loss.detach()
+            self.so_far.skipped_in_a_row, self._suspects = 0, {}
+            return
+        self.so_far.skipped_steps += 1
+        if not finite:  # an overflow of fp16 is not a fault: its scale is lowered
+            self.so_far.skipped_in_a_row += 1
+            names = self.train_loader.dataset.images
+            for _, _, scores, index in learned:
+                bad = index[~scores.isfinite()]
+                self._suspects |= {names[row]: None for row in (bad if len(bad) else index).tolist()}
+            if self.so_far.skipped_in_a_row == SKIPS_ALLOWED:
+                self._stop_for_numbers()
+
+    def _numbers(self, learned: list[_Learned]) -> tuple[list[float], float]:
+        """The losses of some batches and the largest part of the gradient; of fp16 0, since its scale sees to it."""
+        losses = [each.loss for each in learned]
+        if self.accelerator.scaler:
+            return torch.stack(losses).tolist(), 0.0
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        largest = torch.nn.utils.get_total_norm(gradients, norm_type=math.inf)
+        *losses, gradient = torch.stack([*losses, largest]).tolist()  # waits for the device, once a step
+        return losses, gradient
+
+    def _stop_for_numbers(self) -> NoReturn:
+        names = list(self._suspects)
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        raise UserError(
+            f"the loss or its gradient is not finite in epoch {self.progress.epochs_done + 1}, in "
+            f"{self.so_far.skipped_in_a_row} steps one after the other, with {', '.join(names[:5])}{more}: look at "
+            f"these images, lower lr, or set grad_clip; what {self.run_dir} holds is kept"
+        )
+
+    def _take_step(self) -> bool:
+        """Let the optimizer step; False where a gradient overflowed in half precision, which changes no weight."""
+        if self.config.grad_clip is not None:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
+        scaler = self.accelerator.scaler
+        scale = scaler.get_scale() if scaler else 0.0
+        self.optimizer.step()
+        return scaler is None or scaler.get_scale() >= scale  # it falls where a step was skipped
 
     @property
     def kept_model(self) -> nn.Module:
@@ -220,6 +346,7 @@ class HyperIQASolver:
 
     def evaluate(self, loader: DataLoader) -> dict[str, float]:
         """SRCC and PLCC on a prepared test loader; of several databases, the mean of each one's own."""
+        _seed_pass(loader)
         scores = predict(self.kept_model, loader, self.to_images, self.accelerator, "validate")
         mos, database = loader.dataset.labels.mos.numpy(), loader.dataset.labels.database.numpy()
         parts = [(scores[database == d], mos[database == d]) for d in np.unique(database)]
@@ -237,8 +364,7 @@ class HyperIQASolver:
         is_best = score > state.best_srcc
         if is_best:
             state.best_epoch, state.best_srcc = epoch, score
-        patience_spent = state.epochs_without_gain() >= self.config.patience
-        state.stopped_early = self.config.early_stopping and patience_spent and epoch < self.config.epochs
+        state.stopped_early = self._is_patience_spent()
         self.history.append(record)
         if self._is_main:
             self._write(record, is_best)
@@ -248,37 +374,72 @@ class HyperIQASolver:
             record["crops_per_s"], "  best" if is_best else "",
         )  # fmt: skip
 
+    def _is_patience_spent(self) -> bool:
+        state, config = self.progress, self.config
+        is_spent = config.early_stopping and state.epochs_without_gain() >= config.patience
+        return is_spent and state.epochs_done < config.epochs
+
     def _write(self, record: dict, is_best: bool) -> None:
         lines = "".join(json.dumps(line) + "\n" for line in self.history)
         write_atomically(self.run_dir / "history.jsonl", lambda file: file.write_text(lines))
-        model = self.accelerator.unwrap_model(self.model)
-        made = self.made | {"epoch": record["epoch"], "val_srcc": record["val_srcc"]}
         if is_best:
+            made = self.made | {"epoch": record["epoch"], "val_srcc": record["val_srcc"]}
             save_checkpoint(self.best_path, self.kept_model, made)
-        made |= {"progress": dataclasses.asdict(self.progress), "scheduler_steps": self.scheduler.last_epoch}
+        self._save_last()
+
+    def _save_last(self) -> None:
+        """Write all that continuing from here needs, at the end of an epoch or after a step within one."""
+        if not self._is_main:
+            return
+        made = self.made | {name: self.history[-1][name] for name in ("epoch", "val_srcc") if self.history}
+        made |= {"progress": dataclasses.asdict(self.progress), "so_far": dataclasses.asdict(self.so_far)}
+        made |= {"scheduler_steps": self.scheduler.last_epoch}
+        if self.accelerator.scaler:
+            made |= {"scaler": self.accelerator.scaler.state_dict()}
         extra = _random_states()
         if self.average is not None:
             extra |= {_AVERAGE + name: tensor for name, tensor in self.average.state_dict().items()}
-        save_checkpoint(self.last_path, model, made, self.optimizer.optimizer, extra)
+        model = self.accelerator.unwrap_model(self.model)
+        save_checkpoint(self.last_path, model, made, self.optimizer.optimizer, extra, keep=self.previous_path)
 
     def resume(self) -> Progress:
         """Continue from `last.safetensors`: bit-equal on one device to a run that was never stopped.
 
+        If it is damaged, `previous.safetensors` takes its place, which a line says.
+
         Raises:
-            UserError: no such checkpoint, or of another architecture.
+            UserError: no such checkpoint, of another architecture, or both are damaged.
         """
-        tensors, records = read_checkpoint(self.last_path)
+        tensors, records = self._read_last()
         self._load(tensors, records, self.last_path)
         load_optimizer_state(self.optimizer.optimizer, tensors, records["param_groups"])
         self.progress = Progress(**records["made"]["progress"])
+        self.progress.stopped_early = self._is_patience_spent()  # not if there may be more epochs now
+        self.so_far = EpochSoFar(**records["made"].get("so_far", {}))
+        self._goes_on = self.so_far.epoch > self.progress.epochs_done
         self.scheduler.last_epoch = records["made"]["scheduler_steps"]
         self.scheduler._last_lr = [group["lr"] for group in self.optimizer.param_groups]
-        self.history = read_history(self.run_dir / "history.jsonl")[: self.progress.epochs_done]
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(records["made"]["scaler"])
+        if done := self.progress.epochs_done:
+            self.history = read_history(self.run_dir / "history.jsonl")[:done]
         if self.average is not None:
             averaged = {name.removeprefix(_AVERAGE): t for name, t in tensors.items() if name.startswith(_AVERAGE)}
             self.average.load_state_dict(averaged)
         _restore_random_states(tensors)
         return self.progress
+
+    def _read_last(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        try:
+            return read_checkpoint(self.last_path)
+        except UserError as error:
+            if not self.previous_path.is_file():
+                raise
+            found = read_checkpoint(self.previous_path)
+            log.warning("%s; going on from %s, the checkpoint before it", error, self.previous_path)
+        if self._is_main:
+            self.last_path.unlink(missing_ok=True)  # else it would be kept as the next one's `previous`
+        return found
 
     def load_best(self) -> nn.Module:
         """The model with the state that validation chose."""
@@ -294,39 +455,9 @@ class HyperIQASolver:
         return self.accelerator.is_main_process
 
 
-def make_optimizer(groups: list[dict], config: Config) -> torch.optim.Optimizer:
-    """The optimizer of a run, over groups that carry their own learning rate."""
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=0.9, weight_decay=config.weight_decay)
-    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
-    return kind(groups, weight_decay=config.weight_decay, fused=True)
-
-
-def make_scheduler(
-    optimizer: torch.optim.Optimizer, config: Config, steps_per_epoch: int
-) -> torch.optim.lr_scheduler.LambdaLR:
-    """A factor on every group's own starting rate, stepped once per optimizer step."""
-    steps = config.epochs * steps_per_epoch
-
-    def cosine(step: int) -> float:
-        return COSINE_FLOOR + (1 - COSINE_FLOOR) * 0.5 * (1 + math.cos(math.pi * min(step / steps, 1)))
-
-    def staircase(step: int) -> float:
-        return STEP_FACTOR ** (step // steps_per_epoch // STEP_EVERY)
-
-    decay = {"cosine": cosine, "step": staircase, "none": lambda step: 1.0}[config.lr_scheduler]
-    warmup_steps = config.warmup_epochs * steps_per_epoch
-    return torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: decay(step) * min(1.0, (step + 1) / (warmup_steps + 1))
-    )
-
-
-def make_average(model: nn.Module, config: Config, device: torch.device) -> AveragedModel | None:
-    """An exponential average of the weights, if the settings ask for one."""
-    if config.ema_decay is None:
-        return None
-    averaging = get_ema_multi_avg_fn(config.ema_decay)
-    return AveragedModel(model, device=device, multi_avg_fn=averaging, use_buffers=True)
+def _seed_pass(loader: DataLoader) -> None:
+    """Seed a loader by one draw of the run's generator, so that what follows is the same with any number of workers."""
+    loader.generator.manual_seed(torch.empty((), dtype=torch.int64).random_().item())
 
 
 def _random_states() -> dict[str, torch.Tensor]:

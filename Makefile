@@ -2,12 +2,14 @@
 # make demo    build the demo database, train, test, compare with a ridge baseline, draw    beyond the packages)
 # make test    the fast test suite
 # make lint    style, types, and which module imports which
+# make licenses    build/licenses.md: the licence of every package that is installed
+# make sbom    build/sbom.json: a software bill of materials of them (CycloneDX)
 
 PYTHON ?= python3
 RUN := .venv/bin/python
 SMART_IQA := .venv/bin/smart-iqa
 
-.PHONY: install demo demo-swin demo-database test test-slow lint clean
+.PHONY: install demo demo-swin demo-database test test-slow lint licenses sbom clean
 
 # A finished run is kept, a stopped one goes on. $(1) is the run's name.
 define train
@@ -44,6 +46,20 @@ lint: .venv/.installed-dev
 	for file in *.py; do mkdir -p build/house/$${file%.py} && cp $$file build/house/$${file%.py}/__init__.py; done
 	cd build/house && PYTHONPATH=$(CURDIR) $(CURDIR)/.venv/bin/lint-imports --no-cache ../../pyproject.toml
 
+# The tools have an environment of their own, so that they are not in the lists they make.
+licenses: .venv/.installed .venv-supply/.installed
+	mkdir -p build
+	.venv-supply/bin/pip-licenses --python $(RUN) --format markdown --with-urls --output-file build/licenses.md
+
+sbom: .venv/.installed .venv-supply/.installed
+	mkdir -p build
+	.venv-supply/bin/cyclonedx-py environment --output-format JSON --output-file build/sbom.json --pyproject pyproject.toml $(RUN)
+
+.venv-supply/.installed: requirements-supply.txt
+	test -x .venv-supply/bin/python || $(PYTHON) -m venv .venv-supply
+	.venv-supply/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-supply.txt
+	touch $@
+
 .venv/.installed: requirements.txt pyproject.toml
 	test -x $(RUN) || $(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
@@ -55,4 +71,4 @@ lint: .venv/.installed-dev
 	touch $@
 
 clean:
-	rm -rf .venv results/demo results/demo_swin datasets/demo
+	rm -rf .venv .venv-supply build results/demo results/demo_swin datasets/demo

@@ -1,25 +1,25 @@
-"""Which stages does the network weigh, does that depend on quality, and where in a picture does it look?
+"""Which stages does the network weigh, does that depend on quality, and where in an image does it look?
 
     python analyze_attention.py --checkpoint results/demo --dataset demo --num_samples 16 --crops 10
 
 Takes images from five quality levels (quantiles of mos), averages the stage weights of several crops of each,
 and writes `attention_analysis.json`, `attention_analysis.md`, `attention_by_level.png`, `attention_distribution.png`
-(both also `.pdf`; the second by `--group_by` or by level) and `panels/`: for some images of each level the picture,
+(both also `.pdf`; the second by `--group_by` or by level) and `panels/`: for some images of each level the image,
 its stage weights, Grad-CAM and, for Swin, attention rollout. A fusion without stage weights gives the maps only. The
 relation of weight and quality is measured (Spearman, with p and n), and nothing is said beyond that. What an earlier
 analysis wrote into the same folder is replaced.
 
-A picture's maps are those of crops that cover it, half a crop apart, put back at their places and averaged where
+An image's maps are those of crops that cover it, half a crop apart, put back at their places and averaged where
 they overlap, as its score is the mean over crops.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
 import math
-from collections.abc import Sequence
+from argparse import SUPPRESS
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,9 +28,11 @@ import pandas as pd
 from scipy.stats import kruskal, spearmanr
 
 from folders import DATABASES
+from iqa.choices import DEVICES
 from iqa.config import parse_resize
 from iqa.errors import Parser, UserError, exit_on_user_error
-from iqa.results import PublishedEntry, provenance, read_published
+from iqa.metrics import QUALITY_LEVELS, quality_levels
+from iqa.results import PublishedEntry, markdown_table, provenance, read_published
 from iqa.system import progress, start_logging, write_json
 
 if TYPE_CHECKING:
@@ -41,10 +43,9 @@ if TYPE_CHECKING:
 
 LONGEST_NAME = 44  # characters that fit over a panel of two images
 
-LEVELS = ("Very Low", "Low", "Mid", "High", "Very High")
 STAGES = tuple(f"stage {i}" for i in range(4))
 PUBLISHED_FUSION = "scale"  # the one kind whose weights are published
-MOST_GROUPS = 100  # more would be no figure to read
+MOST_GROUPS = 100  # a figure of more could not be read
 ALPHA = 0.05
 
 
@@ -53,7 +54,7 @@ ALPHA = 0.05
 
 
 def with_groups(table: pd.DataFrame, column: str, database: str) -> pd.DataFrame:
-    """The table with a column `group`: the values of `column` as text, `(none)` where empty.
+    """Add a column `group` to a table: the values of `column` as text, `(none)` where empty.
 
     Raises:
         UserError: there is no such column, or nothing in it.
@@ -69,23 +70,21 @@ def with_groups(table: pd.DataFrame, column: str, database: str) -> pd.DataFrame
 
 
 def sample_by_level(table: pd.DataFrame, samples: int, seed: int) -> pd.DataFrame:
-    """Up to `samples` images of each fifth of the mos distribution, with a column `level`.
+    """Draw up to `samples` images of each quality level, and name it in a column `level`.
 
     Raises:
         UserError: fewer images than levels.
     """
-    if len(table) < len(LEVELS):
-        raise UserError(f"{len(table)} images are fewer than the {len(LEVELS)} quality levels")
-    ranks = table["mos"].rank(method="first", pct=True).to_numpy()
-    level = np.minimum((ranks * len(LEVELS) - 1e-9).astype(int), len(LEVELS) - 1)
-    table = table.assign(level=pd.Categorical([LEVELS[i] for i in level], LEVELS, ordered=True))
+    if len(table) < len(QUALITY_LEVELS):
+        raise UserError(f"{len(table)} images are fewer than the {len(QUALITY_LEVELS)} quality levels")
+    table = table.assign(level=pd.Categorical(quality_levels(table["mos"]), QUALITY_LEVELS, ordered=True))
     rng = np.random.default_rng(seed)
-    chosen = [rng.permutation(rows)[:samples] for rows in table.groupby("level", observed=False).indices.values()]
+    chosen = [rng.permutation(rows)[:samples] for rows in table.groupby("level", observed=True).indices.values()]
     return table.iloc[np.sort(np.concatenate(chosen))].reset_index(drop=True)
 
 
 def weigh_images(scorer: Scorer, table: pd.DataFrame) -> pd.DataFrame:
-    """The table with columns score and, where there are weights, `stage 0`..`stage 3`: means over the crops."""
+    """Add columns score and, where there are weights, `stage 0`..`stage 3` to a table: means over the crops."""
     from iqa.evaluation import predict
     from smart_iqa.probes import StageWeights
 
@@ -97,7 +96,7 @@ def weigh_images(scorer: Scorer, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def has_weights(table: pd.DataFrame) -> bool:
-    """Whether the images of a weighed table have stage weights."""
+    """Tell whether the images of a table have stage weights."""
     return STAGES[0] in table
 
 
@@ -106,7 +105,12 @@ def has_weights(table: pd.DataFrame) -> bool:
 
 
 def by_group(table: pd.DataFrame, column: str) -> dict[str, dict]:
-    """Per value of a column: n, mean mos and score, mean and deviation (NaN for one image) of each stage's weight."""
+    """Condense a table by the values of a column.
+
+    Returns:
+        By value `n`, mean `mos` and `score`, and where there are weights `mean` and `std` of each stage's; NaN where
+        there are too few images.
+    """
     summary = {}
     for name, rows in table.groupby(column, observed=False, sort=True):
         summary[name] = {"n": len(rows), "mos": rows["mos"].mean(), "score": rows["score"].mean()}
@@ -117,12 +121,12 @@ def by_group(table: pd.DataFrame, column: str) -> dict[str, dict]:
 
 
 def by_level(table: pd.DataFrame) -> dict[str, dict]:
-    """Per quality level: n, mean mos and score, mean and deviation of each stage's weight."""
+    """Condense a table by quality level, as `by_group` does; a level without images has n = 0."""
     return by_group(table, "level")
 
 
 def trends(table: pd.DataFrame) -> dict[str, dict]:
-    """Spearman correlation between mos and each stage's weight, with p and n; NaN where one of them is constant."""
+    """Correlate mos and each stage's weight (Spearman), with p and n; NaN where one of them is constant."""
     found = {}
     for stage in STAGES:
         constant = table[stage].nunique() == 1 or table["mos"].nunique() == 1
@@ -131,17 +135,17 @@ def trends(table: pd.DataFrame) -> dict[str, dict]:
     return found
 
 
-def in_words(trend: dict[str, dict], alpha: float = ALPHA) -> list[str]:
-    """One sentence a stage, saying what its test carries and no more (Bonferroni over the stages)."""
+def trends_in_words(found: dict[str, dict], alpha: float = ALPHA) -> list[str]:
+    """Say in one sentence a stage what its test carries and no more (Bonferroni over the stages)."""
     sentences = []
-    for stage, values in trend.items():
+    for stage, values in found.items():
         if math.isnan(values["p"]):
             sentences.append(
                 f"No relation of the weight of {stage} to quality can be measured: one of them is constant."
             )
             continue
         measured = f"SRCC {values['srcc']:+.3f}, p = {values['p']:.2g}, n = {values['n']}"
-        if values["p"] * len(trend) < alpha:
+        if values["p"] * len(found) < alpha:
             direction = "rises" if values["srcc"] > 0 else "falls"
             sentences.append(f"The weight of {stage} {direction} with quality ({measured}).")
         else:
@@ -150,7 +154,7 @@ def in_words(trend: dict[str, dict], alpha: float = ALPHA) -> list[str]:
 
 
 def group_differences(table: pd.DataFrame) -> dict[str, dict]:
-    """Kruskal-Wallis test of each stage's weight between the groups of at least two images.
+    """Test each stage's weight between the groups of at least two images (Kruskal-Wallis).
 
     Returns:
         By stage h, p, n and groups (how many were tested); empty where fewer than two groups can be tested.
@@ -168,7 +172,7 @@ def group_differences(table: pd.DataFrame) -> dict[str, dict]:
 
 
 def groups_in_words(differences: dict[str, dict], column: str, alone: int, alpha: float = ALPHA) -> list[str]:
-    """One sentence a stage on its test between groups (Bonferroni over the stages), one on groups of one image."""
+    """Say in one sentence a stage what its test between groups carries (Bonferroni over the stages)."""
     left_out = [f"Groups of one image, in the table but in no test: {alone}."] if alone else []
     if not differences:
         return ["Nothing is tested: fewer than two groups have two images.", *left_out]
@@ -185,42 +189,46 @@ def groups_in_words(differences: dict[str, dict], column: str, alone: int, alpha
     return sentences + left_out
 
 
-def markdown_table(groups: dict[str, dict], title: str = "level") -> str:
-    """Mean +- deviation of each stage's weight by level or group; without weights n, mos and score."""
+def weights_table(groups: dict[str, dict], title: str = "level") -> str:
+    """Write n, mos, score and, where there are weights, mean ± deviation of each stage's, by level or group."""
     weighed = all("mean" in row for row in groups.values())
     heads = [title, "n", "mos", "score", *(STAGES if weighed else ())]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    rows = []
     for name, row in groups.items():
-        cells = [str(name).replace("|", "\\|"), str(row["n"]), f"{row['mos']:.1f}", f"{row['score']:.1f}"]
-        for mean, std in zip(row.get("mean", ()), row.get("std", ()), strict=True):
-            cells.append(f"{mean:.4f}" + ("" if math.isnan(std) else f" ± {std:.4f}"))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        weights = [_number(mean, 4) + ("" if math.isnan(std) else f" ± {std:.4f}") for mean, std in _weights(row)]
+        rows.append([name, row["n"], _number(row["mos"], 1), _number(row["score"], 1), *weights])
+    return markdown_table(heads, rows)
+
+
+def _weights(row: dict) -> Iterator[tuple[float, float]]:
+    return zip(row.get("mean", ()), row.get("std", ()), strict=True)
+
+
+def _number(value: float, decimals: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{decimals}f}"
 
 
 def published_markdown(published: PublishedEntry) -> str:
-    """The published stage weights by quality level as a table, with their source."""
-    heads = ["published", *published.content["stages"]]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for level, weights in published.content["levels"].items():
-        lines.append(f"| {level} | " + " | ".join(f"{weight:.4f}" for weight in weights) + " |")
-    return "\n".join([*lines, "", f"Published, not measured here: {published.source}"])
+    """Write the published stage weights by quality level as a table, with their source."""
+    rows = [[level, *(f"{weight:.4f}" for weight in weights)] for level, weights in published.content["levels"].items()]
+    table = markdown_table(["published", *published.content["stages"]], rows)
+    return "\n".join([table, "", f"Published, not measured here: {published.source}"])
 
 
 # --------------------------------------------------------------------------------------------------
-# Maps over a picture
+# Maps over an image
 
 
-class PictureMaps(NamedTuple):
-    """A picture as the network sees it, and where it looks."""
+class ImageMaps(NamedTuple):
+    """An image as the network sees it, and where it looks."""
 
-    picture: np.ndarray  # (H, W, 3) uint8, resized
+    image: np.ndarray  # (H, W, 3) uint8, resized
     grad_cam: np.ndarray  # (H, W), points of the score: positive raises it, negative lowers it
     rollout: np.ndarray | None  # (H, W), 1 where attention is spread evenly; None without window attention
 
 
 def covering_corners(height: int, width: int, size: int) -> list[tuple[int, int]]:
-    """Top-left corners of evenly spaced crops that cover a picture, neighbours at most half a crop apart."""
+    """List the top-left corners of evenly spaced crops that cover an image, neighbours at most half a crop apart."""
     tops, lefts = (
         np.linspace(0, side - size, 1 + math.ceil((side - size) / (size / 2))).round().astype(int).tolist()
         for side in (height, width)
@@ -229,9 +237,9 @@ def covering_corners(height: int, width: int, size: int) -> list[tuple[int, int]
 
 
 def stitch(maps: np.ndarray, corners: list[tuple[int, int]], height: int, width: int) -> np.ndarray:
-    """Maps of crops (K, size, size) put back at their places: (height, width).
+    """Put maps of crops (K, size, size) back at their places: (height, width).
 
-    Where crops overlap, their mean; a crop counts less towards its border, so that no border shows.
+    Where crops overlap their mean is taken; a crop counts less towards its border, so that no border shows.
     """
     size = maps.shape[-1]
     ramp = np.sin(np.pi * (np.arange(size) + 0.5) / size) ** 2  # Hann's window
@@ -244,7 +252,7 @@ def stitch(maps: np.ndarray, corners: list[tuple[int, int]], height: int, width:
 
 
 def rollout_maps(model: SmartIQA, images: Tensor) -> Tensor:
-    """Attention rollout of images (B, 3, H, W) -> (B, H, W), 1 where attention is spread evenly."""
+    """Roll attention out over images (B, 3, H, W) -> (B, H, W), 1 where attention is spread evenly."""
     from torch.nn import functional as F
 
     from iqa.attention import attention_rollout, place_on_images, window_attention
@@ -256,8 +264,8 @@ def rollout_maps(model: SmartIQA, images: Tensor) -> Tensor:
     return place_on_images(shares * shares[0].numel(), patch, H, W)
 
 
-def picture_maps(scorer: Scorer, path: str) -> PictureMaps:
-    """Grad-CAM and, for Swin, attention rollout over one picture, stitched from crops that cover it."""
+def image_maps(scorer: Scorer, path: str) -> ImageMaps:
+    """Make Grad-CAM and, for Swin, attention rollout over one image, stitched from crops that cover it."""
     import torch
 
     from data_loader import UNCHANGED, load_image
@@ -276,12 +284,12 @@ def picture_maps(scorer: Scorer, path: str) -> PictureMaps:
         stitch(torch.cat([kind(model, part) for part in images.split(config.batch_size)]).cpu().numpy(), corners, H, W)
         for kind in kinds
     ]
-    return PictureMaps(pixels.transpose(1, 2, 0), maps[0], maps[1] if len(maps) > 1 else None)
+    return ImageMaps(pixels.transpose(1, 2, 0), maps[0], maps[1] if len(maps) > 1 else None)
 
 
 def draw_panels(scorer: Scorer, table: pd.DataFrame, per_level: int, folder: Path) -> pd.DataFrame:
-    """Draw up to `per_level` images of each level; the table with a column `panel` (file name, or None)."""
-    from iqa.figures import panel, save_panel, shorten
+    """Draw up to `per_level` images of each level; add a column `panel` (file name, or None) to the table."""
+    from iqa.figures import draw_panel, save_panel, shorten
 
     folder.mkdir(exist_ok=True)
     shuffled = table.sample(frac=1, random_state=scorer.config.seed)  # a table is sorted by name
@@ -290,11 +298,11 @@ def draw_panels(scorer: Scorer, table: pd.DataFrame, per_level: int, folder: Pat
     files = {row: f"panel_{chosen.level[row].lower().replace(' ', '_')}_{number[row]}.png" for row in chosen.index}
     for row, file in progress(list(files.items()), "panels", show=scorer.accelerator.is_main_process):
         image = table.loc[row]
-        maps = picture_maps(scorer, image["path"])
+        maps = image_maps(scorer, image["path"])
         known = f"{image['level']}, mos {image['mos']:.1f}, score {image['score']:.1f}"
         title = f"{shorten(image['image'], LONGEST_NAME)}\n{known}"
         weights = {stage: image[stage] for stage in STAGES} if has_weights(table) else None
-        figure = panel(title, maps.picture, maps.grad_cam, maps.rollout, weights)
+        figure = draw_panel(title, maps.image, maps.grad_cam, maps.rollout, weights)
         save_panel(figure, folder / file)
     return table.assign(panel=[f"{folder.name}/{files[row]}" if row in files else None for row in table.index])
 
@@ -303,69 +311,75 @@ def draw_panels(scorer: Scorer, table: pd.DataFrame, per_level: int, folder: Pat
 # Command
 
 
-def write_analysis(output: Path, table: pd.DataFrame, made: dict, group_by: str | None = None) -> None:
-    """Write the JSON, the Markdown table and the bar charts, and print the findings.
+def write_analysis(output: Path, table: pd.DataFrame, inputs: dict, group_by: str | None = None) -> dict:
+    """Write the JSON, the Markdown table and the figures, print the findings, and return the record.
 
     Args:
         output: the folder.
         table: images with level, score, their weights where there are any, and `group` where asked for.
-        made: what is recorded beside: run, dataset, backbone, timm_name, fusion, sampling, config.
+        inputs: what is recorded beside: run, dataset, backbone, timm_name, fusion, sampling, config.
         group_by: the column that `group` was taken from.
     """
-    from iqa.figures import save_figure
-    from smart_iqa.testing import in_full
-
     kept = ["image", "content", "distortion", "mos", "score", "level", *(s for s in STAGES if s in table), "panel"]
     kept += ["group"] if group_by else []
-    images = table[kept].astype({"level": str}).to_dict("records")
-    record = made | {"provenance": provenance(), "levels": by_level(table)}
-    sections = [f"{in_full(made)}, on {made['dataset']}", markdown_table(record["levels"])]
+    record = inputs | {"provenance": provenance(), "levels": by_level(table)}
+    sections = [_where(inputs), weights_table(record["levels"])]
     if has_weights(table):
         record["trends"] = trends(table)
-        sections.append("\n".join(in_words(record["trends"])))
-        sections.append(_beside_published(output, record))
+        sections.append("\n".join(trends_in_words(record["trends"])))
+        published = read_published().get("attention_by_level") if inputs["fusion"] == PUBLISHED_FUSION else None
+        record |= {"published": published.content} if published else {}
+        sections.append(_on_published(published, inputs))
     else:
         seen = "are all there is to see" if table["panel"].notna().any() else "were not asked for (--panels 0)"
-        sections.append(f"Fusion {made['fusion']} has no stage weights: the maps in panels/ {seen}.")
+        sections.append(f"Fusion {inputs['fusion']} has no stage weights: the maps in panels/ {seen}.")
     if group_by:
         record["groups"], text = _compare_groups(table, group_by)
         sections.append(text)
     if has_weights(table):
-        figure = _distribution(table, group_by)
-        save_figure(figure, output / "attention_distribution")
-    write_json(output / "attention_analysis.json", record | {"images": images})
+        _draw_weights(output, table, record, published, group_by)
+    record["images"] = table[kept].astype({"level": str}).to_dict("records")
+    write_json(output / "attention_analysis.json", record)
     text = "\n\n".join(sections) + "\n"
     (output / "attention_analysis.md").write_text(text)
     print(text, end="")
     print(f"written to {output}")
+    return record
 
 
-def _beside_published(output: Path, record: dict) -> str:
-    """Draw the weights by level, beside the published ones where they are of the same kind; what to print on them."""
-    from iqa.figures import bars_beside_published, grouped_bars, save_figure
+def _where(inputs: dict) -> str:
+    """The network and the database of an analysis."""
     from smart_iqa.testing import in_full
 
-    levels, fusion = record["levels"], record["fusion"]
-    published = read_published().get("attention_by_level")
-    if published and fusion == PUBLISHED_FUSION:
-        record["published"] = published.content
-        figure = bars_beside_published(levels, published.content, STAGES)
-        save_figure(figure, output / "attention_by_level")
-        return f"{published_markdown(published)} (measured here: {in_full(record)}, on {record['dataset']})"
-    means = {stage: [row["mean"][i] for row in levels.values()] for i, stage in enumerate(STAGES)}
-    spread = {stage: [row["std"][i] for row in levels.values()] for i, stage in enumerate(STAGES)}
-    figure = grouped_bars(list(levels), means, spread, ylabel="stage weight", xlabel="quality level (fifths of mos)")
-    save_figure(figure, output / "attention_by_level")
+    return f"{in_full(inputs)}, on {inputs['dataset']}"
+
+
+def _on_published(published: PublishedEntry | None, inputs: dict) -> str:
+    if published:
+        return f"{published_markdown(published)} (measured here: {_where(inputs)})"
+    fusion = inputs["fusion"]
     return (
         f"Published weights are of fusion {PUBLISHED_FUSION}: those of {fusion} are another quantity, not comparable."
     )
+
+
+def _draw_weights(
+    output: Path, table: pd.DataFrame, record: dict, published: PublishedEntry | None, group_by: str | None
+) -> None:
+    from iqa.figures import draw_distribution, draw_stage_weights, save_figure
+
+    save_figure(draw_stage_weights({_where(record): record["levels"]}, published), output / "attention_by_level")
+    column = _in_order(table["group"]) if group_by else table["level"]
+    groups = {name: rows[list(STAGES)].to_numpy() for name, rows in table.groupby(column, observed=True)}
+    figure = draw_distribution(groups, STAGES, group_by or "quality level")
+    save_figure(figure, output / "attention_distribution")
 
 
 def _compare_groups(table: pd.DataFrame, column: str) -> tuple[dict, str]:
     """The record of the groups, and their table and tests as text."""
     table = table.assign(group=_in_order(table["group"]))
     groups = by_group(table, "group")
-    record, sections = {"column": column, "groups": groups}, [markdown_table(groups, column)]
+    record, sections = {"column": column, "groups": groups}, [weights_table(groups, column)]
     if has_weights(table):
         record["differences"] = group_differences(table)
         alone = sum(row["n"] == 1 for row in groups.values())
@@ -380,34 +394,96 @@ def _in_order(groups: pd.Series) -> pd.Categorical:
     return pd.Categorical(groups, [names[i] for i in numbers.argsort()] if numbers.notna().all() else names)
 
 
-def _distribution(table: pd.DataFrame, group_by: str | None):
-    from iqa.figures import distribution
-
-    column = _in_order(table["group"]) if group_by else table["level"]
-    groups = {name: rows[list(STAGES)].to_numpy() for name, rows in table.groupby(column, observed=True)}
-    return distribution(groups, STAGES, group_by or "quality level")
-
-
 def _clear(output: Path) -> None:
-    """Remove what an earlier analysis wrote, so that no picture of another run stays."""
+    """Remove what an earlier analysis wrote, so that no figure of another run stays."""
     for pattern in ("attention_analysis.*", "attention_by_level.*", "attention_distribution.*", "panels/panel_*.png"):
         for file in output.glob(pattern):
             file.unlink()
 
 
+def analyze_attention(
+    checkpoint: str | Path,
+    dataset: str,
+    data_root: str | None = None,
+    num_samples: int = 16,
+    crops: int = 10,
+    panels: int = 2,
+    group_by: str | None = None,
+    device: str = "auto",
+    output: str | Path | None = None,
+) -> dict:
+    """Analyse the stage weights of a run by quality level, and draw where it looks.
+
+    Args:
+        checkpoint: folder of a run, or a published file.
+        dataset: name of a database; images that the run has learned from are left out.
+        data_root: holds a folder per database.
+        num_samples: images per quality level.
+        crops: random crops per image.
+        panels: images per quality level that get a panel.
+        group_by: column whose groups are compared too.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        output: folder to write to; default: `attention` in the run's.
+
+    Returns:
+        The record, as in `attention_analysis.json`.
+
+    Raises:
+        UserError: no such run, database or column, or too few images.
+    """
+    from smart_iqa.scorer import load_model, run_folder
+    from smart_iqa.testing import unseen_images
+
+    if num_samples < 1 or crops < 1 or panels < 0:
+        raise UserError("--num_samples and --crops: expected at least 1, --panels: expected at least 0")
+    scorer = load_model(checkpoint, device, test_mode="random", test_patch_num=crops)
+    run, seed = run_folder(checkpoint), scorer.config.seed
+    database, table = unseen_images(scorer, run, dataset, data_root)
+    if group_by:
+        table = with_groups(table, group_by, database.name)
+    table = sample_by_level(table, num_samples, seed)
+    if group_by:
+        _require_few_groups(table, group_by)
+    table = weigh_images(scorer, table)
+    output = Path(output or run / "attention")
+    output.mkdir(parents=True, exist_ok=True)
+    _clear(output)
+    table = draw_panels(scorer, table, panels, output / "panels")
+    sampling = {"images_per_level": num_samples, "crops": crops, "seed": seed}
+    return write_analysis(output, table, _describe(scorer, run, dataset, sampling), group_by)
+
+
+def _require_few_groups(table: pd.DataFrame, group_by: str) -> None:
+    if (groups := table["group"].nunique()) > MOST_GROUPS:
+        raise UserError(
+            f"--group_by {group_by}: {groups} groups among the {len(table)} images are more than the {MOST_GROUPS} "
+            "that can be shown; choose another column or fewer --num_samples"
+        )
+
+
+def _describe(scorer: Scorer, run: Path, dataset: str, sampling: dict) -> dict:
+    """What the record says about model and sampling."""
+    from smart_iqa.testing import backbone_names, fusion_name
+
+    names = {**backbone_names(scorer.model), "fusion": fusion_name(scorer.model)}
+    settings = {"sampling": sampling, "config": dataclasses.asdict(scorer.config)}
+    return {"run": str(run), "dataset": dataset, **names, **settings}
+
+
 def make_parser() -> Parser:
-    """The command's flags."""
-    parser = Parser(description="Analyse the stage weights of a run by quality level, and where it looks.")
+    """Name the command's flags; what is not given is left to `analyze_attention`."""
+    text = "Analyse the stage weights of a run by quality level, and where it looks."
+    parser = Parser(description=text, argument_default=SUPPRESS)
     parser.add_argument(
         "--checkpoint", required=True, metavar="RUN", help="folder of a run, or a published file (.pth, .pkl)"
     )
     parser.add_argument("--dataset", required=True, choices=DATABASES, metavar="NAME", help=", ".join(DATABASES))
     parser.add_argument("--data_root", help="holds a folder per database (default: $IQA_DATA_ROOT, ./datasets)")
-    parser.add_argument("--num_samples", type=int, default=16, help="images per quality level [16]")
-    parser.add_argument("--crops", type=int, default=10, help="random crops per image [10]")
-    parser.add_argument("--panels", type=int, default=2, help="images per quality level that get a panel [2]")
+    parser.add_argument("--num_samples", type=int, help="images per quality level [16]")
+    parser.add_argument("--crops", type=int, help="random crops per image [10]")
+    parser.add_argument("--panels", type=int, help="images per quality level that get a panel [2]")
     parser.add_argument("--group_by", metavar="COLUMN", help="compare groups too: distortion, generator, any column")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument("--device", choices=DEVICES)
     parser.add_argument("--output", metavar="FOLDER", help="default: RUN/attention")
     return parser
 
@@ -416,43 +492,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Analyse as the command line says."""
     arguments = make_parser().parse_args(argv)
     start_logging()
-    from smart_iqa.scorer import load_model, run_folder
-    from smart_iqa.testing import unseen_images
-
-    if arguments.num_samples < 1 or arguments.crops < 1 or arguments.panels < 0:
-        raise UserError("--num_samples and --crops: expected at least 1, --panels: expected at least 0")
-    scorer = load_model(arguments.checkpoint, arguments.device, test_mode="random", test_patch_num=arguments.crops)
-    run = run_folder(arguments.checkpoint)
-    database, table = unseen_images(scorer, run, arguments.dataset, arguments.data_root)
-    if arguments.group_by:
-        table = with_groups(table, arguments.group_by, database.name)
-    table = sample_by_level(table, arguments.num_samples, scorer.config.seed)
-    if arguments.group_by and table["group"].nunique() > MOST_GROUPS:
-        raise UserError(
-            f"--group_by {arguments.group_by}: {table['group'].nunique()} groups among the {len(table)} images are "
-            f"more than the {MOST_GROUPS} that can be shown; choose another column or fewer --num_samples"
-        )
-    table = weigh_images(scorer, table)
-    output = Path(arguments.output or run / "attention")
-    output.mkdir(parents=True, exist_ok=True)
-    _clear(output)
-    table = draw_panels(scorer, table, arguments.panels, output / "panels")
-    write_analysis(output, table, _describe(scorer, arguments, run), arguments.group_by)
-
-
-def _describe(scorer: Scorer, arguments: argparse.Namespace, run: Path) -> dict:
-    """What the record says about model and sampling."""
-    from smart_iqa.testing import backbone_names, fusion_name
-
-    model = scorer.model
-    return {
-        "run": str(run),
-        "dataset": arguments.dataset,
-        **backbone_names(model),
-        "fusion": fusion_name(model),
-        "sampling": {"images_per_level": arguments.num_samples, "crops": arguments.crops, "seed": scorer.config.seed},
-        "config": dataclasses.asdict(scorer.config),
-    }
+    analyze_attention(**vars(arguments))
 
 
 if __name__ == "__main__":

@@ -22,12 +22,12 @@ import numpy as np
 import pandas as pd
 import PIL
 import torch
-from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from iqa.choices import TEST_MODES
 from iqa.config import Config, parse_resize
-from iqa.data import RowCache, file_hash, open_rgb, upright_size
+from iqa.data import RowCache, file_hash, image_sizes, open_rgb
 from iqa.system import give_back_freed_memory, shard_sizes
 
 log = logging.getLogger(__name__)
@@ -86,14 +86,14 @@ def load_image(path: str | Path, resize: int | tuple[int, int] | None, least: in
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def upright_sizes(paths: Sequence[str]) -> list[tuple[int, int]]:
-    """Width and height of each image, upright; reads headers only."""
-
-    def size(path: str) -> tuple[int, int]:
-        with Image.open(path) as image:
-            return upright_size(image)
-
-    return [size(path) for path in paths]
+def resized_sizes(table: pd.DataFrame, resize: int | tuple[int, int] | None, least: int) -> np.ndarray:
+    """Width and height (n, 2) of a table's images after resizing; reads headers only where the table has no sizes."""
+    if "image_width" in table and (table["image_width"] > 0).all():
+        stored = table[["image_width", "image_height"]].to_numpy()
+    else:
+        stored = image_sizes(table["path"].tolist())
+    kinds, kind = np.unique(stored, axis=0, return_inverse=True)  # a database has few sizes
+    return np.array([resized_size(*size, resize, least) for size in kinds.tolist()], dtype=int).reshape(-1, 2)[kind]
 
 
 def image_fingerprint(table: pd.DataFrame) -> str:
@@ -119,12 +119,12 @@ class PixelCache:
 
     def __init__(self, folder: Path, table: pd.DataFrame, config: Config):
         self.config, self.resize, self.least = config, parse_resize(config.resize), config.patch_size
-        sizes = [resized_size(*size, self.resize, self.least) for size in upright_sizes(table["path"])]
-        self.shapes = [(3, height, width) for width, height in sizes]
+        sizes = resized_sizes(table, self.resize, self.least)
+        self.shapes = np.insert(sizes[:, ::-1], 0, 3, axis=1)  # (n, 3): channels, height, width
         self.row_of = {path: row for row, path in enumerate(table["path"])}
         key = {"images": image_fingerprint(table), "pillow": PIL.__version__}
         name = f"pixels_{config.resize}_{config.patch_size}"
-        self.rows = RowCache(folder / name, key, [math.prod(shape) for shape in self.shapes], "decoded images")
+        self.rows = RowCache(folder / name, key, self.shapes.prod(axis=1), "decoded images")
 
     def read(self, path: str) -> np.ndarray:
         """The image's pixels, uint8 (3, H, W); decoded if this is the first time."""
@@ -156,6 +156,7 @@ def crop_corners(
         return [(free_y // 2, free_x // 2)]
     if mode == "random":
         return [(int(rng.integers(free_y + 1)), int(rng.integers(free_x + 1))) for _ in range(crops)]
+    assert mode == "grid", f"{mode} places no crops"
     few, many = grid_shape(crops)
     rows, columns = (few, many) if width >= height else (many, few)
     tops = np.linspace(0, free_y, rows) if rows > 1 else np.array([free_y / 2])
@@ -245,12 +246,12 @@ class CropDataset(Dataset):
         if self.frozen_crops:
             places = [self._frozen_generator(row, crop) for crop in range(self.config.train_patch_num)]
             corners = [crop_corners(height, width, side, "random", 1, place)[0] for place in places]
-        elif self.config.test_mode == "full":
+        elif TEST_MODES[self.config.test_mode].whole:
             return _Cut(pixels, [(0, 0)], (height, width), [UNCHANGED])
         else:
             seed = "frozen" if self.config.freeze_backbone else self.config.seed
             rng = seeded_generator("test", seed, self.images[row])
-            corners = crop_corners(height, width, side, self.config.test_mode, self.config.test_patch_num, rng)
+            corners = crop_corners(height, width, side, self.config.test_mode, self.config.test_crops, rng)
         return _Cut(pixels, corners, (side, side), [UNCHANGED] * len(corners))
 
 
@@ -354,10 +355,14 @@ class ShardedBatches(Sampler):
 
     A batch is of `batch_size` whatever the number of processes, so it does not change what is learned. A process
     whose share of the last batch is empty gets one item of it, which the solver leaves out of the loss.
+
+    Attributes:
+        start: number of the batch that an iteration begins with; not 0 where an epoch goes on.
     """
 
     def __init__(self, sampler: Sampler, batch_size: int, process: int, processes: int):
         self.sampler, self.batch_size, self.process, self.processes = sampler, batch_size, process, processes
+        self.start = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration draws."""
@@ -367,7 +372,7 @@ class ShardedBatches(Sampler):
         return math.ceil(len(self.sampler) / self.batch_size)
 
     def __iter__(self) -> Iterator[list]:
-        items = iter(self.sampler)
+        items = itertools.islice(self.sampler, self.start * self.batch_size, None)
         while batch := list(itertools.islice(items, self.batch_size)):
             sizes = shard_sizes(len(batch), self.processes)
             start = sum(sizes[: self.process])
@@ -399,9 +404,9 @@ def test_loader(data: pd.DataFrame | Dataset, config: Config, images: int | None
         images: a batch; None makes about `batch_size` crops a batch.
     """
     dataset = data if isinstance(data, Dataset) else CropDataset(data, config)
-    crops = 1 if config.test_mode == "center" else config.test_patch_num
-    images = images or max(1, config.batch_size // crops)
-    whole = config.test_mode == "full" and isinstance(dataset, CropDataset)  # whole images differ in size
+    images = images or max(1, config.batch_size // config.test_crops)
+    # Whole images differ in size; their features do not.
+    whole = TEST_MODES[config.test_mode].whole and isinstance(dataset, CropDataset)
     return _loader(dataset, config, batch_size=1 if whole else images)
 
 
@@ -414,6 +419,7 @@ def _loader(dataset: Dataset, config: Config, **options) -> DataLoader:
         worker_init_fn=give_back_freed_memory,
         pin_memory=torch.cuda.is_available(),
         collate_fn=_as_it_is,
+        generator=torch.Generator().manual_seed(config.seed),  # else it draws from the one that dropout draws from
         **options,
     )
 
@@ -426,8 +432,7 @@ def _as_it_is(batch: Batch) -> Batch:
 def warn_of_small_images(table: pd.DataFrame, config: Config, database: str) -> None:
     """Say once how many images are smaller than the crop and will be scaled up (reads headers only)."""
     resize = parse_resize(config.resize)
-    sizes = (resized_size(*size, resize, least=1) for size in upright_sizes(table["path"]))
-    small = sum(min(size) < config.patch_size for size in sizes)
+    small = int((resized_sizes(table, resize, least=1).min(axis=1) < config.patch_size).sum())
     if small:
         log.warning(
             "%s: %d of %d images are smaller than the %d-pixel crop and are scaled up to it",

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -38,6 +40,7 @@ from iqa.errors import Parser, UserError, exit_on_user_error
 __all__ = ["DATABASES", "Database", "DatabaseNotFound", "add_database_arguments", "read_database", "summary"]
 
 MISSING = "image is missing"
+OUTSIDE = "lies outside the folder of the database"
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
 _SMALL_CORNER = 15  # of 0..100: scores that fill less of it are probably stored on another scale
 
@@ -65,11 +68,48 @@ class _Source:
         return path
 
     def find(self, name: str) -> Path | None:
-        return _find(self.root, name, {})
+        """A file or folder of the database.
+
+        Raises:
+            UserError: a link leads out of the root.
+        """
+        path = _find(self.root, name)
+        if path is not None and not self._holds(path):
+            raise UserError(f"{self.name}: {path} {OUTSIDE}; copy it there")
+        return path
+
+    def _holds(self, path: str | Path) -> bool:
+        """Whether a path is below the root, its links followed; tables may name any image of their user."""
+        return self.file is not None or Path(os.path.realpath(path)).is_relative_to(self.root)
+
+    def images(self, folder: str) -> _Images:
+        """The files of a folder."""
+        path = _find(self.root, folder) or self.root / folder
+        try:
+            with os.scandir(path) as entries:
+                files = {entry.name: entry.is_symlink() for entry in entries if entry.is_file()}
+        except (OSError, ValueError):
+            files = {}
+        inside = self._holds(path)
+        outside = {name for name, link in files.items() if not inside or (link and not self._holds(path / name))}
+        return _Images(str(path), {name.lower(): name for name in files}, frozenset(files), outside)
 
     def image_folder(self, *names: str) -> str:
         """The first of the folders that is there; the first name where none is."""
         return next((name for name in names if self.find(name) is not None), names[0])
+
+
+class _Images(NamedTuple):
+    """A folder's files: by name in lower case, as they are, and those that lie elsewhere."""
+
+    path: str
+    by_lower: dict[str, str]
+    names: frozenset[str]
+    outside: set[str]
+
+    def find(self, name: str) -> str | None:
+        """The file's name on disk, in another letter case where the exact one is not there."""
+        return name if name in self.names else self.by_lower.get(name.lower())
 
 
 # --------------------------------------------------------------------------------------------------
@@ -285,7 +325,7 @@ def _from_records(rows: pd.DataFrame, file: Path, source: _Source) -> pd.DataFra
     if "mos_std" in rows:
         known["stored_std"] = _numbers(rows.mos_std)
     used = {"row", image, score, "mos_std", *columns.values()}
-    reserved = {"stored", "image", "path", "mos", "file_hash", "stored_std", "exists"}
+    reserved = {*"stored image path mos file_hash stored_std exists outside image_width image_height".split()}
     extras = {name: rows[name] for name in rows if name not in used | reserved}
     return _labels(rows.row, rows[image], rows[score], **extras | known)
 
@@ -398,7 +438,7 @@ def read_database(
     low, high = map(float, mos_range or layout.stored_range)
     if not low < high:
         raise UserError(f"--mos_range {low:g} {high:g}: the first must be the lower one")
-    labels = _locate_images(layout.read(source).reset_index(drop=True), source.root)
+    labels = _locate_images(layout.read(source).reset_index(drop=True), source)
     reasons = _label_problems(labels, low, high, layout.any_table)
     if check_images:
         _check_files(labels, reasons, source.root, cache_dir)
@@ -457,36 +497,44 @@ def _locate(
             raise UserError(f"csv: {file} is a folder; --data_path must name the CSV file in it")
         return (file if file.is_dir() else file.parent), file
     parent = Path(data_root or os.environ.get("IQA_DATA_ROOT") or "datasets").resolve()
-    root = Path(data_path).resolve() if data_path else _find(parent, name, {}) or parent / name
+    root = Path(data_path).resolve() if data_path else (_find(parent, name) or parent / name).resolve()
     if not root.is_dir():
         advice = "run `smart-iqa make-demo-database`" if name == "demo" else "give --data_root or --data_path"
         raise DatabaseNotFound(f"{name}: no database at {root}; {advice}")
     return root, None
 
 
-def _find(root: Path, name: str, listings: dict[Path, dict[str, str]]) -> Path | None:
-    """The file `name` under `root`, in any letter case where the exact name is not there."""
-    if (root / name).exists():
-        return root / name
-    path = root
-    for part in PurePosixPath(name).parts:
-        if path not in listings:
-            listings[path] = {p.name.lower(): p.name for p in path.iterdir()} if path.is_dir() else {}
-        actual = listings[path].get(part.lower())
-        if actual is None:
-            return None
-        path = path / actual
-    return path
+def _find(root: Path, name: str) -> Path | None:
+    """What is called `name` under `root`, in any letter case where the exact name is not there."""
+    try:
+        if (root / name).exists():
+            return root / name
+        path = root
+        for part in PurePosixPath(name).parts:
+            actual = {p.name.lower(): p.name for p in path.iterdir()}.get(part.lower()) if path.is_dir() else None
+            if actual is None:
+                return None
+            path = path / actual
+        return path
+    except (OSError, ValueError):  # no file can have such a name, or the folder cannot be listed
+        return None
 
 
-def _locate_images(labels: pd.DataFrame, root: Path) -> pd.DataFrame:
-    listings: dict[Path, dict[str, str]] = {}
+def _locate_images(labels: pd.DataFrame, source: _Source) -> pd.DataFrame:
+    """The labels with path, exists and outside; each folder is listed once, and no file is opened."""
     labels["image"] = [str(name).strip().replace("\\", "/") for name in labels.image]
-    found = [_find(root, name, listings) if name else None for name in labels.image]
-    labels["file_hash"] = ""
-    labels["exists"] = [path is not None and path.is_file() for path in found]
-    labels["path"] = [str(path or root / name) for path, name in zip(found, labels.image, strict=True)]
-    return labels
+    folders: dict[str, _Images] = {}
+    paths, exists, outside = [], [], []
+    for image in labels.image:
+        folder, name = posixpath.split(image)
+        if folder not in folders:
+            folders[folder] = source.images(folder)
+        found = folders[folder].find(name)
+        paths.append(f"{folders[folder].path}/{found or name}")
+        exists.append(found is not None)
+        outside.append(found in folders[folder].outside)
+    nothing = {"file_hash": "", "image_width": 0, "image_height": 0}
+    return labels.assign(path=paths, exists=exists, outside=outside, **nothing)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -497,7 +545,7 @@ def _label_problems(labels: pd.DataFrame, low: float, high: float, any_table: bo
     """The first reason to leave out each label, "" where there is none."""
     score = _numbers(labels.stored)
     deviation = labels.stored_std.astype(float)
-    split = labels.split.str.strip().str.lower()
+    split = labels.split.astype(str).str.strip().str.lower()
     first_row = labels.groupby("path").row.transform("first")
     outside = f"is outside {low:g}..{high:g}{', see --mos_range' if any_table else ''}"
     checks = [
@@ -507,6 +555,7 @@ def _label_problems(labels: pd.DataFrame, low: float, high: float, any_table: bo
         (~split.isin(SPLIT_NAMES), lambda i: f"split '{labels.split[i]}' is not train, val or test"),
         (labels.content == "", lambda i: "content is empty"),
         (labels.path.duplicated(), lambda i: f"name is there already in row {first_row[i]}"),
+        (labels.outside, lambda i: f"image {OUTSIDE}"),
         (~labels.exists, lambda i: MISSING),
     ]
     reasons = pd.Series("", index=labels.index, dtype=object)
@@ -517,11 +566,13 @@ def _label_problems(labels: pd.DataFrame, low: float, high: float, any_table: bo
 
 
 def _check_files(labels: pd.DataFrame, reasons: pd.Series, root: Path, cache_dir: str | None) -> None:
-    """Decode the images of good labels; writes hashes into `labels` and problems into `reasons`."""
+    """Decode the images of good labels; writes hashes and sizes into `labels` and problems into `reasons`."""
     good = labels.index[reasons == ""]
-    files = check_image_files([Path(path) for path in labels.path[good]], str(root), cache_dir)
-    labels.loc[good, "file_hash"] = [file.file_hash for file in files]
-    reasons[good] = [file.problem for file in files]
+    files = check_image_files(labels.path[good].tolist(), str(root), cache_dir)
+    labels.loc[good, "file_hash"] = files.file_hash.astype(str)
+    labels.loc[good, ["image_width", "image_height"]] = files.size
+    for row, problem in files.problems.items():
+        reasons[good[row]] = problem
 
 
 def _stop_or_record(labels: pd.DataFrame, reasons: pd.Series, source: _Source, skip: bool) -> list[dict]:
@@ -549,10 +600,10 @@ def _scaled(labels: pd.DataFrame, low: float, high: float, lower_is_better: bool
         mos=100 * distance / (high - low),
         mos_std=100 * labels.stored_std.astype(float) / (high - low),
         content=labels.content.astype(str),
-        split=labels.split.str.strip().str.lower().map(SPLIT_NAMES),
+        split=labels.split.astype(str).str.strip().str.lower().map(SPLIT_NAMES),
     )
-    first = ["image", "path", "mos", "mos_std", "content", "distortion", "split", "file_hash"]
-    internal = ["row", "stored", "stored_std", "exists"]
+    first = "image path mos mos_std content distortion split file_hash image_width image_height".split()
+    internal = ["row", "stored", "stored_std", "exists", "outside"]
     columns = first + [name for name in table if name not in first + internal]
     return table[columns].sort_values("image").reset_index(drop=True)
 

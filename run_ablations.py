@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import statistics
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,13 +22,14 @@ import pandas as pd
 from folders import DATABASES
 from iqa.config import Config, load_yaml, resolve, shipped_config
 from iqa.errors import Parser, UserError, exit_on_user_error
-from iqa.metrics import compare_dependent
-from iqa.results import predictions_table, provenance, read_history, read_results
-from iqa.system import start_logging, write_atomically, write_json
+from iqa.metrics import STATISTICS, Place, Statistic, compare_dependent, shown_in
+from iqa.results import markdown_table, predictions_table, provenance, read_history, read_results
+from iqa.system import spreadsheet_safe, start_logging, write_atomically, write_json
 
 log = logging.getLogger(__name__)
 
 LATENCY_PASSES = 5
+MARKS = {"better": " +", "worse": " -"}  # behind the SRCC that decided
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,8 @@ def read_ablation(file: str, dataset: str | None, seeds: Sequence[int] | None, r
     unknown = set(content) - {"baseline", "rows", "shared", "seeds"}
     if unknown or not isinstance(content.get("rows"), dict):
         raise UserError(f"{file}: expected baseline, rows, shared, seeds; got {', '.join(map(str, content))}")
-    if content.get("baseline") not in content["rows"]:
-        raise UserError(f"{file}: baseline {content.get('baseline')!r} is none of its rows")
+    if content.get("baseline") not in list(content["rows"]):  # YAML may name what no dictionary takes
+        raise UserError(f"{file}: baseline {content.get('baseline')!r} is not one of its rows")
     seeds = seeds or content.get("seeds") or [0]
     if not isinstance(seeds, list) or len(set(seeds)) < len(seeds):
         raise UserError(f"{file}: seeds: expected a list of different whole numbers, got {seeds}")
@@ -95,7 +97,7 @@ def run_all(ablation: Ablation) -> None:
 
 
 def make_rows(ablation: Ablation) -> list[dict]:
-    """A row an experiment: means and deviations over seeds, costs, and the comparison with the baseline."""
+    """Make a row an experiment: means and deviations over seeds, costs, and the comparison with the baseline."""
     results = {row: [read_results(c.run_dir) for c in configs] for row, configs in ablation.configs.items()}
     baseline = results[ablation.baseline]
     return [
@@ -111,10 +113,10 @@ def make_rows(ablation: Ablation) -> list[dict]:
 
 
 def _scores(results: Sequence[dict]) -> dict:
-    """Mean and deviation (ddof 1) of SRCC and PLCC over seeds for each part, with n of seeds."""
+    """Mean and deviation (ddof 1) of the statistics of brief tables over seeds for each part, with n of seeds."""
     scores: dict = {"seeds": len(results), "parts": {}}
     for part in results[0]["metrics"]:
-        for key in ("srcc", "plcc"):
+        for key in (each.key for each in shown_in(Place.BRIEF)):
             values = [r["metrics"][part][key] for r in results if r["metrics"].get(part, {}).get(key) is not None]
             scores["parts"].setdefault(part, {})[key] = {
                 "mean": statistics.mean(values) if values else None,
@@ -146,7 +148,10 @@ def _costs(configs: Sequence[Config]) -> dict:
 
 
 def compare_rows(results: Sequence[dict], baseline: Sequence[dict]) -> dict:
-    """Paired bootstrap on the same test images, seed by seed; a row is better or worse if every seed says so."""
+    """Compare a row with the baseline, seed by seed, by the paired bootstrap on the same test images.
+
+    It is better or worse if every seed says so.
+    """
     verdicts = []
     for ours, theirs in zip(results, baseline, strict=True):
         mine, other = (predictions_table(r, "test").set_index("image") for r in (ours, theirs))
@@ -160,19 +165,16 @@ def compare_rows(results: Sequence[dict], baseline: Sequence[dict]) -> dict:
 
 
 def to_table(rows: Sequence[dict]) -> pd.DataFrame:
-    """The rows as text cells: `mean ± deviation`, with + or - where better or worse than the baseline."""
-    marks = {"better": " +", "worse": " -"}
+    """Write the rows as text cells: `mean ± deviation`, with + or - where better or worse than the baseline."""
     table = []
     for row in rows:
         cells = {"row": row["row"], "seeds": row["seeds"]}
         for part, scores in row["parts"].items():
-            for key, value in scores.items():
-                mark = (
-                    marks.get((row["versus_baseline"] or {}).get("verdict"), "")
-                    if (part, key) == ("test", "srcc")
-                    else ""
-                )
-                cells[f"{part} {key.upper()}"] = _mean_and_deviation(value) + mark
+            brief = (each for each in shown_in(Place.BRIEF) if each.key in scores)
+            cells |= {f"{part} {each.title}": _mean_and_deviation(each, scores[each.key]) for each in brief}
+        compared = f"test {STATISTICS['srcc'].title}"
+        if compared in cells:
+            cells[compared] += MARKS.get((row["versus_baseline"] or {}).get("verdict"), "")
         cells["parameters (M)"] = f"{row['parameters'] / 1e6:.2f}"
         cells["GMACs"] = f"{row['macs'] / 1e9:.2f}"
         cells["ms/image (CPU)"] = f"{row['cpu_latency_ms']:.0f}"
@@ -182,39 +184,67 @@ def to_table(rows: Sequence[dict]) -> pd.DataFrame:
     return pd.DataFrame(table).fillna("-")
 
 
-def _mean_and_deviation(value: dict) -> str:
+def _mean_and_deviation(statistic: Statistic, value: dict) -> str:
     if value["mean"] is None:
         return "undefined"
-    return f"{value['mean']:.4f}" + ("" if value["std"] is None else f" ± {value['std']:.4f}")
+    return statistic.text(value["mean"]) + ("" if value["std"] is None else f" ± {statistic.text(value['std'])}")
 
 
-def write_tables(ablation: Ablation, rows: Sequence[dict], folder: Path) -> None:
-    """Write the table as JSON, CSV, Markdown and LaTeX."""
+def write_tables(ablation: Ablation, rows: Sequence[dict], folder: Path) -> dict:
+    """Write the table as JSON, CSV, Markdown and LaTeX, print it, and return its record."""
     table = to_table(rows)
     note = (
         f"+ better, - worse than {ablation.baseline} on every seed "
         "(paired bootstrap over contents, p < 0.05; undecided below 6 contents)."
     )
     record = {"name": ablation.name, "baseline": ablation.baseline, "note": note, "provenance": provenance()}
-    write_json(folder / "table.json", record | {"rows": list(rows)})
-    lines = [list(table.columns), ["---"] * len(table.columns), *table.itertuples(index=False)]
-    markdown = "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + f"\n\n{note}\n"
+    record["rows"] = list(rows)
+    write_json(folder / "table.json", record)
+    markdown = f"{markdown_table(table.columns, table.itertuples(index=False))}\n\n{note}\n"
     latex = table.to_latex(index=False, escape=True).replace("±", r"$\pm$")
-    for ending, text in {"csv": table.to_csv(index=False), "md": markdown, "tex": latex}.items():
+    for ending, text in {"csv": spreadsheet_safe(table).to_csv(index=False), "md": markdown, "tex": latex}.items():
         write_atomically(folder / f"table.{ending}", lambda file, text=text: file.write_text(text))
     print(table.to_string(index=False))
     print(note)
+    return record
+
+
+def ablate(
+    files: Sequence[str | Path],
+    dataset: str | None = None,
+    seeds: Sequence[int] | None = None,
+    results_dir: str | Path = "results/ablations",
+) -> list[dict]:
+    """Run the experiments of each file and write their table; what is finished is not run again.
+
+    Args:
+        files: YAML files of experiments; all are read before anything is run.
+        dataset: database to use instead of the files' own.
+        seeds: seeds to use instead of the files' own.
+        results_dir: where runs and tables are written, in a folder per file.
+
+    Returns:
+        The record of each file, as in its `table.json`.
+
+    Raises:
+        UserError: a file is wrong, or a run of other settings is in the place of one.
+    """
+    records = []
+    for ablation in [read_ablation(str(file), dataset, seeds, str(results_dir)) for file in files]:
+        run_all(ablation)
+        records.append(write_tables(ablation, make_rows(ablation), Path(results_dir) / ablation.name))
+    return records
 
 
 def make_parser() -> Parser:
-    """The command's flags."""
-    parser = Parser(description="Run ablations that are written down as data.")
+    """Name the command's flags; what is not given is left to `ablate`."""
+    parser = Parser(description="Run ablations that are written down as data.", argument_default=SUPPRESS)
     parser.add_argument(
         "files", nargs="+", metavar="FILE.yaml", help="a file, or the name of one in configs/: ablations/demo"
     )
     parser.add_argument("--dataset", choices=DATABASES, metavar="NAME", help="instead of the files' own")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the files' own")
-    parser.add_argument("--results_dir", default="results/ablations", metavar="FOLDER", help="[results/ablations]")
+    parser.add_argument("--results_dir", metavar="FOLDER", help="[results/ablations]")
     return parser
 
 
@@ -222,10 +252,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run and tabulate what the command line names."""
     arguments = make_parser().parse_args(argv)
     start_logging()
-    ablations = [read_ablation(f, arguments.dataset, arguments.seeds, arguments.results_dir) for f in arguments.files]
-    for ablation in ablations:
-        run_all(ablation)
-        write_tables(ablation, make_rows(ablation), Path(arguments.results_dir) / ablation.name)
+    ablate(**vars(arguments))
 
 
 if __name__ == "__main__":

@@ -9,35 +9,37 @@ once, then tests on other databases that are there. `--print_config` shows the r
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from folders import DATABASES, Database, read_run_database
 from iqa.config import Config, add_config_flags, config_from_flags, given_settings, load_config
 from iqa.data import cache_folder
-from iqa.errors import Parser, UserError, exit_on_user_error
-from iqa.metrics import across_splits
+from iqa.errors import Parser, Stopped, UserError, exit_on_user_error
+from iqa.metrics import Place, across_splits, shown_in
 from iqa.results import build_results, metrics_table, part_name, provenance, read_results, write_results
-from iqa.system import start_logging, write_json
+from iqa.system import StopSignals, lock_folder, start_logging, write_atomically, write_json
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from data_loader import Preparation
-    from HyperIQASolver_swin import HyperIQASolver
+    from HyperIQASolver_swin import HyperIQASolver, Progress
     from models_swin import SmartIQA
-    from smart_iqa.frozen_features import FrozenFeatures
+    from smart_iqa.frozen_features import FeatureNetwork, FrozenFeatures
 
 log = logging.getLogger(__name__)
 
-# What may differ when a stopped run goes on: where it runs, not what it computes.
-CHANGEABLE = ("device", "num_workers", "data_root", "data_path", "results_dir", "name", "cache_dir")
+# What may differ when a stopped run goes on: where and how it runs, not what it computes; see also `_may_change`.
+CHANGEABLE = ("device", "num_workers", "data_root", "data_path", "results_dir", "name", "cache_dir", "compile")
+CHANGEABLE += ("checkpoint_every",)
 
 
 def architecture_of(config: Config) -> dict:
@@ -83,42 +85,55 @@ def train_and_test(
     from smart_iqa.training_data import make_training_data
 
     origin = provenance()  # before training: the commit may move on meanwhile
-    data = make_training_data(databases, config, official, fold)
+    data = make_training_data(databases, config, official, fold, config.run_dir if resume else None)
     model = build_model(config).to(accelerator.device)
-    if accelerator.is_main_process:
-        _start_run_dir(config)
-        data.write_splits(config.run_dir, config.seed)
-    accelerator.wait_for_everyone()
-    described = f"{config.backbone} with {config.fusion} fusion, weights: {model.weights_source}"
-    log.info("%s: %s; %s", config.run_dir, data.in_words(), described)
-    images, caches = data.images(), cache_folder(config.cache_dir) / "+".join(data.scales)
-    preparation = prepare_images(config, caches, images, model, accelerator)
-    made = {"architecture": architecture_of(config), "scales": data.scales}
-    solver = _make_solver(config, data.parts, preparation, accelerator, made)
-    if config.compile:
-        for network in {model, preparation.network}:  # the second one scores what is cached
+    with _run_dir(config, accelerator, resume):
+        if accelerator.is_main_process:
+            data.write_splits(config.run_dir, config.seed)
+        accelerator.wait_for_everyone()
+        described = f"{config.backbone} with {config.fusion} fusion, weights: {model.weights_source}"
+        log.info("%s: %s; %s", config.run_dir, data.in_words(), described)
+        images, caches = data.images(), cache_folder(config.cache_dir) / "+".join(data.scales)
+        preparation = prepare_images(config, caches, images, model, accelerator)
+        made = {"architecture": architecture_of(config), "scales": data.scales}
+        solver = _make_solver(config, data.parts, preparation, accelerator, made)
+        progress, seconds = _train(solver, {model, preparation.network}, resume)
+        scorer = Scorer(model, config, accelerator, preparation, data.scales)
+        tested = test_databases(scorer, [*databases, *others], data.test_tables())
+        results = build_results(
+            dataclasses.asdict(config),
+            origin | {"backbone_weights": model.weights_source},
+            _protocol(config, data.record(), official and tested[0].described["official_split"]),
+            {part_name(part.database, config.dataset): part for part in tested},
+            {"training_seconds": round(seconds, 1)},
+            training=dataclasses.asdict(progress)
+            | {"parameters": sum(p.numel() for p in model.parameters()), "processes": accelerator.num_processes},
+        )
+        if accelerator.is_main_process:
+            write_results(config.run_dir / "results.json", results)
+            solver.previous_path.unlink(missing_ok=True)
+    accelerator.free_memory()  # of several rounds each leaves its network and its workers otherwise
+    return results
+
+
+def _train(solver: HyperIQASolver, networks: set[SmartIQA | FeatureNetwork], resume: bool) -> tuple[Progress, float]:
+    """Train, from the last checkpoint if there is one to resume, and load the best; progress and seconds.
+
+    Args:
+        solver: ready to train.
+        networks: what is compiled, if anything: the one that is trained, and the one that scores.
+        resume: go on where a run has stopped.
+    """
+    if solver.config.compile:
+        for network in networks:
             network.compile()
-    if resume and solver.last_path.is_file():
+    if resume and solver.can_resume:
         solver.resume()
     started = time.perf_counter()
     progress = solver.fit()
     seconds = time.perf_counter() - started
     solver.load_best()
-    scorer = Scorer(model, config, accelerator, preparation, data.scales)
-    tested = test_databases(scorer, [*databases, *others], data.test_tables())
-    results = build_results(
-        dataclasses.asdict(config),
-        origin | {"backbone_weights": model.weights_source},
-        _protocol(config, data.record(), official and tested[0].described["official_split"]),
-        {part_name(part.database, config.dataset): part for part in tested},
-        {"training_seconds": round(seconds, 1)},
-        training=dataclasses.asdict(progress)
-        | {"parameters": sum(p.numel() for p in model.parameters()), "processes": accelerator.num_processes},
-    )
-    if accelerator.is_main_process:
-        write_results(config.run_dir / "results.json", results)
-    accelerator.free_memory()  # of several rounds each leaves its network and its workers otherwise
-    return results
+    return progress, seconds
 
 
 def _make_solver(
@@ -145,9 +160,22 @@ def _make_solver(
     )
 
 
-def _start_run_dir(config: Config) -> None:
-    config.run_dir.mkdir(parents=True, exist_ok=True)
-    (config.run_dir / "config.yaml").write_text(config.to_yaml())
+@contextlib.contextmanager
+def _run_dir(config: Config, accelerator: Accelerator, resume: bool) -> Iterator[None]:
+    """Keep the run's folder, with its `config.yaml`, from other runs; of several processes the first one does."""
+    if not accelerator.is_main_process:
+        yield
+        return
+    with lock_folder(config.run_dir):
+        _require_new(config.run_dir, resume)
+        write_atomically(config.run_dir / "config.yaml", lambda file: file.write_text(config.to_yaml()))
+        yield
+
+
+def _require_new(run_dir: Path, resume: bool) -> None:
+    """Refuse a folder that holds anything, unless it is resumed; a run killed at its very start leaves it empty."""
+    if not resume and run_dir.exists() and any(not file.name.startswith(".") for file in run_dir.iterdir()):
+        raise UserError(f"{run_dir} exists: continue it with --resume, or give a new --name")
 
 
 def _protocol(config: Config, record: dict, official: bool) -> dict:
@@ -158,7 +186,7 @@ def _protocol(config: Config, record: dict, official: bool) -> dict:
         "name": "ours",
         "split": f"file {config.split_file}" if config.split_file else split,
         "selected_on": config.select_on,
-        "test_crops": f"{config.test_mode}, {config.test_patch_num}",
+        "test_crops": config.test_crops_in_words,
         **record,
         "allow_leakage": config.allow_leakage,
     }
@@ -180,9 +208,11 @@ def run(config: Config, resume: bool = False) -> dict:
     if config.compile:
         require_compiler()
     accelerator = make_accelerator(config.device, config.precision, config.accumulate)
-    if config.run_dir.exists() and not resume:
-        raise UserError(f"{config.run_dir} exists: continue it with --resume, or give a new --name")
+    _require_new(config.run_dir, resume)
     accelerator.wait_for_everyone()  # all have looked before the first process makes the folder
+    if resume and accelerator.is_main_process:
+        with lock_folder(config.run_dir):  # a run that is still going: said now, not after the images are checked
+            pass
     _warn(config)
     with accelerator.main_process_first():  # it checks the images, the others find its notes
         databases = [read_run_database(config)]
@@ -230,16 +260,15 @@ def _run_splits(
 
     rounds = [_round(config, index) for index in range(config.folds or config.train_test_num)]
     for one, fold in rounds:  # what cannot be split stops before anything is written
-        make_training_data(databases, one, official=False, fold=fold)
-    if accelerator.is_main_process:
-        _start_run_dir(config)
+        make_training_data(databases, one, official=False, fold=fold, stopped=one.run_dir if resume else None)
     metrics = []
-    for one, fold in rounds:
-        if (one.run_dir / "results.json").is_file():
-            results = read_results(one.run_dir)
-        else:
-            results = train_and_test(one, databases, others, accelerator, official=False, resume=resume, fold=fold)
-        metrics.append(results["metrics"])
+    with _run_dir(config, accelerator, resume):
+        for one, fold in rounds:
+            if (one.run_dir / "results.json").is_file():
+                results = read_results(one.run_dir)
+            else:
+                results = train_and_test(one, databases, others, accelerator, official=False, resume=resume, fold=fold)
+            metrics.append(results["metrics"])
     summary = {part: across_splits([m[part] for m in metrics]) for part in metrics[0]}
     if accelerator.is_main_process:
         write_json(config.run_dir / "summary.json", {"config": dataclasses.asdict(config), "summary": summary})
@@ -257,10 +286,11 @@ def _round(config: Config, index: int) -> tuple[Config, int | None]:
 def splits_table(summary: dict) -> str:
     """Mean, median and deviation over splits as an aligned text table: a row a part and statistic."""
     rows = [
-        {"": part, "statistic": key.upper(), "splits": values["n"]}
-        | {name: "-" if values[name] is None else f"{values[name]:.4f}" for name in ("median", "mean", "std")}
+        {"": part, "statistic": each.title, "splits": statistics[each.key]["n"]}
+        | {name: each.text(statistics[each.key][name]) for name in ("median", "mean", "std")}
         for part, statistics in summary.items()
-        for key, values in ((key, statistics[key]) for key in ("srcc", "plcc"))
+        for each in shown_in(Place.BRIEF)
+        if each.key in statistics
     ]
     return pd.DataFrame(rows).to_string(index=False)
 
@@ -284,8 +314,17 @@ def make_parser() -> Parser:
     return parser
 
 
+def _may_change(key: str, value: Any, stored: Config) -> bool:
+    """Whether a run may go on with another value of a setting: one that leaves alone all that is computed before."""
+    if key == "cache":  # a frozen backbone's features are rounded when they are kept
+        return not stored.freeze_backbone
+    if key == "epochs":  # more of them
+        return stored.lr_scheduler != "cosine" and value >= stored.epochs
+    return key in CHANGEABLE
+
+
 def _resumed_config(flags: argparse.Namespace) -> Config:
-    """The settings of the run to continue; flags may only change where it runs."""
+    """The settings of the run to continue; flags may only change what `_may_change` allows."""
     config = config_from_flags(flags)
     run_dir = Path(flags.resume) if flags.resume else config.run_dir
     if not (run_dir / "config.yaml").is_file():
@@ -297,11 +336,11 @@ def _resumed_config(flags: argparse.Namespace) -> Config:
         resolved = dataclasses.asdict(config)
         given = {key: resolved[key] for key in given_settings(flags) if key in resolved}
     for key, value in given.items():
-        if key not in CHANGEABLE and getattr(stored, key) != value:
+        if getattr(stored, key) != value and not _may_change(key, value, stored):
             raise UserError(
                 f"--resume: {key} is {getattr(stored, key)!r} in {run_dir} and {value!r} here: they must agree"
             )
-    changed = {key: value for key, value in given.items() if key in CHANGEABLE and value is not None}
+    changed = {k: value for k, value in given.items() if value is not None and _may_change(k, value, stored)}
     place = {"results_dir": str(run_dir.parent), "name": run_dir.name}
     return dataclasses.replace(stored, **(changed | place))
 
@@ -319,7 +358,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     if flags.resume is not None and (config.run_dir / finished).is_file():
         log.info("%s is complete; nothing to resume", config.run_dir)
         return
-    run(config, resume=flags.resume is not None)
+    try:
+        with StopSignals() as stop, stop.at_once():  # training has its own, which save first
+            run(config, resume=flags.resume is not None)
+    except Stopped as stopped:
+        go_on = f"python train_swin.py --resume {config.run_dir}"
+        there = (config.run_dir / "config.yaml").is_file()
+        raise Stopped(f"{stopped}; go on with: {go_on}" if there else str(stopped), stopped.signal) from None
     log.info("written to %s", config.run_dir)
 
 

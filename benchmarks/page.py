@@ -1,8 +1,8 @@
-"""Write the tables of docs/performance.md and docs/scaling.md from the results in benchmarks/results/.
+"""Write the tables of docs/performance.md, scaling.md and reliability.md from the results in benchmarks/results/.
 
     python benchmarks/page.py
 
-Between the markers of the two pages stands only what this writes, so that no number there is typed in.
+Between the markers of the pages stands only what this writes, so that no number there is typed in.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from iqa.errors import Parser, exit_on_user_error
+from iqa.results import markdown_table
 from iqa.system import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 
-PAGES = ("docs/performance.md", "docs/scaling.md")
+PAGES = ("docs/performance.md", "docs/scaling.md", "docs/reliability.md")
 NOTHING = "No result is committed yet."
 GLOBAL_BATCH = 32  # `batch_size`'s default
 PROCESSES = (2, 4, 8, 16, 32, 64)
@@ -34,7 +35,7 @@ def read_measurements(folder: Path) -> list[tuple[str, dict]]:
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A Markdown table; numbers with three digits."""
     cells = [[f"{v:,.3g}" if isinstance(v, float) and v < 1000 else _text(v) for v in row] for row in rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [list(head), ["---"] * len(head), *cells])
+    return markdown_table(head, cells)
 
 
 def _text(value: object) -> str:
@@ -134,6 +135,16 @@ def scaling_section(file: str, result: dict) -> str:
     return "\n".join([_headline(file, result), table(head, rows)])
 
 
+def inputs_section(file: str, result: dict) -> str:
+    """A row a kind of file: tried, read, refused, and what went otherwise."""
+    columns = ("tried", "read", "refused", "wrong")
+    counts = {**result["kinds"], "together": result["total"]}
+    rows = [[kind, *(of[column] for column in columns)] for kind, of in counts.items()]
+    slowest = f"\n\nThe slowest file was `{result['slowest_file']}`; Pillow {result['pillow']}."
+    head = ["kind of file", "tried", "read, with the right pixels", "refused, in one line", "neither"]
+    return "\n".join([_headline(file, result), targets_table(result), "", table(head, rows)]) + slowest
+
+
 # Section of a page -> the kind of result it shows, and how.
 SECTIONS = {
     "throughput": ("throughput", throughput_section),
@@ -141,6 +152,7 @@ SECTIONS = {
     "modes": ("test_modes", modes_section),
     "gpu": ("gpu", gpu_section),
     "scaling": ("throughput", scaling_section),
+    "inputs": ("reliability_inputs", inputs_section),
 }
 
 
@@ -155,11 +167,11 @@ def filled(page: str, results: Sequence[tuple[str, dict]]) -> str:
 
 def make_parser() -> Parser:
     """No flags."""
-    return Parser(description="Write the tables of docs/performance.md and docs/scaling.md.")
+    return Parser(description="Write the tables of docs/performance.md, scaling.md and reliability.md.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Fill both pages."""
+    """Fill the pages."""
     make_parser().parse_args(argv)
     results = read_measurements(ROOT / "benchmarks" / "results")
     for page in (ROOT / name for name in PAGES):

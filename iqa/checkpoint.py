@@ -1,11 +1,13 @@
 """Checkpoints: one safetensors file each, written whole or not at all, read strictly.
 
-A file holds tensors by name and, as JSON in its header, how it was made. `best.safetensors` holds a model;
-`last.safetensors` holds in addition everything that continuing needs.
+A file holds tensors by name and, as JSON in its header, how it was made, the version of this layout and a checksum.
+`best.safetensors` holds a model; `last.safetensors` holds in addition everything that continuing needs, and
+`previous.safetensors` is the `last` before it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from iqa.errors import UserError
 from iqa.system import write_atomically
 
 _MODEL, _OPTIMIZER = "model.", "optimizer."
+SCHEMA = 1  # of the file; those written before there was a number have no checksum either
 
 
 def save_checkpoint(
@@ -27,6 +30,7 @@ def save_checkpoint(
     made: dict,
     optimizer: torch.optim.Optimizer | None = None,
     extra: dict[str, Tensor] | None = None,
+    keep: Path | None = None,
 ) -> None:
     """Write a checkpoint.
 
@@ -36,9 +40,13 @@ def save_checkpoint(
         made: JSON-ready record of how it was made; `load_model_state` checks its `architecture`.
         optimizer: its tensors are stored too, so that training can go on.
         extra: further tensors by name (random number states).
+        keep: what lies at `path` goes here, once the new file is written beside it.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written.
     """
     tensors = {_MODEL + name: tensor for name, tensor in model.state_dict().items()}
-    header = {"made": json.dumps(made)}
+    header = {"made": json.dumps(made), "schema": json.dumps(SCHEMA)}
     if optimizer is not None:
         state = optimizer.state_dict()
         for index, values in state["state"].items():
@@ -47,26 +55,57 @@ def save_checkpoint(
     tensors |= extra or {}
     # Tied or strided tensors do not fit the format; a contiguous copy does.
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+    header["checksum"] = json.dumps(_checksum(tensors, header))
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary, metadata=header)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+        if keep is not None and path.exists():
+            path.replace(keep)
+
+    write_atomically(path, write)
+
+
+def _checksum(tensors: dict[str, Tensor], header: dict[str, str]) -> str:
+    """SHA-256 over a file's content: records, names, types, shapes and values, whatever their order."""
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """The tensors and the JSON records of a checkpoint file.
 
     Raises:
-        UserError: no such file, or not written by `save_checkpoint`.
+        UserError: no such file, not written by `save_checkpoint` or by that of a later version, or damaged.
     """
     if not path.is_file():
         raise UserError(f"no checkpoint at {path}")
     try:
         with safe_open(path, framework="pt") as file:
-            records = {key: json.loads(text) for key, text in (file.metadata() or {}).items()}
+            header = file.metadata() or {}
+            records = {key: json.loads(text) for key, text in header.items()}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is no checkpoint of this project: {error}") from error
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:  # bytes that are not UTF-8 or not JSON, too
+        raise UserError(f"{path} is damaged, or no checkpoint of this project: {error}") from error
     if "made" not in records:
         raise UserError(f"{path} is no checkpoint of this project: it does not say how it was made")
+    _check(path, tensors, header, records)
     return tensors, records
+
+
+def _check(path: Path, tensors: dict[str, Tensor], header: dict[str, str], records: dict[str, Any]) -> None:
+    """Compare a file's content with its checksum; files older than checksums have nothing to compare."""
+    schema, expected = records.get("schema", 0), records.get("checksum")
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise UserError(f"{path} is of a later version of this project (schema {schema}, known: {SCHEMA}): update it")
+    content = {key: text for key, text in header.items() if key != "checksum"}
+    if (schema or expected) and expected != _checksum(tensors, content):
+        raise UserError(f"{path} is damaged: its content is not what was written (checksum)")
 
 
 def load_model_state(

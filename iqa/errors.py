@@ -8,7 +8,30 @@ from collections.abc import Callable
 
 
 class UserError(ValueError):
-    """Bad input from outside: its text is one line that says what, where and what to do."""
+    """Bad input from outside: its text is one line that says what, where and what to do.
+
+    Names come from outside too: what would break the line or steer the terminal is written as an escape.
+    """
+
+    def __init__(self, text: str):
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+
+
+class WriteError(UserError, OSError):
+    """A file that could not be written: the disk is full, or its folder is gone or closed to us."""
+
+
+class Stopped(KeyboardInterrupt):
+    """The user, or the cluster, wants the program to end: its text says where it stopped.
+
+    Args:
+        text: one line.
+        signal: number of the signal.
+    """
+
+    def __init__(self, text: str, signal: int):
+        super().__init__(text)
+        self.signal = signal
 
 
 class Parser(argparse.ArgumentParser):
@@ -33,6 +56,9 @@ def exit_on_user_error(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(128 + stop.signal)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         sys.exit(130)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import math
+import sys
 from collections.abc import Callable
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from iqa.errors import UserError
+from iqa.runtime import autocast
 from iqa.system import progress
 
+log = logging.getLogger(__name__)
 ToImages = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -34,13 +41,17 @@ def predict(
 
     Returns:
         (n,) or (n, D) float64: per image the mean over its K crops.
+
+    Raises:
+        UserError: the memory does not suffice for one crop.
     """
     model.eval()
+    in_parts = _InParts(model)
     found: list[tuple[Tensor, Tensor]] = []  # on the device: a copy to the host would wait for it each time
     for batch in progress(loader, description, show=accelerator.is_main_process):
         B, K = batch.crops.shape[:2]
-        with accelerator.autocast():
-            crop_scores = model(to_images(batch.crops, batch.augment))  # (B*K, ...)
+        with autocast(accelerator):
+            crop_scores = in_parts(to_images(batch.crops, batch.augment))  # (B*K, ...)
         image_scores = crop_scores.float().view(B, K, *crop_scores.shape[1:]).mean(dim=1)  # (B, ...)
         found.append(accelerator.gather((image_scores, batch.index)))
     scores, index = (torch.cat(values).cpu().numpy() for values in zip(*found, strict=True))
@@ -48,3 +59,32 @@ def predict(
     by_row = np.empty((len(loader.dataset), *scores.shape[1:]))
     by_row[index] = scores
     return by_row
+
+
+class _InParts:
+    """A model that takes a batch in parts: half as large each time that the memory does not suffice."""
+
+    def __init__(self, model: nn.Module):
+        self.model, self.most = model, sys.maxsize
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images (N, ...) -> scores or features (N, ...)."""
+        while True:
+            try:
+                parts = [self.model(part) for part in images.split(self.most)]
+                return parts[0] if len(parts) == 1 else torch.cat(parts)
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+                self._halve(images.shape)
+            torch.cuda.empty_cache()  # does nothing without a GPU
+
+    def _halve(self, shape: torch.Size) -> None:
+        tried = min(self.most, shape[0])
+        if tried == 1:
+            raise UserError(
+                f"out of memory with a single crop of {shape[-2]}x{shape[-1]} pixels: lower --patch_size (or --resize "
+                "with --test_mode full), or compute on another --device"
+            )
+        self.most = math.ceil(tried / 2)
+        log.warning("out of memory with %d crops at once: going on with %d", tried, self.most)

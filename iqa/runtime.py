@@ -7,6 +7,7 @@ import shutil
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from iqa.errors import UserError
 from iqa.system import keep_freed_memory
@@ -17,7 +18,7 @@ def make_accelerator(device: str = "auto", precision: str = "fp32", accumulate: 
 
     Args:
         device: `auto` (the best there is), `cpu`, `cuda` or `mps`.
-        precision: `fp32`, `bf16` or `fp16` (autocast).
+        precision: `fp32`, or `bf16` or `fp16` for the backbone (autocast).
         accumulate: batches whose gradients make one optimizer step.
 
     Raises:
@@ -31,7 +32,15 @@ def make_accelerator(device: str = "auto", precision: str = "fp32", accumulate: 
     if device == "cpu" or not any(available.values()):
         keep_freed_memory()
     mixed = {"fp32": "no"}.get(precision, precision)
+    for kind in (PartialState, AcceleratorState, GradientState):  # else the first one's settings are a process's only
+        kind._shared_state = {}
     return Accelerator(cpu=device == "cpu", mixed_precision=mixed, gradient_accumulation_steps=accumulate)
+
+
+def autocast(accelerator: Accelerator) -> torch.autocast:
+    """The arithmetic of an accelerator's precision; its own `autocast` is that of the last one made."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
+    return torch.autocast(accelerator.device.type, dtype, enabled=dtype is not None)
 
 
 def require_compiler() -> None:

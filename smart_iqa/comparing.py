@@ -16,6 +16,7 @@ import pandas as pd
 
 from data_loader import warn_of_small_images
 from folders import DATABASES, Database, read_run_database
+from iqa.choices import describe_crops
 from iqa.config import CONFIGS, Config, load_yaml, resolve
 from iqa.data import file_hash, read_split
 from iqa.errors import UserError
@@ -143,8 +144,8 @@ def _require_unseen(checkpoint: Checkpoint, database: Database, table: pd.DataFr
 
 
 def evaluate(
-    checkpoints: Sequence[str],
-    datasets: Sequence[str],
+    checkpoints: str | Path | Sequence[str | Path],
+    datasets: str | Sequence[str],
     *,
     data_root: str | None = None,
     skip_bad_images: bool = False,
@@ -158,8 +159,8 @@ def evaluate(
     """Test every checkpoint on every database and compare each with the first: the content of a results file.
 
     Args:
-        checkpoints: folders of runs, checkpoint files, or files of published code.
-        datasets: names of databases; one that a run was trained on is tested on its test part.
+        checkpoints: one or several folders of runs, checkpoint files, or files of published code.
+        datasets: one or several names of databases; one that a run was trained on is tested on its test part.
         data_root: holds a folder per database; None takes $IQA_DATA_ROOT or ./datasets.
         skip_bad_images: leave bad rows out and record them.
         protocol: a key of `iqa.results.PROTOCOLS`.
@@ -172,14 +173,16 @@ def evaluate(
     Raises:
         UserError: a database, a checkpoint or an argument is bad, or they do not fit each other.
     """
-    _require_that_they_fit(checkpoints, datasets, protocol, split_file, ratings)
-    origin, runs = provenance(), read_checkpoints(checkpoints)
-    databases = _databases_of(runs, datasets, data_root, skip_bad_images)
+    paths, names = _as_list(checkpoints), _as_list(datasets)
+    asked = {"test_mode": test_mode, "test_patch_num": test_patch_num}
+    _require_that_they_fit(paths, names, protocol, split_file, ratings, asked)
+    origin, runs = provenance(), read_checkpoints(paths)
+    databases = _databases_of(runs, names, data_root, skip_bad_images)
     lists = {d.name: table_to_test(d, runs, _listed(split_file, d)) for d in databases}
     tables = {name: table for name, (table, _) in lists.items()}
     if ratings is not None:
         _require_deviations(tables)
-    changes = _changed_settings(runs, protocol, {"test_mode": test_mode, "test_patch_num": test_patch_num})
+    changes = _changed_settings(runs, protocol, asked)
     tested: dict[str, ScoredPart] = {}
     described: dict[str, dict] = {"checkpoints": {}, "parts": {}}
     for checkpoint in runs:
@@ -199,6 +202,11 @@ def evaluate(
         **described,
         comparisons=_comparisons(runs, databases, tested, ratings),
     )
+
+
+def _as_list(one_or_several: str | Path | Sequence[str | Path]) -> list[str]:
+    several = [one_or_several] if isinstance(one_or_several, str | Path) else one_or_several
+    return list(map(str, several))
 
 
 def _databases_of(
@@ -225,14 +233,23 @@ def _databases_of(
 
 
 def _require_that_they_fit(
-    checkpoints: Sequence[str], datasets: Sequence[str], protocol: str, split_file: str | None, ratings: int | None
+    checkpoints: Sequence[str],
+    datasets: Sequence[str],
+    protocol: str,
+    split_file: str | None,
+    ratings: int | None,
+    asked: dict,
 ) -> None:
+    if not checkpoints or not datasets:
+        raise UserError("nothing to test: give at least one checkpoint and one database")
     if protocol not in PROTOCOLS:
         raise UserError(f"protocol: unknown {protocol!r}; known: {', '.join(PROTOCOLS)}")
     if unknown := [name for name in datasets if name not in DATABASES]:
         raise UserError(f"--datasets: unknown database {unknown[0]!r}; known: {', '.join(DATABASES)}")
     if (protocol == "playground") != (split_file is not None):
         raise UserError("--protocol playground and --split_file go together: the list is what makes the protocol")
+    if protocol == "paper" and any(value is not None for value in asked.values()):
+        raise UserError(f"--protocol paper fixes the crops: give it without {' and '.join(asked)}")
     if split_file and len(datasets) > 1:
         raise UserError("--split_file is for one database: evaluate the others apart")
     if ratings is not None and (ratings < 1 or len(checkpoints) < 2):
@@ -292,8 +309,9 @@ def _describe_part(part: ScoredPart, checkpoint: Checkpoint, listed: dict) -> di
 def _describe_protocol(protocol: str, split_file: str | None, described: dict[str, dict]) -> dict:
     """What a results file says of the test: protocol, crops, what chose the checkpoints, and notes for the reader."""
     checkpoints = described["checkpoints"]
-    crops = {f"{c['tested_with']['test_mode']}, {c['tested_with']['test_patch_num']}" for c in checkpoints.values()}
-    resizes = {c["tested_with"]["resize"] for c in checkpoints.values()}
+    tested_with = [checkpoint["tested_with"] for checkpoint in checkpoints.values()]
+    crops = {describe_crops(settings["test_mode"], settings["test_patch_num"]) for settings in tested_with}
+    resizes = {settings["resize"] for settings in tested_with}
     notes = [
         f"{name} was chosen on the test part: its scores on {', '.join(checkpoint['trained_on'])} are optimistic "
         "and cannot be compared with others"

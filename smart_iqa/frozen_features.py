@@ -36,6 +36,7 @@ from data_loader import (
 from iqa.config import Config
 from iqa.data import RowCache
 from iqa.errors import UserError
+from iqa.runtime import autocast
 from iqa.system import progress
 from models_swin import SmartIQA
 
@@ -78,7 +79,7 @@ class FrozenFeatures:
         self.config, self.network, self.accelerator = config, FeatureNetwork(model), accelerator
         self.row_of = {path: row for row, path in enumerate(table["path"])}
         self.size = sum(channels * side**2 for _, channels, side in model.feature_grids)
-        self.shapes = {True: (config.train_patch_num, 2, self.size), False: (_test_crops(config), 1, self.size)}
+        self.shapes = {True: (config.train_patch_num, 2, self.size), False: (config.test_crops, 1, self.size)}
         images, backbone = image_fingerprint(table), _backbone_digest(model)
         self.rows: dict[bool, RowCache] = {}
         for training, shape in self.shapes.items():
@@ -127,12 +128,10 @@ class FrozenFeatures:
         images_at_once = max(1, _CROPS_AT_ONCE // self.shapes[training][0])
         loader = test_loader(CropDataset(table, self.config, frozen_crops=training), self.config, images_at_once)
         self.network.to(self.accelerator.device).eval()
-        # A loader draws from torch's generator when it starts; dropout must not depend on what is cached already.
-        with torch.random.fork_rng(devices=[]):
-            for batch in progress(loader, "features", show=self.accelerator.is_main_process):
-                features = self._features(batch, flips=self.shapes[training][1]).cpu().numpy()
-                for path, content in zip(table["path"][batch.index.numpy()], features, strict=True):
-                    self._write(path, content, training)
+        for batch in progress(loader, "features", show=self.accelerator.is_main_process):
+            features = self._features(batch, flips=self.shapes[training][1]).cpu().numpy()
+            for path, content in zip(table["path"][batch.index.numpy()], features, strict=True):
+                self._write(path, content, training)
 
     def _write(self, path: str, content: np.ndarray, training: bool) -> None:
         if not np.isfinite(content).all():
@@ -144,7 +143,7 @@ class FrozenFeatures:
         B, K = batch.crops.shape[:2]
         device, backbone = self.accelerator.device, self.network.backbone
         images = to_images(batch.crops.to(device), batch.augment.to(device), backbone.mean, backbone.std)
-        with self.accelerator.autocast():
+        with autocast(self.accelerator):
             views = [self.network.pooled_features(i) for i in (images, images.flip(-1))[:flips]]
         return torch.stack(views, dim=1).half().unflatten(0, (B, K))
 
@@ -206,13 +205,9 @@ def prepare_images(
     return Preparation(model, config, PixelCache(folder, table, config) if config.cache else None)
 
 
-def _test_crops(config: Config) -> int:
-    return 1 if config.test_mode in ("center", "full") else config.test_patch_num
-
-
 def _settings(config: Config, training: bool) -> dict:
     """The settings that decide what pixels the backbone sees, and its arithmetic."""
-    crops = {"training": config.train_patch_num} if training else {config.test_mode: _test_crops(config)}
+    crops = {"training": config.train_patch_num} if training else {config.test_mode: config.test_crops}
     settings = {"patch_size": config.patch_size, "resize": config.resize, "crops": crops, "precision": config.precision}
     return settings | {package: importlib.metadata.version(package) for package in ("torch", "timm", "pillow")}
 

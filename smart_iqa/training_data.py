@@ -18,6 +18,7 @@ from folders import Database
 from iqa.config import Config
 from iqa.data import PARTS, check_leakage, kfold, read_split, split_database, write_split
 from iqa.errors import UserError
+from iqa.results import read_json
 
 
 class Scale(NamedTuple):
@@ -52,10 +53,11 @@ class TrainingData:
         return {database.name: part_table(database, split, "test") for database, split in pairs}
 
     def write_splits(self, folder: Path, seed: int) -> None:
-        """Write the split of every database to a run's folder: `split.json` for the first one, `split_<name>.json`."""
+        """Write the split of every database to a run's folder, where it is not there: see `split_path`."""
         for number, (database, split) in enumerate(zip(self.databases, self.splits, strict=True)):
-            name = f"split_{database.name}.json" if number else "split.json"
-            write_split(folder / name, database, split, seed)
+            path = split_path(folder, number, database.name)
+            if not path.is_file():
+                write_split(path, database, split, seed)
 
     def record(self) -> dict:
         """What a results file says of it: images and contents of each part, scale of each database, notes."""
@@ -74,6 +76,11 @@ class TrainingData:
     def images(self) -> pd.DataFrame:
         """All images of all databases, of whatever part."""
         return pd.concat([database.table for database in self.databases], ignore_index=True)
+
+
+def split_path(folder: Path, number: int, database: str) -> Path:
+    """Where a run keeps a database's split: `split.json` for the first one, `split_<name>.json` for the others."""
+    return folder / (f"split_{database}.json" if number else "split.json")
 
 
 def _contents(table: pd.DataFrame) -> int:
@@ -96,7 +103,11 @@ def part_table(database: Database, split: pd.Series, part: str) -> pd.DataFrame:
 
 
 def make_training_data(
-    databases: Sequence[Database], config: Config, official: bool, fold: int | None = None
+    databases: Sequence[Database],
+    config: Config,
+    official: bool,
+    fold: int | None = None,
+    stopped: Path | None = None,
 ) -> TrainingData:
     """Split every database and put them together.
 
@@ -105,12 +116,17 @@ def make_training_data(
         config: gives seed, split_file (of the first database) and allow_leakage.
         official: take official splits where there are any.
         fold: take this one of `config.folds` instead.
+        stopped: the folder of a run that goes on; its splits are kept.
 
     Raises:
-        UserError: a content in two parts, an empty part, a split file that does not fit, or a database whose
-            training part has one mos only beside others.
+        UserError: a content in two parts, an empty part, a split file that does not fit, a database whose training
+            part has one mos only beside others, or one that is not what the stopped run has learned from.
     """
-    splits = [_split(database, config, official, fold) for database in databases]
+    kept = [_kept_split(stopped, number, database) for number, database in enumerate(databases)]
+    splits = [
+        _split(database, config, official, fold) if split is None else split
+        for database, split in zip(databases, kept, strict=True)
+    ]
     notes = [
         note
         for database, split in zip(databases, splits, strict=True)
@@ -124,6 +140,24 @@ def make_training_data(
     parts = {part: _join(tables[part], list(scales.values())) for part in PARTS}
     notes += _identical_across(parts)
     return TrainingData(list(databases), splits, parts, scales, notes)
+
+
+def _kept_split(stopped: Path | None, number: int, database: Database) -> pd.Series | None:
+    """The split that a stopped run has written down; None where it had not come so far."""
+    if stopped is None:
+        return None
+    path = split_path(stopped, number, database.name)
+    if path.is_file():
+        written = read_json(path)
+        if not isinstance(written, dict) or written.get("fingerprint") != database.fingerprint():
+            raise UserError(
+                f"{database.name}: its labels or images are not those that {stopped} has learned from ({path.name}): "
+                "put them back, or start a new run with another --name"
+            )
+        return read_split(path, database)
+    if any(stopped.glob("*.safetensors")):
+        raise UserError(f"{path} is gone: which images {stopped} has learned from is unknown; start a new run")
+    return None
 
 
 def _split(database: Database, config: Config, official: bool, fold: int | None) -> pd.Series:

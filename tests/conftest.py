@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
-from PIL import Image, ImageFilter
+from written import Templates, write_all, write_images
 
 from iqa.system import declare_missing_operators
 
@@ -29,6 +28,19 @@ def _caches_of_their_own(tmp_path_factory) -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def written(tmp_path_factory, worker_id) -> Templates:
+    """What the commands record of one tiny run, made once for all processes of a test run."""
+    if worker_id == "master":
+        return Templates(write_all(tmp_path_factory.mktemp("written")))
+    folder = tmp_path_factory.getbasetemp().parent / "written"  # of all workers
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "complete").exists():
+            write_all(folder)
+            (folder / "complete").touch()
+    return Templates(folder)
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     torch.manual_seed(0)
@@ -36,14 +48,5 @@ def _seed() -> None:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory) -> Path:
-    """A table of ten made-up scenes, each at four degrees of blur."""
-    folder, rng, rows = tmp_path_factory.mktemp("data"), np.random.default_rng(0), []
-    for scene in range(10):
-        coarse = Image.fromarray(rng.integers(0, 255, (10, 12, 3), dtype=np.uint8))
-        sharp = coarse.resize((48, 40), Image.Resampling.NEAREST)
-        for degree in range(4):
-            name = f"scene{scene}_{degree}.png"
-            sharp.filter(ImageFilter.GaussianBlur(1.5 * degree)).save(folder / name)
-            rows.append({"image": name, "mos": 90 - 25 * degree + rng.normal(), "content": f"scene{scene}"})
-    pd.DataFrame(rows).to_csv(folder / "table.csv", index=False)
-    return folder
+    """The folder of a table of ten made-up scenes, each at four degrees of blur."""
+    return write_images(tmp_path_factory.mktemp("data") / "images").parent

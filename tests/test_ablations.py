@@ -10,7 +10,7 @@ import pytest
 from helpers import command
 
 from iqa.errors import UserError
-from run_ablations import compare_rows, read_ablation
+from run_ablations import ablate, compare_rows, read_ablation
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "configs" / "ablations").glob("*.yaml"))
@@ -41,10 +41,11 @@ def test_rows_are_run_once_and_tabulated(small_file, tmp_path):
     assert len(runs) == 4
     before = [run.stat().st_mtime_ns for run in runs]
     (runs[0].parent / "results.json").unlink()  # as if killed before its test
-    assert command("run_ablations", small_file, "--results_dir", tmp_path / "out") == 0
+    (table,) = ablate([small_file], results_dir=tmp_path / "out")
     after = [run.stat().st_mtime_ns for run in runs]
     assert after[1:] == before[1:] and after[0] > before[0]
-    rows = json.loads((tmp_path / "out" / "small" / "table.json").read_text())["rows"]
+    assert table == json.loads((tmp_path / "out" / "small" / "table.json").read_text())
+    rows = table["rows"]
     srccs = [json.loads(run.read_text())["metrics"]["test"]["srcc"] for run in runs[:2]]
     assert rows[0]["parts"]["test"]["srcc"]["mean"] == pytest.approx(np.mean(srccs))
     assert rows[0]["parts"]["test"]["srcc"]["std"] == pytest.approx(np.std(srccs, ddof=1))

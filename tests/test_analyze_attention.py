@@ -1,4 +1,4 @@
-"""Stage weights by level and group, and maps over a picture: closed forms, places, and what the command writes."""
+"""Stage weights by level and group, and maps over an image: closed forms, places, and what the command writes."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from torch import nn
 from trees import koniq, koniq_rows
 
 from analyze_attention import (
-    LEVELS,
     STAGES,
     by_group,
+    by_level,
     covering_corners,
     group_differences,
     groups_in_words,
-    in_words,
-    markdown_table,
-    picture_maps,
+    image_maps,
     rollout_maps,
     sample_by_level,
     stitch,
     trends,
+    trends_in_words,
+    weights_table,
     with_groups,
 )
 from iqa.attention import grad_cam, place_on_images
 from iqa.errors import UserError
-from iqa.figures import panel
+from iqa.figures import draw_panel
+from iqa.metrics import QUALITY_LEVELS as LEVELS, quality_levels
 from models_swin import FUSIONS, SmartIQA
 from smart_iqa.scorer import load_model
 
@@ -102,17 +103,17 @@ def test_what_hangs_over_the_edge_is_cut_off_and_not_squeezed_in():
     torch.testing.assert_close((placed[0, 72, inner + 15] + placed[0, 72, inner + 16]) / 2, torch.arange(1.0, 4.0))
 
 
-# Maps of crops, back on their picture
+# Maps of crops, back on their image
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(8, 24))
-def test_crops_cover_every_pixel_and_stitched_they_are_the_picture(more_rows, more_columns, size):
+def test_crops_cover_every_pixel_and_stitched_they_are_the_image(more_rows, more_columns, size):
     height, width = size + more_rows, size + more_columns
-    picture = np.random.default_rng(0).random((height, width))
+    image = np.random.default_rng(0).random((height, width))
     corners = covering_corners(height, width, size)
-    crops = np.stack([picture[top : top + size, left : left + size] for top, left in corners])
+    crops = np.stack([image[top : top + size, left : left + size] for top, left in corners])
     assert crops.shape[1:] == (size, size)  # no crop hangs over the edge
-    np.testing.assert_allclose(stitch(crops, corners, height, width), picture)
+    np.testing.assert_allclose(stitch(crops, corners, height, width), image)
 
 
 @given(st.integers(16, 200), st.integers(8, 16))
@@ -165,13 +166,13 @@ def test_nothing_is_tested_where_fewer_than_two_groups_have_two_images():
     assert group_differences(images) == {}
     assert groups_in_words({}, "content", alone=2)[0].startswith("Nothing is tested")
     assert math.isnan(by_group(images, "group")["b"]["std"][2])
-    assert "| b | 1 | 65.0 | 50.0 | 0.1000 | 0.1000 | 0.3000 | 0.5000 |" in markdown_table(by_group(images, "group"))
+    assert "| b | 1 | 65.0 | 50.0 | 0.1000 | 0.1000 | 0.3000 | 0.5000 |" in weights_table(by_group(images, "group"))
 
 
 @pytest.mark.parametrize(("p", "says"), [(0.012, "rises"), (0.013, "No relation")])
 def test_a_trend_is_claimed_only_if_it_survives_the_number_of_stages_tested(p, says):
     trend = {stage: {"srcc": 0.5, "p": p, "n": 20} for stage in STAGES}  # 0.0125 = 0.05 / 4
-    assert all(says in sentence for sentence in in_words(trend))
+    assert all(says in sentence for sentence in trends_in_words(trend))
 
 
 @pytest.mark.parametrize(("p", "says"), [(0.012, " differs "), (0.013, "is not shown to differ")])
@@ -182,7 +183,7 @@ def test_a_difference_between_groups_is_claimed_only_if_it_survives_the_number_o
 
 def test_a_constant_weight_has_no_relation_to_measure_and_no_number_is_made_up():
     found = trends(weighed(["a"] * 6, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]))
-    words = in_words(found)
+    words = trends_in_words(found)
     assert "can be measured: one of them is constant" in words[0] and "nan" not in " ".join(words)
     assert found["stage 2"]["srcc"] == pytest.approx(1) and "rises" in words[2] and "falls" in words[3]
 
@@ -194,6 +195,15 @@ def test_levels_are_fifths_of_mos_and_fewer_images_than_levels_are_refused():
     assert sampled.groupby("level", observed=False)["mos"].max().is_monotonic_increasing
     with pytest.raises(UserError, match="4 images are fewer than the 5 quality levels"):
         sample_by_level(images[:4], samples=3, seed=0)
+
+
+def test_images_of_one_mos_are_in_one_level_and_a_level_without_images_stays_in_the_table():
+    images = pd.DataFrame({"mos": np.repeat([20.0, 50.0, 80.0], [8, 4, 8])})
+    sampled = sample_by_level(images, samples=20, seed=0)
+    assert sampled["level"].tolist() == quality_levels(images["mos"])
+    levels = by_level(sampled.assign(score=50.0))
+    assert {name: row["n"] for name, row in levels.items()} == dict(zip(LEVELS, (0, 8, 4, 0, 8), strict=True))
+    assert "| Very Low | 0 | - | - |" in weights_table(levels)
 
 
 def test_a_column_to_group_by_is_named_if_it_is_nearly_right_and_refused_if_empty():
@@ -268,12 +278,12 @@ def test_without_weights_and_panels_no_maps_are_promised(tmp_path, capsys):
 def test_swin_has_a_rollout_and_a_cnn_grad_cam_alone(tmp_path):
     for backbone, has_rollout in (("nano", True), ("tf_efficientnet_lite0", False)):
         folder = tmp_path / backbone
-        maps = picture_maps(load_model(make_run(folder, "channel", backbone), "cpu"), str(folder / "data" / "0.png"))
-        assert maps.picture.shape == (36, 40, 3) and maps.grad_cam.shape == (36, 40)
+        maps = image_maps(load_model(make_run(folder, "channel", backbone), "cpu"), str(folder / "data" / "0.png"))
+        assert maps.image.shape == (36, 40, 3) and maps.grad_cam.shape == (36, 40)
         assert (maps.rollout is not None) == has_rollout
-        drawn = panel("0.png", maps.picture, maps.grad_cam, maps.rollout, dict.fromkeys(STAGES, 0.25))
+        drawn = draw_panel("0.png", maps.image, maps.grad_cam, maps.rollout, dict.fromkeys(STAGES, 0.25))
         titles = [axes.get_title() for axes in drawn.axes if axes.get_title()]
-        assert titles == ["picture", "stage weights", "Grad-CAM"] + ["attention rollout"] * has_rollout
+        assert titles == ["image", "stage weights", "Grad-CAM"] + ["attention rollout"] * has_rollout
 
 
 def test_a_published_checkpoint_is_analysed_on_the_official_test_part(tmp_path, monkeypatch):

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import resource
+import signal
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
 from iqa.checkpoint import load_model_state, load_optimizer_state, read_checkpoint, save_checkpoint
 from iqa.errors import UserError
-from iqa.system import write_atomically, write_json
+from iqa.system import lock_folder, write_atomically, write_json
 
 
 def small_network() -> nn.Module:
@@ -42,7 +48,7 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_beside_it(tmp_path:
         temporary.write_text("ne")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(UserError, match="best cannot be written: disk full"):
         write_atomically(tmp_path / "best", fail_halfway)
     assert (tmp_path / "best").read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["best"]
@@ -154,20 +160,102 @@ def test_a_missing_checkpoint_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x08" + b"\0" * 7 + b"{}      "])
 def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.safetensors").write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.safetensors is no checkpoint of this project"):
+    with pytest.raises(UserError, match=r"a\.safetensors is (damaged, or )?no checkpoint of this project"):
         read_checkpoint(tmp_path / "a.safetensors")
 
 
 @pytest.mark.parametrize("metadata", [None, {"format": "pt"}, {"author": '"someone"'}])
 def test_tensors_of_another_program_are_no_checkpoint(tmp_path: Path, metadata: dict | None) -> None:
     save_file({"weight": torch.zeros(2)}, tmp_path / "a.safetensors", metadata=metadata)
-    with pytest.raises(UserError, match=r"a\.safetensors is no checkpoint of this project"):
+    with pytest.raises(UserError, match=r"a\.safetensors is (damaged, or )?no checkpoint of this project"):
         read_checkpoint(tmp_path / "a.safetensors")
 
 
-def test_a_truncated_checkpoint_is_named(tmp_path: Path) -> None:
-    save_checkpoint(tmp_path / "best.safetensors", small_network(), {})
-    content = (tmp_path / "best.safetensors").read_bytes()
-    (tmp_path / "best.safetensors").write_bytes(content[:-10])
-    with pytest.raises(UserError, match=r"best\.safetensors is no checkpoint of this project"):
+# Damage.
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    file = tmp_path_factory.mktemp("good") / "best.safetensors"
+    model = small_network()
+    save_checkpoint(file, model, {"epoch": 3}, make_optimizer("adamw", model), {"random": torch.get_rng_state()[:9]})
+    return file.read_bytes()
+
+
+@settings(max_examples=300)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_no_flipped_bit_goes_unnoticed(tmp_path_factory: pytest.TempPathFactory, good: bytes, place, bit) -> None:
+    file = tmp_path_factory.getbasetemp() / "flipped.safetensors"
+    content = bytearray(good)
+    content[int(place * len(content))] ^= 1 << bit
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"flipped\.safetensors is (damaged|no checkpoint|of a later version)"):
+        read_checkpoint(file)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.05, 0.5, 0.95, 0.999])
+def test_a_truncated_checkpoint_is_named(tmp_path: Path, good: bytes, kept: float) -> None:
+    (tmp_path / "best.safetensors").write_bytes(good[: int(kept * len(good))])
+    with pytest.raises(UserError, match=r"best\.safetensors is damaged"):
         read_checkpoint(tmp_path / "best.safetensors")
+
+
+def test_a_checkpoint_from_before_checksums_is_read(tmp_path: Path) -> None:
+    save_file({"model.weight": torch.ones(2)}, tmp_path / "old.safetensors", metadata={"made": "{}"})
+    assert read_checkpoint(tmp_path / "old.safetensors")[1] == {"made": {}}
+
+
+def test_a_checkpoint_of_a_later_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("iqa.checkpoint.SCHEMA", 99)
+    save_checkpoint(tmp_path / "best.safetensors", small_network(), {})
+    monkeypatch.undo()
+    with pytest.raises(UserError, match=r"best\.safetensors is of a later version .*schema 99, known: 1.*: update it"):
+        read_checkpoint(tmp_path / "best.safetensors")
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_and_says_so(tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk; in a process of its own, since it cannot be lifted."""
+    save_checkpoint(tmp_path / "best.safetensors", small_network(), {})
+    before = (tmp_path / "best.safetensors").read_bytes()
+
+    def fill() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        with pytest.raises(UserError, match=r"best\.safetensors cannot be written: .*too large"):
+            save_checkpoint(tmp_path / "best.safetensors", nn.Linear(100, 100), {})
+
+    child = multiprocessing.get_context("fork").Process(target=fill)
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert (tmp_path / "best.safetensors").read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["best.safetensors"]
+
+
+def test_a_folder_that_is_gone_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"gone/best\.safetensors cannot be written: .*No such file"):
+        save_checkpoint(tmp_path / "gone" / "best.safetensors", small_network(), {})
+
+
+# The lock.
+
+
+def test_a_folder_is_one_processs_at_a_time_and_a_killed_one_leaves_nothing(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    held = context.Event()
+
+    def hold() -> None:
+        with lock_folder(tmp_path / "run"):
+            (tmp_path / "run" / ".last.safetensors.123.tmp").write_text("half")
+            held.set()
+            time.sleep(600)
+
+    other = context.Process(target=hold)
+    other.start()
+    assert held.wait(60)
+    with pytest.raises(UserError, match="run is being written by another process"), lock_folder(tmp_path / "run"):
+        pass
+    os.kill(other.pid, signal.SIGKILL)
+    other.join()
+    with lock_folder(tmp_path / "run"), lock_folder(tmp_path / "run"):
+        assert not list((tmp_path / "run").glob("*.tmp")) + list((tmp_path / "run").glob(".*.tmp"))

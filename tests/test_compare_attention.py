@@ -8,7 +8,6 @@ import math
 import sys
 import zipfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -19,9 +18,9 @@ from helpers import command
 from matplotlib.figure import Figure
 from PIL import Image
 
-from compare_attention_weights import Measured, Samples, draw_example
+from compare_attention_weights import compare_attention, draw_sample
 from folders import read_run_database
-from iqa.attention import check_attention
+from iqa.attention import Measured, Samples, check_attention
 from iqa.checkpoint import save_checkpoint
 from iqa.config import Config
 from iqa.data import write_split
@@ -154,6 +153,13 @@ def test_the_same_samples_are_drawn_of_both_and_drawn_alike_each_time(tmp_path, 
     assert compare(flags[:-2], tmp_path / "all")["n"] == 150
 
 
+def test_it_can_be_called_from_python_and_returns_the_record(tmp_path):
+    _, full, _, no_middle = pair(tmp_path, {"attention": random_rows(9)}, {"attention": random_rows(9, seed=1)})
+    record = compare_attention(full, str(no_middle), tmp_path / "out", num_samples=5)
+    assert record["n"] == 5 and record["inputs"]["checkpoint_full"] == str(full)
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())["statistics"] == record["statistics"]
+
+
 def test_few_samples_give_a_warning_and_three_are_enough_to_run(tmp_path, caplog):
     flags = pair(tmp_path, {"attention": random_rows(3)}, {"attention": random_rows(3, seed=1)})
     assert compare(flags, tmp_path / "out")["n"] == 3
@@ -225,7 +231,7 @@ def test_other_mistakes_are_one_line_too(tmp_path, capsys):
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory) -> Path:
-    """Twenty made-up pictures; the smoother ones have a higher mos."""
+    """Twenty made-up images; the smoother ones have a higher mos."""
     folder = tmp_path_factory.mktemp("pictures")
     table = [{"image": f"{i}.png", "mos": 5.0 * i, "content": f"c{i}"} for i in range(20)]
     file = trees.table(folder / "table.csv", table)
@@ -265,11 +271,11 @@ def flags_of(full: Path, no_middle: Path) -> list:
 
 
 def map_figure(full: np.ndarray, no_middle: np.ndarray) -> Figure:
-    """The example of one picture whose rollout is given, in shares that sum to 1."""
+    """The figure of one image whose rollout is given, in shares that sum to 1."""
     overall = {model: {"entropy": np.zeros(1)} for model in ("full", "no_middle")}
     models = {model: Measured({}, {}, None, shown[None]) for model, shown in (("full", full), ("no_middle", no_middle))}
-    crops = [SimpleNamespace(crops=torch.zeros(1, 3, 32, 32, dtype=torch.uint8))]
-    return draw_example(Samples(["a.png"], None, models, crops, {}, []), overall, 0, 0.5)
+    crop = np.zeros((32, 32, 3), dtype=np.uint8)
+    return draw_sample(Samples(["a.png"], None, models, lambda row: crop, {}, []), overall, 0, 0.5)
 
 
 def test_maps_of_nearly_even_attention_are_drawn_over_the_range_of_their_data_alike_in_both_models():
@@ -357,7 +363,7 @@ def test_cnns_are_compared_by_their_cross_scale_attention_alone(database, tmp_pa
     refused(flags_of(a, c), tmp_path, capsys, ["no kind of attention in common"])
 
 
-def test_runs_that_see_pictures_differently_are_refused(runs, database, tmp_path, capsys):
+def test_runs_that_see_images_differently_are_refused(runs, database, tmp_path, capsys):
     other = make_run(tmp_path / "larger", database, "concat", patch_size=36)
     refused(flags_of(runs / "concat", other), tmp_path, capsys, ["patch_size 32", "36"])
     apart = make_run(tmp_path / "apart", database, "concat", test_from=18)

@@ -17,6 +17,7 @@ import scipy.io
 import trees
 
 import folders
+from data_loader import resized_sizes
 from folders import DatabaseNotFound, read_database, read_run_database
 from iqa.config import Config
 from iqa.data import check_image, check_images
@@ -317,6 +318,21 @@ def test_fingerprint_follows_pixels_and_mos_but_not_the_place(tmp_path: Path) ->
     assert print_of("a") != original
 
 
+def test_the_table_knows_the_sizes_that_the_check_saw(tmp_path: Path) -> None:
+    data = trees.table(tmp_path / "a.csv", [{"image": "a.png", "mos": 1}, {"image": "b.png", "mos": 2}], size=(40, 36))
+    trees.picture(tmp_path / "b.png", size=(7, 9))
+    sizes = [[40, 36], [7, 9]]
+    assert read_database("csv", data_path=data).table[["image_width", "image_height"]].to_numpy().tolist() == sizes
+    again = read_database("csv", data_path=data)  # from the cache
+    assert again.table[["image_width", "image_height"]].to_numpy().tolist() == sizes
+    assert resized_sizes(again.table, None, 8).tolist() == [[40, 36], [8, 10]]
+    (tmp_path / "a.png").unlink()  # nothing is read
+    assert resized_sizes(again.table, None, 8).tolist() == [[40, 36], [8, 10]]
+    unchecked = read_database("csv", data_path=data, check_images=False, skip_bad_images=True).table
+    assert unchecked[["image_width", "image_height"]].to_numpy().tolist() == [[0, 0]]
+    assert resized_sizes(unchecked, None, 8).tolist() == [[8, 10]]
+
+
 def test_byte_identical_images_are_grouped(tmp_path: Path) -> None:
     file = trees.table(tmp_path / "labels.csv", ROWS)
     shutil.copy(tmp_path / "photos/1.png", tmp_path / "photos/5.png")
@@ -331,10 +347,10 @@ def test_cache_saves_the_second_check_and_notices_a_changed_file(
     decoded: list[Path] = []
     monkeypatch.setattr("iqa.data.images.check_image", lambda path: decoded.append(path) or check_image(path))
     first = check_images(paths, "key")
-    assert check_images(paths, "key") == first and len(decoded) == 2
+    assert list(check_images(paths, "key")) == list(first) and len(decoded) == 2
     paths[0].write_bytes(paths[0].read_bytes()[:60])
     assert check_images(paths, "key")[0].problem and len(decoded) == 3
-    assert [file.suffix for file in private_cache.iterdir()] == [".json"]
+    assert [file.suffix for file in private_cache.iterdir()] == [".npy"]
 
 
 def test_the_check_keeps_what_it_found_in_the_cache_folder_that_was_given(tmp_path: Path, private_cache: Path) -> None:

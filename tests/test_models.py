@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import models_swin
-from iqa.config import ATTENTION, FUSION_KINDS
+from iqa.choices import FUSION_KINDS, FusionKind
+from iqa.config import FIELDS
 from iqa.errors import UserError
 from models_swin import (
     CONTENT_BRANCHES,
@@ -82,8 +83,11 @@ def test_scale_attention_of_tiny_has_the_published_197632_weights() -> None:
     assert sum(p.numel() for p in attention.parameters() if p.ndim == 2) == 197_632
 
 
-def test_the_settings_offer_exactly_the_fusions_of_the_network() -> None:
-    assert set(FUSION_KINDS) == set(FUSIONS)
+def test_the_settings_know_exactly_the_fusions_and_content_vectors_of_the_network_and_what_they_read() -> None:
+    fusions = {name: kind([8, 16, 32, 64]) for name, kind in FUSIONS.items()}
+    kinds = {name: FusionKind(f.single_stage, f.weighs_stages, bool(f.grids)) for name, f in fusions.items()}
+    assert kinds == FUSION_KINDS
+    assert set(FIELDS["content_vector"].metadata["choices"]) == set(CONTENT_BRANCHES)
 
 
 def test_stages_have_the_channels_and_strides_that_the_backbone_announces() -> None:
@@ -158,7 +162,7 @@ def test_inspection_gives_the_scores_of_forward_and_stage_weights_that_sum_to_1(
 def test_only_attention_has_stage_weights(fusion: str) -> None:
     with torch.no_grad():
         seen = network("nano", fusion).inspect(torch.randn(1, 3, 64, 64))
-    assert (seen.stage_weights is not None) == (fusion in ATTENTION)
+    assert (seen.stage_weights is not None) == network("nano", fusion).fusion.weighs_stages
 
 
 @pytest.mark.parametrize(
@@ -489,3 +493,19 @@ def test_fused_attention_gives_the_stages_that_plain_attention_gives():
         plain = backbone(images)
     for one, other in zip(fused, plain, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("fusion", list(FUSIONS))
+def test_half_precision_is_the_backbones_alone(fusion):
+    model = SmartIQA("nano", fusion).eval()
+    images = torch.rand(48, 3, 32, 32)
+    with torch.inference_mode():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            scores, stages = model(images), model.backbone(images)
+        assert stages[0].dtype is torch.bfloat16
+        maps = [stage.float() for stage in stages]
+        assert torch.equal(scores, model.from_stages(maps, maps).scores)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            pooled = model.pooled_features(images) if fusion != "spatial" else None
+    assert len(scores.unique()) == 48
+    assert pooled is None or pooled.dtype is torch.float32

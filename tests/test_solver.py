@@ -13,12 +13,14 @@ from PIL import Image
 from torch import nn
 
 from data_loader import test_loader as make_test_loader, to_images, train_loader
-from HyperIQASolver_swin import HyperIQASolver, make_optimizer, make_scheduler
+from HyperIQASolver_swin import HyperIQASolver, make_average, make_optimizer, make_scheduler
+from iqa.checkpoint import read_checkpoint
 from iqa.config import Config, resolve
 from iqa.errors import UserError
 from iqa.metrics import srcc
 from iqa.results import read_history
 from iqa.runtime import make_accelerator, seed_everything
+from models_swin import SmartIQA
 
 
 class TinyModel(nn.Module):
@@ -70,23 +72,32 @@ CONFIG = resolve(
 )
 
 
-def make_solver(table, run_dir, config: Config = CONFIG) -> HyperIQASolver:
+def make_solver(
+    table, run_dir, config: Config = CONFIG, model: type[nn.Module] = TinyModel, scaler=None
+) -> HyperIQASolver:
     run_dir.mkdir(exist_ok=True)
     seed_everything(config.seed)
+    accelerator = make_accelerator("cpu", accumulate=config.accumulate)
+    accelerator.scaler = scaler  # as for fp16, which a CPU does not compute in
     return HyperIQASolver(
-        model=TinyModel(),
+        model=model(),
         config=config,
         train_loader=train_loader(table, config),
         val_loader=make_test_loader(table, config),
         to_images=partial(to_images, mean=(0.5,) * 3, std=(0.5,) * 3),
         run_dir=run_dir,
-        accelerator=make_accelerator("cpu", accumulate=config.accumulate),
+        accelerator=accelerator,
         made={},
     )
 
 
 def state(solver: HyperIQASolver) -> dict:
     return {name: tensor.clone() for name, tensor in solver.model.state_dict().items()}
+
+
+def checksum(path) -> str:
+    """Of all that a checkpoint holds."""
+    return read_checkpoint(path)[1]["checksum"]
 
 
 def assert_equal_states(one: dict, other: dict) -> None:
@@ -118,6 +129,19 @@ def test_two_epochs_and_two_resumed_ones_equal_four_to_the_bit(table, tmp_path, 
     keys = ("epoch", "train_loss", "val_srcc", "val_plcc", "lr", "lr_head")
     histories = [read_history(tmp_path / name / "history.jsonl") for name in ("whole", "stopped")]
     assert [[line[k] for k in keys] for line in histories[0]] == [[line[k] for k in keys] for line in histories[1]]
+
+
+def test_any_number_of_workers_gives_the_same_bits_resumed_or_not(table, tmp_path):
+    alone = make_solver(table, tmp_path / "alone")
+    alone.fit()
+    for workers in (1, 2):
+        config, run_dir = dataclasses.replace(CONFIG, num_workers=workers), tmp_path / str(workers)
+        make_solver(table, run_dir, config).fit(last_epoch=2)
+        torch.manual_seed(999)
+        resumed = make_solver(table, run_dir, config)
+        resumed.resume()
+        resumed.fit()
+        assert_equal_states(state(alone), state(resumed))
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(table, tmp_path):
@@ -155,16 +179,112 @@ def test_a_small_model_learns_what_is_easy(table, tmp_path):
     assert solver.history[-1]["train_loss"] < solver.history[0]["train_loss"] / 2
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_one_line(table, tmp_path):
+def test_three_steps_without_a_finite_loss_stop_the_run_and_name_the_images(table, tmp_path):
     solver = make_solver(table, tmp_path / "run")
+    solver.fit(last_epoch=1)
+    kept = solver.last_path.read_bytes()
     with torch.no_grad():
         solver.accelerator.unwrap_model(solver.model).head.weight.fill_(float("nan"))
-    with pytest.raises(UserError, match="not finite in epoch 1"):
+    with pytest.raises(UserError, match=r"not finite in epoch 2, in 3 steps .* with \d\d\.png, .* and 7 more: look"):
         solver.fit()
+    assert solver.last_path.read_bytes() == kept
+
+
+class PoisonedScore(TinyModel):
+    """As `TinyModel`, whose score of the brightest image is not a number in training."""
+
+    def forward(self, images):
+        scores, brightest = super().forward(images), images.mean(dim=(1, 2, 3)) > 0.7
+        return self.poisoned(scores, brightest) if self.training and brightest.any() else scores
+
+    def poisoned(self, scores, brightest):
+        return torch.where(brightest, float("nan"), scores)
+
+
+class PoisonedGradient(PoisonedScore):
+    """The same with the gradient: that of a square root at 0."""
+
+    def poisoned(self, scores, brightest):
+        return scores + (0 * scores).sqrt()
+
+
+@pytest.mark.parametrize("model", [PoisonedScore, PoisonedGradient])
+def test_a_step_without_finite_numbers_is_skipped_and_counted(table, tmp_path, model):
+    config = dataclasses.replace(CONFIG, ema_decay=0.5, epochs=3)
+    solver = make_solver(table, tmp_path / "run", config, model)
+    solver.fit()
+    assert [line["skipped_steps"] for line in solver.history] == [1, 1, 1]
+    assert all(np.isfinite(line["train_loss"]) for line in solver.history)
+    assert all(tensor.isfinite().all() for tensor in state(solver).values())
+    assert solver.scheduler.last_epoch == solver.average.n_averaged == 9  # of 12
+    assert solver.so_far.skipped_in_a_row <= 1
+
+
+def test_out_of_memory_in_training_says_what_to_lower(table, tmp_path, monkeypatch):
+    solver = make_solver(table, tmp_path / "run")
+    limit_memory(monkeypatch, crops=3)
+    with pytest.raises(UserError, match="out of memory in epoch 1: lower --batch_size"):
+        solver.fit()
+
+
+def limit_memory(monkeypatch, crops: int) -> None:
+    """Let the model refuse more crops at once."""
+    forward = TinyModel.forward
+
+    def limited(self, images):
+        if len(images) > crops:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(self, images)
+
+    monkeypatch.setattr(TinyModel, "forward", limited)
+
+
+def test_out_of_memory_in_evaluation_halves_the_batch_and_goes_on(table, tmp_path, monkeypatch, caplog):
+    solver = make_solver(table, tmp_path / "run", dataclasses.replace(CONFIG, batch_size=32))
+    expected = solver.evaluate(solver.val_loader)
+    limit_memory(monkeypatch, crops=9)
+    assert solver.evaluate(solver.val_loader) == pytest.approx(expected, abs=1e-6)
+    assert [record.message for record in caplog.records if "memory" in record.message] == [
+        "out of memory with 32 crops at once: going on with 16",
+        "out of memory with 16 crops at once: going on with 8",
+    ]
+    limit_memory(monkeypatch, crops=0)
+    with pytest.raises(UserError, match="out of memory with a single crop of 32x32 pixels"):
+        solver.evaluate(solver.val_loader)
 
 
 def test_resuming_without_a_checkpoint_names_the_file(table, tmp_path):
     with pytest.raises(UserError, match=r"no checkpoint at .*last\.safetensors"):
+        make_solver(table, tmp_path / "run").resume()
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
+def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before_and_a_line_says_so(table, tmp_path, damage, caplog):
+    whole = make_solver(table, tmp_path / "whole")
+    whole.fit()
+    stopped = make_solver(table, tmp_path / "stopped")
+    stopped.fit(last_epoch=3)
+    content = bytearray(stopped.last_path.read_bytes())
+    content[len(content) // 2] ^= 4
+    if damage == "gone":  # killed between the two renames
+        stopped.last_path.unlink()
+    else:
+        stopped.last_path.write_bytes(content if damage == "flipped" else content[:-100])
+    resumed = make_solver(table, tmp_path / "stopped")
+    assert resumed.can_resume
+    assert resumed.resume().epochs_done == 2
+    assert f"going on from {resumed.previous_path}, the checkpoint before it" in caplog.text
+    resumed.fit()
+    assert_equal_states(state(whole), state(resumed))
+    assert checksum(resumed.best_path) == checksum(whole.best_path)
+
+
+def test_two_damaged_checkpoints_stop_the_run_by_name(table, tmp_path):
+    stopped = make_solver(table, tmp_path / "run")
+    stopped.fit(last_epoch=2)
+    for path in (stopped.last_path, stopped.previous_path):
+        path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(UserError, match=r"previous\.safetensors is damaged"):
         make_solver(table, tmp_path / "run").resume()
 
 
@@ -249,3 +369,74 @@ def test_the_average_of_the_weights_is_what_is_kept(table, tmp_path):
     averaged, last = solver.kept_model.state_dict(), state(solver)
     assert not torch.equal(averaged["head.weight"], last["head.weight"])
     assert_equal_states({k: v.clone() for k, v in averaged.items()}, dict(solver.load_best().state_dict()))
+
+
+class IndexedModel(TinyModel):
+    """As `TinyModel`, with its inputs reordered by a buffer that is not saved, as Swin's relative positions are."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("order", torch.arange(48).flip(0), persistent=False)
+
+    def forward(self, images):
+        pooled = nn.functional.adaptive_avg_pool2d(images, 4).flatten(1)[:, self.order]
+        return 50 + self.head(self.backbone(pooled).relu())[:, 0]
+
+
+@pytest.mark.parametrize("decay", [0.9, 0.95, 0.96, 0.997, 0.9995, 0.9999])
+def test_the_averaged_network_that_is_validated_is_the_one_that_is_saved_and_tested(table, tmp_path, decay):
+    config = dataclasses.replace(CONFIG, ema_decay=decay, epochs=1)
+    solver = make_solver(table, tmp_path / "run", config, IndexedModel)
+    solver.fit()
+    assert torch.equal(solver.kept_model.order, torch.arange(48).flip(0))
+    tested = make_solver(table, tmp_path / "run", dataclasses.replace(config, ema_decay=None), IndexedModel)
+    tested.load_best()
+    validated = {key: solver.history[-1][f"val_{key}"] for key in ("srcc", "plcc")}
+    assert tested.evaluate(tested.val_loader) == validated
+
+
+def test_the_average_of_a_swin_keeps_its_relative_positions():
+    model = SmartIQA("nano")
+    average = make_average(model, dataclasses.replace(CONFIG, ema_decay=0.9999), torch.device("cpu"))
+    for _ in range(2):
+        average.update_parameters(model)
+    indices = {name: buffer for name, buffer in model.named_buffers() if not buffer.is_floating_point()}
+    assert indices
+    averaged = dict(average.module.named_buffers())
+    assert [name for name, buffer in indices.items() if not torch.equal(buffer, averaged[name])] == []
+
+
+def overflowing_scaler() -> torch.amp.GradScaler:
+    """A scaler under which the first steps of an L2 loss overflow; it is doubled after three that do not."""
+    return torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=3)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_schedule_and_average_wait_while_fp16_overflows(table, tmp_path, optimizer):
+    config = dataclasses.replace(CONFIG, optimizer=optimizer, lr=1e-4, ema_decay=0.9, epochs=2, loss_type="l2")
+    solver = make_solver(table, tmp_path / "run", config, scaler=overflowing_scaler())
+    moved, before = 0, state(solver)
+    step = solver.optimizer.step
+
+    def count_moves(*args):
+        nonlocal moved, before
+        step(*args)
+        moved += any(not torch.equal(before[name], tensor) for name, tensor in state(solver).items())
+        before = state(solver)
+
+    solver.optimizer.step = count_moves
+    solver.fit()
+    assert 0 < moved < 8
+    assert solver.scheduler.last_epoch == solver.average.n_averaged == moved
+
+
+def test_a_resumed_fp16_run_goes_on_with_its_scale(table, tmp_path):
+    config = dataclasses.replace(CONFIG, loss_type="l2", ema_decay=0.9)
+    whole = make_solver(table, tmp_path / "whole", config, scaler=overflowing_scaler())
+    whole.fit()
+    make_solver(table, tmp_path / "stopped", config, scaler=overflowing_scaler()).fit(last_epoch=2)
+    resumed = make_solver(table, tmp_path / "stopped", config, scaler=overflowing_scaler())
+    resumed.resume()
+    resumed.fit()
+    assert_equal_states(state(whole), state(resumed))
+    assert resumed.accelerator.scaler.state_dict() == whole.accelerator.scaler.state_dict()

@@ -1,4 +1,4 @@
-"""Grad-CAM: where in a picture a stage's features raise the score, and where they lower it.
+"""Grad-CAM: where in an image a stage's features raise the score, and where they lower it.
 
 Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", ICCV 2017.
 Works for any backbone, since it needs a stage's map and the gradient of the score with respect to it only.
@@ -15,7 +15,7 @@ def grad_cam(model: nn.Module, images: Tensor, stage: int = 3) -> Tensor:
     """Signed Grad-CAM of the score on one stage.
 
     With A (C, h, w) the stage's map and a_c the mean over positions of d score / d A_c, the map is
-    L = h w sum_c a_c A_c. Two things differ from the paper, since a score is no class: negative values are kept
+    L = h w sum_c a_c A_c. Two things differ from the paper, since a score is not a class: negative values are kept
     (positive raises the score, negative lowers it), and the factor h w makes the mean of L the stage's first-order
     contribution to the score, sum_c a_c sum_xy A_c, so that maps of any size are in points of the score.
     The gradient is of what the head does with the stage itself, not of what later stages make of it; for stage 3

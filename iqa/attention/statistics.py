@@ -22,7 +22,7 @@ ROW_SUM_TOLERANCE = 1e-3  # a softmax over hundreds of tokens, stored in half pr
 
 
 def row_statistics(weights: ArrayLike, mask: ArrayLike | None = None) -> dict[str, np.ndarray]:
-    """Four measures of how sharp each row of attention is.
+    """Measure in four ways how sharp each row of attention is.
 
     With p the row over the n tokens that count, scaled to sum to 1:
     `entropy` = -sum p ln p, in nats, 0 (one token) .. ln n (uniform);
@@ -62,13 +62,13 @@ def _gini(p: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def sample_statistics(attention: np.ndarray, mask: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """The row statistics of attention (samples, queries, tokens), averaged over queries: (samples,) each."""
+    """Average the row statistics of attention (samples, queries, tokens) over queries: (samples,) each."""
     counts = None if mask is None else mask.reshape(len(mask), -1, mask.shape[-1])  # (samples, 1 or queries, tokens)
     return {name: rows.mean(axis=1) for name, rows in row_statistics(attention, counts).items()}
 
 
 def check_attention(attention: ArrayLike, mask: ArrayLike | None, source: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Attention and mask as `sample_statistics` takes them.
+    """Check attention and mask, and give them as `sample_statistics` takes them.
 
     Args:
         attention: (samples, queries, tokens), finite, not negative, rows sum to 1.

@@ -1,4 +1,4 @@
-"""The attention weights inside a Swin backbone, and their rollout to a map over the picture.
+"""The attention weights inside a Swin backbone, and their rollout to a map over the image.
 
     normalised images -[window_attention]-> a LayerAttention per block -[attention_rollout]-> maps (B, H0, W0)
 
@@ -43,7 +43,7 @@ class LayerAttention(NamedTuple):
 
 
 def window_attention(body: nn.Module, images: Tensor) -> list[LayerAttention]:
-    """Attention weights of every block, in order, from one pass without gradients.
+    """Collect the attention weights of every block, in order, from one pass without gradients.
 
     Args:
         body: timm's Swin or Swin V2 features, in evaluation mode.
@@ -59,7 +59,7 @@ def window_attention(body: nn.Module, images: Tensor) -> list[LayerAttention]:
 
 @contextmanager
 def collect_window_attention(body: nn.Module) -> Iterator[list[LayerAttention]]:
-    """A list that gains a LayerAttention for every block that runs inside the `with`.
+    """Give a list that gains a LayerAttention for every block that runs inside the `with`.
 
     For who needs scores and attention of the same pass. On leaving, also by an error, the body is as before.
 
@@ -76,12 +76,12 @@ def collect_window_attention(body: nn.Module) -> Iterator[list[LayerAttention]]:
 
 
 def has_window_attention(body: nn.Module) -> bool:
-    """Whether a body is timm's Swin or Swin V2."""
+    """Tell whether a body is timm's Swin or Swin V2."""
     return any(isinstance(module, SwinTransformerStage | SwinTransformerV2Stage) for module in body.modules())
 
 
 def _swin_blocks(body: nn.Module) -> list[tuple[int, int, nn.Module]]:
-    """(stage, number in the stage, block) of every block, in the order they run."""
+    """List (stage, number in the stage, block) of every block, in the order they run."""
     if not has_window_attention(body):
         raise UserError("this backbone has no Swin window attention to show: use Grad-CAM, which any backbone has")
     stages = [m for m in body.modules() if isinstance(m, SwinTransformerStage | SwinTransformerV2Stage)]
@@ -136,12 +136,12 @@ def _window_positions(height: int, width: int, window: Sequence[int], shift: Seq
 
 
 def attention_rollout(layers: Sequence[LayerAttention]) -> Tensor:
-    """How much each token of the finest stage counts for the coarsest stage's output.
+    """Find how much each token of the finest stage counts for the coarsest stage's output.
 
     Starts with equal relevance of the last stage's tokens and goes back block by block: r <- r (A + I) / 2, with
     A the mean over heads and I for the residual connection; then through patch merging, where a token hands
     its relevance in equal shares to the 2 x 2 tokens (fewer at odd edges) it was merged from. Attention to
-    padding is left out and the rest of the row scaled to 1, since padding shows nothing of the picture.
+    padding is left out and the rest of the row scaled to 1, since padding shows nothing of the image.
     Everything happens in windows: no matrix over the whole grid is formed.
 
     Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020; windows and patch merging

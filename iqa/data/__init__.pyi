@@ -1,10 +1,18 @@
-from .cache import RowCache as RowCache, cache_folder as cache_folder
+from .cache import (
+    CacheOnDisk as CacheOnDisk,
+    RowCache as RowCache,
+    cache_folder as cache_folder,
+    caches_on_disk as caches_on_disk,
+    remove_cache as remove_cache,
+)
 from .database import Database as Database
 from .images import (
     ImageFile as ImageFile,
+    ImageFiles as ImageFiles,
     check_image as check_image,
     check_images as check_images,
     file_hash as file_hash,
+    image_sizes as image_sizes,
     open_rgb as open_rgb,
     upright_size as upright_size,
 )

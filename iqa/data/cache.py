@@ -16,6 +16,7 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from filelock import FileLock
@@ -23,6 +24,7 @@ from filelock import FileLock
 from iqa.errors import UserError
 
 _log = logging.getLogger(__name__)
+_CHECKS = ("checked_*.npy", "[0-9a-f]" * 32 + ".json")  # of images; the second is how 0.1.0 wrote them at first
 _MADE = 1 << 32  # set in the mark of a row that is there; the low half is its CRC-32
 
 
@@ -31,6 +33,44 @@ def cache_folder(given: str | None) -> Path:
     if given:
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smart_iqa"
+
+
+class CacheOnDisk(NamedTuple):
+    """A cache as it lies there: name within the cache folder, bytes on disk, and when it was last written."""
+
+    name: str
+    size: int
+    changed: float
+
+
+def caches_on_disk(folder: Path) -> list[CacheOnDisk]:
+    """The caches in a cache folder, largest first; what is not ours there is passed over."""
+    caches = [file.parent for pattern in ("*/cache.json", "*/*/cache.json") for file in folder.glob(pattern)]
+    caches += [file for pattern in _CHECKS for file in folder.glob(pattern) if file.is_file()]
+    found = []
+    for cache in caches:
+        files = list(cache.iterdir()) if cache.is_dir() else [cache]
+        status = [file.stat() for file in files]
+        size = sum(getattr(s, "st_blocks", s.st_size / 512) * 512 for s in status)
+        found.append(CacheOnDisk(cache.relative_to(folder).as_posix(), int(size), max(s.st_mtime for s in status)))
+    return sorted(found, key=lambda cache: (-cache.size, cache.name))
+
+
+def remove_cache(folder: Path, cache: CacheOnDisk) -> None:
+    """Remove a cache; a process that reads it keeps its open files.
+
+    Raises:
+        UserError: it cannot be removed.
+    """
+    path = folder / cache.name
+    try:
+        if path.is_dir():
+            with FileLock(path.parent / f".{path.name}.lock"):
+                shutil.rmtree(path)
+        else:
+            path.unlink()
+    except OSError as error:
+        raise UserError(f"{path} cannot be removed: {error.strerror}") from error
 
 
 class RowCache:
@@ -112,7 +152,7 @@ class RowCache:
         except OSError as error:
             raise UserError(
                 f"the cache of {self.what} needs {size / 1e9:.2f} GB in {self.folder.parent}: {error.strerror}; "
-                "name another place with --cache_dir, or go without by --no_cache"
+                "give another place (--cache_dir) or none (--no_cache), or remove old ones with `smart-iqa cache`"
             ) from error
 
     def _create(self, size: int) -> None:

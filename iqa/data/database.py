@@ -21,8 +21,8 @@ class Database:
         table: one row an image, sorted by `image`: image (posix path relative to `root`), path (absolute),
             mos (0..100, higher is better), mos_std (same scale, NaN where unknown), content, distortion
             ("authentic" for photographs as taken, "" where unknown), split (train, val, test, or "" where
-            there is no official one), file_hash ("" if images were not checked), and columns of its own
-            such as generator, level or reference, as text.
+            there is no official one), file_hash ("" if images were not checked), image_width and image_height
+            (upright pixels, 0 if not checked), and columns of its own such as generator, level or reference, as text.
         stored_range: lowest and highest score as the database stores it (published extremes).
         lower_is_better: whether it stores a DMOS, which the table's mos has turned round.
         left_out: image, row and reason of every label that `skip_bad_images` left out.

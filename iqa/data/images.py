@@ -1,20 +1,20 @@
 """Image files: decoding to upright 8-bit RGB, and the check that every image of a database opens. Needs no torch.
 
-An image file -> `open_rgb` -> pixels; image files -> `check_images` -> one `ImageFile` each: the hash of its bytes
-and, where it cannot be decoded to the end, the reason. A database is checked whole at every start, so good results
-are kept in a cache, under path, size and time of last change.
+An image file -> `open_rgb` -> pixels; image files -> `check_images` -> the hash of each file's bytes, its size in
+pixels, and the reason where it cannot be read. What the check calls whole `open_rgb` reads: both open files in one
+place. A database is checked whole at every start, so good results are kept in the user's cache folder, under path,
+size and time of last change.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
-import struct
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,75 +23,162 @@ from PIL import Image, ImageOps
 
 from iqa.data.cache import cache_folder
 from iqa.errors import UserError
-from iqa.system import progress, write_json
+from iqa.system import in_threads, write_atomically
 
 _log = logging.getLogger(__name__)
-# What Pillow's decoders raise on damaged files; anything else is a mistake of ours and must surface.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+# Pillow warns of an image over its limit of pixels, also of one inside another, and decodes it; here it is refused.
+warnings.simplefilter("error", Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of damaged tags; the image is read or refused
+_REFUSED_FORMATS = {"EPS": "PostScript is a program, and none is run"}
+_REFUSED_MODES = {"F": "floating-point pixels", "I": "32-bit pixels"}
+_16_BITS_AS_32 = ("PNG", "PPM")  # formats that end at 16 bits, which Pillow opens as mode I
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap width and height
+_DRAFT = 2  # JPEG is decoded at no less than this times the wanted size: what is left to resize hides the shortcut
+# A line of the check's cache. Text in hexadecimal has no zero byte at its end, which numpy would cut off.
+_RECORD = np.dtype([("key", "S32"), ("file_hash", "S32"), ("width", "<u4"), ("height", "<u4")])
 
 
 class ImageFile(NamedTuple):
-    """What the check found: `file_hash` (hex, "" if unreadable) and `problem` ("" if the image is whole)."""
+    """One checked file: `file_hash` (hex, "" if unreadable), `problem` ("" if whole), upright size in pixels."""
 
     file_hash: str
     problem: str
+    width: int = 0
+    height: int = 0
 
 
-def check_image(path: Path) -> ImageFile:
-    """Read a file, hash its bytes and decode it to the last row.
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """Many checked files, in columns.
+
+    Attributes:
+        file_hash: (n,) hex as bytes, b"" if unreadable.
+        size: (n, 2) upright width and height in pixels, 0 if unreadable.
+        problems: reasons by row, of the unreadable ones only.
+    """
+
+    file_hash: np.ndarray
+    size: np.ndarray
+    problems: dict[int, str]
+
+    def __len__(self) -> int:
+        return len(self.file_hash)
+
+    def __getitem__(self, row: int) -> ImageFile:
+        return ImageFile(self.file_hash[row].decode(), self.problems.get(row, ""), *self.size[row].tolist())
+
+
+class ImageFileError(Exception):
+    """A file that is not taken as an image; its text is the reason, in one line."""
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[Image.Image]:
+    """An image file, its header read and found to be of a kind that is taken; errors of Pillow are `ImageFileError`.
+
+    Refused are what is no image, more pixels than `PIL.Image.MAX_IMAGE_PIXELS`, PostScript, and pixels without a
+    known black and white (32-bit integers, floating point, 12 bits).
+    """
+    with pillow():
+        image = Image.open(path)
+    with image:
+        if reason := _refusal(image):
+            raise ImageFileError(reason)
+        yield image
+
+
+@contextmanager
+def pillow() -> Iterator[None]:
+    """Damaged files can raise anything in Pillow's readers; only its own calls stand in here, so that ours surface."""
+    try:
+        yield
+    except Exception as error:
+        raise ImageFileError(_one_line(error)) from error
+
+
+def _refusal(image: Image.Image) -> str:
+    """Why an image whose header opens is not taken, "" if it is."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit and image.width * image.height > limit:  # where a filter of warnings has let it pass
+        return f"its {image.width} x {image.height} pixels exceed the limit of {limit}; scale it down"
+    if image.format in _REFUSED_FORMATS:
+        return f"{image.format}: {_REFUSED_FORMATS[image.format]}"
+    twelve_bits = image.format == "TIFF" and 12 in image.tag_v2.get(258, ())
+    scale = "12-bit pixels" if twelve_bits else _REFUSED_MODES.get(image.mode)
+    if scale and not (image.mode == "I" and image.format in _16_BITS_AS_32):
+        return f"{scale} have no known black and white; save it with 8 or 16 bits"
+    return ""
+
+
+def check_image(path: str | Path) -> ImageFile:
+    """Decode a file to the last row and hash its bytes.
 
     Args:
         path: an image file.
 
     Returns:
-        hash and problem; a truncated file is a problem even where its header opens.
+        hash, problem and size; a truncated file is a problem even where its header opens.
     """
     try:
-        content = path.read_bytes()
-        with Image.open(BytesIO(content)) as image:
+        with opened(path) as image, pillow():
+            width, height = upright_size(image)
             # JPEG only: reads every coded byte but computes 1/64 of the pixels.
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
-    except DECODE_ERRORS as error:
+        return ImageFile(file_hash(path), "", width, height)
+    except (ImageFileError, OSError) as error:
         return ImageFile("", f"does not open as an image ({_one_line(error)})")
-    return ImageFile(_digest(content), "")
 
 
-def file_hash(path: Path) -> str:
+def file_hash(path: str | Path) -> str:
     """Hash of a file's bytes (BLAKE2b, 128 bits, hex), without decoding it."""
-    return _digest(path.read_bytes())
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
-def check_images(paths: Sequence[Path], cache_key: str, cache_dir: str | None = None) -> list[ImageFile]:
+def check_images(paths: Sequence[str | Path], cache_key: str, cache_dir: str | None = None) -> ImageFiles:
     """Check many images with a few threads, trusting the cache for files that have not changed.
 
     Args:
-        paths: image files that exist.
+        paths: image files.
         cache_key: names the cache file; the root of the database, so that databases do not share one.
         cache_dir: where the cache file lies; None takes the user's cache folder.
-
-    Returns:
-        one `ImageFile` per path, in order.
     """
-    cache_path = cache_folder(cache_dir) / f"{_digest(cache_key.encode())}.json"
+    name = f"checked_{Path(cache_key).name[:60]}_{_digest(cache_key.encode())[:12]}.npy"
+    cache_path = cache_folder(cache_dir) / name
     cached = _read_cache(cache_path)
-    keys = [_key(path) for path in paths]
-    unknown = [path for path, key in zip(paths, keys, strict=True) if key not in cached]
-    checked = dict(zip(unknown, _check_in_threads(unknown), strict=True))
-    files = [
-        checked[path] if path in checked else ImageFile(cached[key], "") for path, key in zip(paths, keys, strict=True)
-    ]
-    if unknown:
-        found = {key: file.file_hash for key, file in zip(keys, files, strict=True) if not file.problem}
-        _write_cache(cache_path, cached | found)
-    return files
+    found, problems = np.zeros(len(paths), _RECORD), {}
+    for row, path in enumerate(paths):
+        found["key"][row] = _key(path)
+    places = np.searchsorted(cached["key"], found["key"]).clip(max=max(0, len(cached) - 1))
+    known = cached["key"][places] == found["key"] if len(cached) else np.zeros(len(paths), dtype=bool)
+    found[known] = cached[places[known]]
+    unknown = np.flatnonzero(~known)
+    checked = in_threads(check_image, [paths[row] for row in unknown], "check images")
+    for row, file in zip(unknown.tolist(), checked, strict=True):
+        found[["file_hash", "width", "height"]][row] = file.file_hash.encode(), file.width, file.height
+        if file.problem:
+            problems[row] = file.problem
+    if len(unknown):
+        _write_cache(cache_path, np.concatenate([cached, found[unknown][found["file_hash"][unknown] != b""]]))
+    return ImageFiles(found["file_hash"], np.stack([found["width"], found["height"]], axis=1).astype(int), problems)
 
 
-def _check_in_threads(paths: Sequence[Path]) -> list[ImageFile]:
-    workers = min(8, max(2, os.cpu_count() or 2))
-    with ThreadPoolExecutor(workers) as pool:
-        results = pool.map(check_image, paths)
-        return list(progress(results, "check images", total=len(paths)))
+def image_sizes(paths: Sequence[str]) -> np.ndarray:
+    """Upright width and height (n, 2) of image files; reads headers only, with a few threads.
+
+    Raises:
+        UserError: a file is missing or is not taken as an image.
+    """
+    return np.array(list(in_threads(_size, paths, "image sizes")), dtype=int).reshape(-1, 2)
+
+
+def _size(path: str) -> tuple[int, int]:
+    try:
+        with opened(path) as image, pillow():
+            return upright_size(image)
+    except ImageFileError as error:
+        raise UserError(f"image {path} cannot be read: {error}") from error
 
 
 def _digest(content: bytes) -> str:
@@ -99,44 +186,49 @@ def _digest(content: bytes) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    """Pillow names the BytesIO object in its text, which helps nobody: keep what stands before it."""
-    return str(error).splitlines()[0].split(" <_io.BytesIO")[0] if str(error) else type(error).__name__
+    """Pillow names file objects in its text, which helps nobody: keep what stands before them."""
+    return str(error).splitlines()[0].split(" <_io.")[0] if str(error) else type(error).__name__
 
 
-def _key(path: Path) -> str:
-    status = path.stat()
-    return f"{path}|{status.st_size}|{status.st_mtime_ns}"
-
-
-def _read_cache(path: Path) -> dict[str, str]:
-    """The cache, or an empty one where there is none that can be read: it only saves time."""
+def _key(path: str | Path) -> bytes:
+    """Of a file as it is now, b"" where there is none."""
     try:
-        cached = json.loads(path.read_text())
+        status = os.stat(path)  # noqa: PTH116 (a Path takes ten times as long)
     except (OSError, ValueError):
-        return {}
-    return cached if isinstance(cached, dict) else {}
+        return b""
+    return _digest(f"{path}|{status.st_size}|{status.st_mtime_ns}".encode(errors="surrogateescape")).encode()
 
 
-def _write_cache(path: Path, cached: dict[str, str]) -> None:
+def _read_cache(path: Path) -> np.ndarray:
+    """The cache, sorted by key, or an empty one where there is none that can be read: it only saves time."""
+    try:
+        cached = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return np.zeros(0, _RECORD)
+    return cached if cached.dtype == _RECORD and cached.ndim == 1 else np.zeros(0, _RECORD)
+
+
+def _write_cache(path: Path, records: np.ndarray) -> None:
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # given a name, numpy would add an ending
+            np.save(file, np.sort(records, order="key"), allow_pickle=False)
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, cached)
+        write_atomically(path, write)
     except OSError as error:
         _log.warning("image check not cached, the next start checks again: %s", error)
 
 
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF tag, and its values that swap width and height
-_DRAFT = 2  # JPEG is decoded at no less than this times the wanted size: what is left to resize hides the shortcut
-
-
 def upright_size(image: Image.Image) -> tuple[int, int]:
     """Width and height of an opened image once its orientation tag is applied; reads the header only."""
-    turned = image.getexif().get(_ORIENTATION) in _TURNED
+    # Pillow turns a TIFF by itself, its size already when it is opened.
+    turned = image.format != "TIFF" and image.getexif().get(_ORIENTATION) in _TURNED
     return (image.height, image.width) if turned else image.size
 
 
 def open_rgb(path: str | Path, wanted: Callable[[int, int], tuple[int, int]] | None = None) -> Image.Image:
-    """An image file as 8-bit RGB, upright.
+    """An image file as 8-bit RGB, upright; of an animation or of several pages the first.
 
     16-bit greyscale is scaled to 8 bits, transparency is laid over white (as a viewer shows it), palette,
     grey and CMYK are converted, and a camera's orientation tag is applied.
@@ -147,21 +239,30 @@ def open_rgb(path: str | Path, wanted: Callable[[int, int], tuple[int, int]] | N
             and a JPEG far larger is decoded at a fraction of its size.
 
     Raises:
-        UserError: the file is missing, truncated or no image.
+        UserError: the file is missing, truncated, too large or not taken as an image, see `opened`.
     """
     try:
-        with Image.open(path) as image:
-            size = wanted(*upright_size(image)) if wanted else None
-            if size:
-                image.draft(None, (_DRAFT * max(size), _DRAFT * max(size)))
-            image = ImageOps.exif_transpose(image)
-            if image.mode.startswith("I"):  # Pillow's own conversion clips 16 bits at 255
-                wide = np.asarray(image, dtype=np.float64)
-                image = Image.fromarray(np.clip(np.rint(wide / 257), 0, 255).astype(np.uint8))
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            image = image.convert("RGB")
+        with opened(path) as image:
+            with pillow():
+                upright = upright_size(image)
+            size = wanted(*upright) if wanted else None
+            with pillow():
+                if size:
+                    image.draft(None, (_DRAFT * max(size), _DRAFT * max(size)))
+                image = _rgb(ImageOps.exif_transpose(image))
             return image if size in (None, image.size) else image.resize(size, Image.Resampling.BICUBIC)
-    except DECODE_ERRORS as error:
+    except ImageFileError as error:
         raise UserError(f"image {path} cannot be read: {error}") from error
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB of a decoded image."""
+    if image.mode.startswith("I"):  # Pillow's own conversion clips 16 bits at 255
+        wide = np.asarray(image, dtype=np.float64)
+        if "transparency" in image.info:
+            wide = np.where(wide == image.info["transparency"], 65535, wide)
+        image = Image.fromarray(np.clip(np.rint(wide / 257), 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")

@@ -7,14 +7,16 @@ line in the file (a workbook's row; a record's position in JSON), for messages.
 from __future__ import annotations
 
 import json
+import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import scipy.io
 
+from iqa.data.mat_files import read_mat
 from iqa.errors import UserError
 
 # How split columns and JSON keys name the parts; "" is an image in no part.
@@ -27,6 +29,8 @@ SPLIT_NAMES = {
     "testing": "test",
     "": "",
 }
+
+_LARGEST_WORKBOOK = 1 << 28  # bytes when unpacked; SPAQ's has 2 MB
 
 
 def read_csv_rows(file: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
@@ -43,20 +47,19 @@ def read_csv_rows(file: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
         UserError: the file is no CSV, or a column is absent.
     """
     options = {"dtype": str, "keep_default_na": False, "skipinitialspace": True, "index_col": False}
-    try:
+    with _reading(file, "CSV"), warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)  # of cells beyond the last column, which it drops
         rows = pd.read_csv(file, skip_blank_lines=False, **options).fillna("")
-    except (ValueError, OSError) as error:
-        raise UserError(f"{file}: cannot be read as CSV ({_first_line(error)})") from error
     return _numbered(rows[(rows != "").any(axis=1)], file, columns)
 
 
 def read_workbook(file: Path, columns: Sequence[str] = ()) -> pd.DataFrame:
     """The first sheet of an Excel workbook; arguments, result and errors as `read_csv_rows`."""
-    try:
-        rows = pd.read_excel(file)
-    # ImportError: pandas asks for xlrd where the file is an old .xls in spite of its name.
-    except (ValueError, KeyError, OSError, ImportError, zipfile.BadZipFile) as error:
-        raise UserError(f"{file}: cannot be read as an Excel workbook ({_first_line(error)})") from error
+    with _reading(file, "an Excel workbook"):
+        with zipfile.ZipFile(file) as parts:
+            if sum(part.file_size for part in parts.infolist()) > _LARGEST_WORKBOOK:
+                raise ValueError(f"it unpacks to more than {_LARGEST_WORKBOOK} bytes")
+        rows = pd.read_excel(file, engine="openpyxl")
     return _numbered(rows.dropna(how="all"), file, columns)
 
 
@@ -73,7 +76,8 @@ def read_pairs(file: Path, image_position: int) -> pd.DataFrame:
     Raises:
         UserError: a line has not two words, or there is none.
     """
-    lines = file.read_text(errors="replace").splitlines()
+    with _reading(file, "text"):
+        lines = file.read_text(errors="replace").splitlines()
     words_of = {row: line.split() for row, line in enumerate(lines, 1) if line.strip()}
     for row, words in words_of.items():
         if len(words) != 2:
@@ -96,10 +100,8 @@ def read_records(file: Path) -> pd.DataFrame:
     Raises:
         UserError: the file is no JSON, or holds something else.
     """
-    try:
-        content = json.loads(file.read_text())
-    except (ValueError, OSError) as error:
-        raise UserError(f"{file}: cannot be read as JSON ({_first_line(error)})") from error
+    with _reading(file, "JSON"):
+        content = json.loads(file.read_text(encoding="utf-8"), parse_int=_whole_number)
     records = content
     if isinstance(content, dict):
         parts = {part: content[part] for part in SPLIT_NAMES if isinstance(content.get(part), list)}
@@ -127,7 +129,8 @@ def read_numbers(file: Path, count: int) -> np.ndarray:
     Raises:
         UserError: a line is no number, or there are more or fewer of them.
     """
-    words = file.read_text(errors="replace").split()
+    with _reading(file, "text"):
+        words = file.read_text(errors="replace").split()
     numbers = pd.to_numeric(pd.Series(words, dtype=object), errors="coerce").to_numpy(dtype=float)
     if len(numbers) != count or not np.isfinite(numbers).all():
         raise UserError(
@@ -158,7 +161,7 @@ def read_mat_numbers(file: Path, key: str, count: int | None = None) -> np.ndarr
 
 def has_mat_variable(file: Path, key: str) -> bool:
     """Whether a MATLAB file, already known to be one, has a variable."""
-    return any(name == key for name, _, _ in scipy.io.whosmat(file))
+    return key in read_mat(file)
 
 
 def read_mat_names(file: Path, key: str, count: int | None = None) -> list[str]:
@@ -173,14 +176,14 @@ def read_mat_names(file: Path, key: str, count: int | None = None) -> list[str]:
 
 
 def _mat_variable(file: Path, key: str, count: int | None) -> np.ndarray:
-    try:
-        content = scipy.io.loadmat(file)
-    except (ValueError, TypeError, IndexError, OSError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
-        raise UserError(f"{file}: cannot be read as a MATLAB file ({_first_line(error)})") from error
+    with _reading(file, "a MATLAB file"):
+        content = read_mat(file)
     if key not in content:
-        has = ", ".join(name for name in content if not name.startswith("__")) or "none"
+        has = ", ".join(content) or "none"
         raise UserError(f"{file}: no variable {key}; it has {has}; is it the file of this database?")
-    values = np.asarray(content[key]).ravel()
+    values = content[key]
+    if values is None:
+        raise UserError(f"{file}: {key} holds neither numbers nor names; is it the file of this database?")
     if count is not None and len(values) != count:
         raise UserError(f"{file}: {key} has {len(values)} values, expected {count}")
     return values
@@ -206,6 +209,20 @@ def _numbered(rows: pd.DataFrame, file: Path, columns: Sequence[str]) -> pd.Data
 
 def _with_split(record: object, part: str) -> object:
     return record | {"split": part} if isinstance(record, dict) else record
+
+
+def _whole_number(digits: str) -> int | float:
+    """A number that pandas can hold; one beyond all floats is infinite."""
+    return int(digits) if len(digits) < 19 else float(digits)
+
+
+@contextmanager
+def _reading(file: Path, kind: str) -> Iterator[None]:
+    """Around a library's reader: on damaged files it can raise anything, which becomes one line."""
+    try:
+        yield
+    except Exception as error:
+        raise UserError(f"{file}: cannot be read as {kind} ({_first_line(error)})") from error
 
 
 def _first_line(error: BaseException) -> str:

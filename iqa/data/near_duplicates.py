@@ -7,19 +7,18 @@ scaling and brightness hardly change.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
 import imagehash
 import numpy as np
-from PIL import Image
 
-from iqa.data.images import DECODE_ERRORS
+from iqa.data.images import ImageFileError, opened, pillow
 from iqa.errors import UserError
-from iqa.system import progress
+from iqa.system import in_threads
 
 HASH_SIDE = 16  # 16 x 16 frequencies: with 8 x 8, unrelated images come as close as re-encoded ones
 HASH_BITS = HASH_SIDE**2
@@ -27,7 +26,8 @@ HASH_BITS = HASH_SIDE**2
 # 52 bits or more.
 NEAR_BITS = 36
 _DECODED_SIDE = 128  # pixels; twice the picture that phash transforms
-_ROWS_AT_ONCE = 128  # with 10,000 columns: 41 MB of differences
+_PAIRS_AT_ONCE = 1 << 20  # 32 MB of differences
+_LONGEST_PART = 22  # bits; an index has a number for each value
 
 
 class ClosePairs(NamedTuple):
@@ -51,10 +51,10 @@ def perceptual_hash(path: Path) -> np.ndarray:
         UserError: the file does not open as an image.
     """
     try:
-        with Image.open(path) as image:
+        with opened(path) as image, pillow():
             image.draft("L", (_DECODED_SIDE, _DECODED_SIDE))  # JPEG only: decodes at reduced size
             grey = image.convert("L")
-    except DECODE_ERRORS as error:
+    except ImageFileError as error:
         raise UserError(f"{path}: does not open as an image; run folders.py on its database") from error
     return np.packbits(imagehash.phash(grey, hash_size=HASH_SIDE).hash).view(np.uint64)
 
@@ -71,14 +71,17 @@ def perceptual_hashes(paths: Sequence[Path]) -> np.ndarray:
     Raises:
         UserError: a file does not open as an image.
     """
-    workers = min(8, max(2, os.cpu_count() or 2))
-    with ThreadPoolExecutor(workers) as pool:
-        found = list(progress(pool.map(perceptual_hash, paths), "perceptual hashes", total=len(paths)))
-    return np.array(found, dtype=np.uint64).reshape(len(paths), HASH_BITS // 64)
+    found = np.zeros((len(paths), HASH_BITS // 64), dtype=np.uint64)
+    for row, words in enumerate(in_threads(perceptual_hash, paths, "perceptual hashes")):
+        found[row] = words
+    return found
 
 
 def close_pairs(first: np.ndarray, second: np.ndarray, threshold: int = NEAR_BITS) -> ClosePairs:
     """All pairs of hashes from two arrays whose Hamming distance is `threshold` or less.
+
+    Many hashes are cut into parts: two within r bits agree in one of m parts up to r // m bits, so that only those
+    which share such a part are compared (Norouzi, Punjani and Fleet, CVPR 2012). No pair is missed.
 
     Args:
         first: hashes, uint64 (N, 4).
@@ -88,16 +91,78 @@ def close_pairs(first: np.ndarray, second: np.ndarray, threshold: int = NEAR_BIT
     Returns:
         the pairs, by distance and then by row.
     """
-    rows, columns, distances = [], [], []
-    for start in range(0, len(first), _ROWS_AT_ONCE):
-        differing = first[start : start + _ROWS_AT_ONCE, None] ^ second[None]  # (rows, M, 4)
-        distance = np.bitwise_count(differing).sum(axis=-1, dtype=np.uint16)  # (rows, M)
-        row, column = np.nonzero(distance <= threshold)
-        rows.append(row + start)
-        columns.append(column)
-        distances.append(distance[row, column])
-    if not rows:
-        return ClosePairs(*(np.array([], dtype=int) for _ in range(3)))
-    row, column, distance = (np.concatenate(parts).astype(int) for parts in (rows, columns, distances))
-    order = np.lexsort((column, row, distance))
-    return ClosePairs(row[order], column[order], distance[order])
+    plan = _plan(len(first), len(second), threshold)
+    candidates = _sharing_a_part(first, second, plan) if plan else _all_pairs(len(first), len(second))
+    found = [np.zeros((3, 0), dtype=np.int64)]
+    for row, column in candidates:
+        distance = np.bitwise_count(first[row] ^ second[column]).sum(axis=-1, dtype=np.int64)
+        close = distance <= threshold
+        found.append(np.stack([distance[close], row[close], column[close]]))
+    distance, row, column = np.unique(np.concatenate(found, axis=1), axis=1)  # sorted; several parts may agree
+    return ClosePairs(row, column, distance)
+
+
+class _Part(NamedTuple):
+    """Bits `start` to `end` of the hashes, in which two may differ by `radius`."""
+
+    start: int
+    end: int
+    radius: int
+
+
+def _plan(rows: int, columns: int, threshold: int) -> list[_Part]:
+    """The parts that make the least work; none where comparing all pairs is less."""
+    plans = {}
+    for count in range(HASH_BITS // _LONGEST_PART + 1, HASH_BITS // 2):
+        radius, rest = divmod(threshold, count)
+        edges = [HASH_BITS * i // count for i in range(count + 1)]
+        # The first rest + 1 parts agree within `radius`, or one of the others within one bit less.
+        parts = [_Part(*edges[i : i + 2], radius - (i > rest)) for i in range(count) if radius >= (i > rest)]
+        looked_up = [sum(math.comb(p.end - p.start, n) for n in range(p.radius + 1)) for p in parts]
+        met = sum(n * columns / 2 ** (p.end - p.start) for n, p in zip(looked_up, parts, strict=True))
+        plans[rows * (sum(looked_up) + 3 * met)] = parts  # comparing costs about three times looking up
+    least = min(plans)
+    return plans[least] if least < rows * columns else []
+
+
+def _all_pairs(rows: int, columns: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows and columns of all pairs, some at a time."""
+    some = max(1, _PAIRS_AT_ONCE // max(1, columns))
+    for start in range(0, rows, some):
+        row, column = np.indices((min(some, rows - start), columns)).reshape(2, -1)
+        yield row + start, column
+
+
+def _sharing_a_part(
+    first: np.ndarray, second: np.ndarray, plan: list[_Part]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows and columns of the pairs that agree in a part up to its radius, some at a time."""
+    for part in plan:
+        keys, values = _keys(first, part), _keys(second, part)
+        order = np.argsort(values, kind="stable")
+        starts = np.searchsorted(values[order], np.arange((1 << (part.end - part.start)) + 1))
+        for flips in _flips(part):
+            asked = keys ^ flips
+            begin = starts[asked]
+            count = starts[asked + 1] - begin
+            # Slices of rows with about as many pairs each.
+            cuts = np.searchsorted(np.cumsum(count), np.arange(_PAIRS_AT_ONCE, count.sum(), _PAIRS_AT_ONCE))
+            for rows in np.split(np.arange(len(keys)), cuts):
+                of_each = count[rows]
+                row = np.repeat(rows, of_each)
+                place = np.arange(len(row)) - np.repeat(np.cumsum(of_each) - of_each, of_each)
+                yield row, order[begin[row] + place]
+
+
+def _keys(hashes: np.ndarray, part: _Part) -> np.ndarray:
+    """The bits of a part as numbers (N,)."""
+    octets = hashes.view(np.uint8)[:, part.start // 8 : -(-part.end // 8)]
+    bits = np.unpackbits(octets, axis=1)[:, part.start % 8 :][:, : part.end - part.start]
+    return bits @ (1 << np.arange(bits.shape[1])[::-1])
+
+
+def _flips(part: _Part) -> Iterator[int]:
+    """Every change of at most `radius` bits."""
+    for changed in range(part.radius + 1):
+        for places in combinations(range(part.end - part.start), changed):
+            yield sum(1 << place for place in places)

@@ -306,7 +306,7 @@ def _require_train_and_test(path: Path, lists: Mapping[str, list]) -> None:
 def _read_json(path: Path) -> object:
     try:
         return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as a split file ({error})") from error
 
 
@@ -342,7 +342,7 @@ def _name_and_score(path: Path, entry: object) -> tuple[str, float | None]:
         return name, None
     try:
         number = float(score)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         raise UserError(f"{path}: the score of {name} is {score!r}, which is not a number")

@@ -1,4 +1,4 @@
-"""Every picture, table and page that is drawn from recorded results."""
+"""Every figure, table and page that is made from recorded results."""
 
 import lazy_loader
 

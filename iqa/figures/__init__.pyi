@@ -1,3 +1,5 @@
+from .comparison import LayerDifference as LayerDifference, draw_attention_comparison as draw_attention_comparison
+from .maps import draw_example as draw_example, draw_panel as draw_panel, save_panel as save_panel
 from .network import (
     NETWORK_HEIGHT as NETWORK_HEIGHT,
     PARTS as PARTS,
@@ -25,6 +27,12 @@ from .page import (
     table_data as table_data,
     thumbnail as thumbnail,
 )
+from .scatter import (
+    few_contents as few_contents,
+    scatter_by_label as scatter_by_label,
+    scatter_by_mos as scatter_by_mos,
+    scatter_of_scores as scatter_of_scores,
+)
 from .scores import (
     Drawn as Drawn,
     draw_ablation_bars as draw_ablation_bars,
@@ -39,12 +47,7 @@ from .scores import (
     draw_training_curves as draw_training_curves,
     draw_waterfall as draw_waterfall,
 )
-from .stages import (
-    bars_beside_published as bars_beside_published,
-    distribution as distribution,
-    panel as panel,
-    save_panel as save_panel,
-)
+from .stages import draw_distribution as draw_distribution, draw_stage_weights as draw_stage_weights
 from .style import (
     COLOURS as COLOURS,
     PAGE_WIDTH as PAGE_WIDTH,
@@ -52,7 +55,6 @@ from .style import (
     Bar as Bar,
     bars_height as bars_height,
     draw_bars as draw_bars,
-    grouped_bars as grouped_bars,
     legend_above as legend_above,
     line_style as line_style,
     new_figure as new_figure,
@@ -60,8 +62,6 @@ from .style import (
     new_panels as new_panels,
     published_legend as published_legend,
     save_figure as save_figure,
-    scatter_by_label as scatter_by_label,
-    scatter_by_mos as scatter_by_mos,
     shorten as shorten,
 )
 from .tables import (
@@ -75,4 +75,4 @@ from .tables import (
     to_latex as to_latex,
     to_markdown as to_markdown,
 )
-from .weights import draw_target_weights as draw_target_weights
+from .weights import draw_components as draw_components, draw_target_weights as draw_target_weights

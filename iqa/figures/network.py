@@ -1,6 +1,6 @@
 """The paper's figures of networks: shapes, costs, stage weights, generated weights. Needs no torch.
 
-As `iqa.figures.scores`: what was recorded and what was published in, a figure with every value it shows out.
+Each function takes what was recorded and what was published, and returns a figure with every value it shows.
 """
 
 from __future__ import annotations
@@ -8,21 +8,17 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Sequence
 
-import numpy as np
-
 from iqa.errors import UserError
 from iqa.figures.scores import Drawn
+from iqa.figures.stages import draw_stage_weights
 from iqa.figures.style import (
     PAGE_WIDTH,
-    PUBLISHED_HATCH,
-    SHADES,
     Bar,
     bars_height,
     draw_bars,
     new_figure,
     new_panels,
     published_legend,
-    shorten,
 )
 from iqa.results import PublishedEntry, PublishedResults, Record, Recorded, dotted
 
@@ -64,7 +60,7 @@ COSTS = {
 
 
 def draw_architecture(recorded: Recorded, published: PublishedResults) -> Drawn | None:
-    """Networks under each other, drawn from their own shapes; parts that differ from the first one are shaded."""
+    """Draw networks under each other from their own shapes; parts that differ from the first one are shaded."""
     networks = [(record, i) for record in recorded.networks for i in range(len(record.rows("networks")))]
     if not networks:
         return None
@@ -93,7 +89,7 @@ def _part(record: Record, network: int, part: str) -> dict:
 
 
 def _shape(record: Record, path: tuple) -> list[int]:
-    """The sides of one output; none of a single number."""
+    """Read the sides of one output; a single number has none."""
     sides = record.field(*path)
     if not isinstance(sides, list):
         raise UserError(f"{record.file}: field {dotted(path)!r} is {sides!r}, expected a list")
@@ -101,7 +97,7 @@ def _shape(record: Record, path: tuple) -> list[int]:
 
 
 def draw_network(axes, parts: dict[str, dict], changed: Collection[str] = ()) -> None:
-    """Boxes for the parts of a network, arrows for what flows between them.
+    """Draw boxes for the parts of a network and arrows for what flows between them.
 
     Args:
         axes: to draw on; `NETWORK_HEIGHT` inches high.
@@ -124,12 +120,12 @@ def draw_network(axes, parts: dict[str, dict], changed: Collection[str] = ()) ->
 
 
 def _in_pairs(shapes: Sequence[str]) -> list[str]:
-    """Two shapes a line, so that a box stays flat."""
+    """Put two shapes on a line, so that a box stays flat."""
     return ["  ".join(shapes[i : i + 2]) for i in range(0, len(shapes), 2)]
 
 
 def draw_complexity(recorded: Recorded, published: PublishedResults) -> Drawn | None:
-    """Parameters, operations, latency and memory of every variant."""
+    """Draw parameters, operations, latency and memory of every variant."""
     variants = [(record, i) for record in recorded.complexity for i in range(len(record.rows("variants")))]
     if not variants:
         return None
@@ -158,7 +154,7 @@ def draw_complexity(recorded: Recorded, published: PublishedResults) -> Drawn | 
 
 
 def variant_costs(record: Record, index: int) -> dict[str, tuple[float, float, float]]:
-    """Value and interval of each cost of one variant: millions, GMACs, ms per image (quartiles), MB."""
+    """Read value and interval of each cost of one variant: millions, GMACs, ms per image (quartiles), MB."""
     path = ("variants", index)
     batch = smallest_batch(record, index)
     latency = (*path, "latency_ms_per_image", batch)
@@ -172,7 +168,7 @@ def variant_costs(record: Record, index: int) -> dict[str, tuple[float, float, f
 
 
 def smallest_batch(record: Record, index: int) -> str:
-    """The smallest batch whose latency was measured."""
+    """Find the smallest batch whose latency was measured."""
     batches = record.fields("variants", index, "latency_ms_per_image")
     if not all(batch.isdigit() for batch in batches):
         where = f"variants.{index}.latency_ms_per_image"
@@ -186,7 +182,7 @@ def _batch(variants: Sequence[tuple[Record, int]]) -> str:
 
 
 def _add_published_costs(bars: dict[str, list[Bar]], values: dict, entry: PublishedEntry | None) -> None:
-    """A row of published figures for every size of which a variant was measured."""
+    """Add a row of published costs for every size of which a variant was measured."""
     sizes = {bar.label.split()[-1].partition(":")[0] for bar in bars["parameters"]}
     for size in [size for size in (entry.rows if entry else {}) if size in sizes]:
         values[f"{size} (published)"] = entry.cite(size)
@@ -198,66 +194,31 @@ def _add_published_costs(bars: dict[str, list[Bar]], values: dict, entry: Publis
 
 
 def draw_attention(recorded: Recorded, published: PublishedResults) -> Drawn | None:
-    """Mean weight of every stage by quality level, +- deviation."""
-    weighed = [record for record in recorded.attention if has_stage_weights(record)]
+    """Draw the mean weight of every stage by quality level, ± deviation."""
+    weighed = {record.name: record for record in recorded.attention if has_stage_weights(record)}
     if not weighed:
         return None
-    panels = {record.name: _levels(record) for record in weighed}
-    entry = published_attention(weighed, published)
+    levels = {name: _levels(record) for name, record in weighed.items()}
+    entry = published_attention(list(weighed.values()), published)
+    values = {n: {"file": str(r.file), "field": "levels", "levels": levels[n]} for n, r in weighed.items()}
     if entry is not None:
-        panels["published"] = {level: (row["mean"], [0.0] * len(row["mean"])) for level, row in entry.rows.items()}
-    figure, all_axes = new_panels(PAGE_WIDTH, [1.9] * len(panels))
-    for axes, (name, levels) in zip(all_axes, panels.items(), strict=True):
-        hatched = entry is not None and name == "published"
-        _draw_levels(axes, levels, hatched)
-        axes.set_title(f"published: {entry.source}" if hatched else shorten(name, 90), loc="left")
-    top = max(axes.get_ylim()[1] for axes in all_axes)
-    for axes in all_axes:
-        axes.set_ylim(0, top)
-    all_axes[-1].set_xlabel("quality level (fifths of mos)")
-    handles, labels = all_axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
-    values = {
-        record.name: {"file": str(record.file), "field": "levels", **_as_values(panels[record.name])}
-        for record in weighed
-    }
-    if entry is not None:
-        values["published"] = entry.cite("levels") | _as_values(panels["published"])
-    return Drawn(figure, values)
+        without_deviation = {level: row | {"std": [0.0] * len(row["mean"])} for level, row in entry.rows.items()}
+        values["published"] = entry.cite("levels") | {"levels": without_deviation}
+    return Drawn(draw_stage_weights(levels, entry), values)
 
 
 def has_stage_weights(record: Record) -> bool:
-    """Whether the analysis weighed stages; some fusions have no stage weights, and then no level has means."""
+    """Tell whether the analysis weighed stages; some fusions have no stage weights, and then no level has means."""
     return any("mean" in record.fields("levels", level) for level in record.fields("levels"))
 
 
 def published_attention(weighed: Sequence[Record], published: PublishedResults) -> PublishedEntry | None:
-    """The published stage weights, where an analysis is of the one fusion they are of."""
+    """Find the published stage weights, where an analysis is of the one fusion they are of."""
     return published.get("attention_by_level") if any(r.content.get("fusion") == "scale" for r in weighed) else None
 
 
-def _levels(record: Record) -> dict[str, tuple[list[float], list[float]]]:
+def _levels(record: Record) -> dict[str, dict[str, list[float]]]:
     return {
-        level: tuple([record.number("levels", level, key, i) for i in range(4)] for key in ("mean", "std"))
+        level: {key: [record.number("levels", level, key, i) for i in range(4)] for key in ("mean", "std")}
         for level in record.fields("levels")
     }
-
-
-def _as_values(levels: dict[str, tuple[list[float], list[float]]]) -> dict:
-    return {"levels": {level: {"mean": mean, "std": std} for level, (mean, std) in levels.items()}}
-
-
-def _draw_levels(axes, levels: dict[str, tuple[list[float], list[float]]], hatched: bool) -> None:
-    """Four bars a level, dark (fine stages) to light (coarse ones)."""
-    positions = np.arange(len(levels))
-    means, deviations = (np.array([level[i] for level in levels.values()]) for i in range(2))  # (levels, stages)
-    for stage in range(means.shape[1]):
-        style = {"facecolor": SHADES[stage], "edgecolor": "grey" if hatched else "black", "linewidth": 0.4}
-        errors = np.nan_to_num(deviations[:, stage])
-        axes.bar(
-            positions + (stage - 1.5) * 0.2, means[:, stage], 0.2, yerr=None if hatched else errors, capsize=1.5,
-            error_kw={"linewidth": 0.6}, label=f"stage {stage}", hatch=PUBLISHED_HATCH if hatched else "", **style,
-        )  # fmt: skip
-    axes.set_xticks(positions, list(levels))
-    axes.grid(axis="x", visible=False)
-    axes.set(ylabel="stage weight")

@@ -24,8 +24,9 @@ from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from PIL import Image
 
-from iqa.figures.style import COLOURS, COLUMN_WIDTH, MARKERS, new_figure, shorten
-from iqa.metrics import fit_logistic
+from iqa.figures.scatter import few_contents, scatter_of_scores
+from iqa.figures.style import COLOURS, COLUMN_WIDTH, new_figure
+from iqa.metrics import Place, fit_logistic, shown_in
 
 TEMPLATE = Path(__file__).with_name("page.html")
 THUMBNAIL_SIDE = 160  # pixels; 24 of them for each part keep the page small
@@ -91,22 +92,12 @@ def draw_curve(epochs: Sequence[int], values: Sequence[float | None], label: str
 
 def draw_page_scatter(table: pd.DataFrame, mos_label: str) -> dict[str, str]:
     """Mos against score with the logistic, for both colour schemes; few contents have a colour each."""
-    contents = list(dict.fromkeys(table["content"].dropna())) if "content" in table else []
-    few = contents if 1 < len(contents) <= len(COLOURS) else []
+    table = table.assign(content=table["content"].fillna("(none)").astype(str)) if "content" in table else table
+    contents = few_contents(table["content"]) if "content" in table else []
 
     def draw(colours: Sequence[str]) -> Figure:
-        figure, (ax,) = new_figure(COLUMN_WIDTH, 3.3 if few else 3.0)
-        for i, content in enumerate(few or [None]):
-            rows = table if content is None else table[table["content"] == content]
-            label = None if content is None else shorten(str(content), 24)
-            ax.scatter(
-                rows["score"], rows["mos"], s=8, alpha=0.65, color=colours[i], marker=MARKERS[i], linewidths=0,
-                label=label,
-            )  # fmt: skip
-        scores = np.linspace(table["score"].min(), table["score"].max(), 200)
-        curve = fit_logistic(table["score"], table["mos"], parameters=4).predict(scores)
-        if np.isfinite(curve).all():
-            ax.plot(scores, curve, color=plt.rcParams["text.color"], linewidth=1.4, label="logistic")
+        figure, (ax,) = new_figure(COLUMN_WIDTH, 3.3 if contents else 3.0)
+        scatter_of_scores(ax, table, contents, colours)
         ax.set(xlabel="score", ylabel=mos_label)
         if ax.get_legend_handles_labels()[0]:
             figure.legend(loc="outside upper center", ncols=3, markerscale=1.6)
@@ -130,7 +121,7 @@ def _in_both_schemes(draw: Callable[[Sequence[str]], Figure]) -> dict[str, str]:
 
 
 def thumbnail(image: Image.Image) -> str:
-    """An RGB picture, its longest side at most `THUMBNAIL_SIDE` pixels, as a JPEG data address."""
+    """Shrink an RGB image to at most `THUMBNAIL_SIDE` pixels a side, as a JPEG data address."""
     small, file = image.copy(), BytesIO()
     small.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
     small.save(file, format="JPEG", quality=82)
@@ -221,4 +212,6 @@ def render(page: dict) -> str:
     )
     environment.filters |= {"number": number, "interval": interval, "signed": signed}
     environment.filters |= {"breakable": breakable, "setting": setting}
-    return environment.get_template(TEMPLATE.name).render(page)
+    columns, printed = shown_in(Place.PAGE), shown_in(Place.SCREEN)
+    shown = {"columns": columns, "of_groups": [each for each in printed if each.plain], "brief": shown_in(Place.BRIEF)}
+    return environment.get_template(TEMPLATE.name).render(page | shown)

@@ -17,10 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 
+from iqa.choices import MODEL_SIZES
+from iqa.figures.scatter import few_contents, scatter_of_scores
 from iqa.figures.style import (
     COLOURS,
     COLUMN_WIDTH,
-    MARKERS,
     PAGE_WIDTH,
     PUBLISHED_HATCH,
     Bar,
@@ -34,7 +35,7 @@ from iqa.figures.style import (
     published_legend,
     shorten,
 )
-from iqa.metrics import fit_logistic
+from iqa.metrics import Place, shown_in
 from iqa.results import (
     PublishedEntry,
     PublishedResults,
@@ -49,7 +50,6 @@ from iqa.results import (
 )
 
 CHAIN = ("C0", "A2", "A1", "E6")
-SWIN_SIZES = ("nano", "tiny", "small", "base")
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _published(label: str, entry: PublishedEntry, row: str, key: str = "srcc") -
 
 
 def _with_counterparts(rows: Sequence[Row], part: str, published: PublishedResults) -> list[_Labelled]:
-    """A bar for each row's SRCC, followed by the published one of the same network and database."""
+    """Make a bar for each row's SRCC, followed by the published one of the same network and database."""
     bars, shown = [], set()
     for row in rows:
         bars.append(_measured(row.name, row.scores[part]["srcc"]))
@@ -93,7 +93,7 @@ def _with_counterparts(rows: Sequence[Row], part: str, published: PublishedResul
 
 
 def _bar_figure(panels: dict[str, list[_Labelled]], xlabel: str) -> Drawn:
-    """Panels of bars under each other, by title."""
+    """Draw panels of bars under each other, by title."""
     figure, all_axes = new_panels(PAGE_WIDTH, [bars_height(bars) for bars in panels.values()])
     for axes, (title, bars) in zip(all_axes, panels.items(), strict=True):
         draw_bars(axes, [labelled.bar for labelled in bars], xlabel, top=1)
@@ -104,14 +104,14 @@ def _bar_figure(panels: dict[str, list[_Labelled]], xlabel: str) -> Drawn:
 
 
 def _whiskers(rows: Sequence[Row]) -> str:
-    """What the whiskers of these rows are."""
+    """Say what the whiskers of these rows are."""
     over = {score.over for row in rows for part in row.scores.values() for score in part.values()}
     kinds = {"images": "95 % interval", "seeds": "± deviation over seeds", "splits": "± deviation over splits"}
     return "SRCC (whiskers: " + ", ".join(text for key, text in kinds.items() if key in over) + ")"
 
 
 def draw_comparison(recorded: Recorded, published: PublishedResults) -> Drawn | None:
-    """Test SRCC of runs, of the ridge baselines beside them and of runs over splits, by database."""
+    """Draw the test SRCC of runs, of the ridge baselines beside them and of runs over splits, by database."""
     rows = [r for r in measured_rows(recorded) if r.experiment in ("runs", "baselines", "splits")]
     rows = [row for row in rows if "test" in row.scores]
     if len(rows) < 2:
@@ -125,7 +125,7 @@ def draw_comparison(recorded: Recorded, published: PublishedResults) -> Drawn | 
 
 
 def draw_ablation_bars(recorded: Recorded, published: PublishedResults) -> Drawn | None:
-    """Test SRCC of every row of every ablation table."""
+    """Draw the test SRCC of every row of every ablation table."""
     rows = [r for r in _rows_of_tables(recorded) if "test" in r.scores]
     if not rows:
         return None
@@ -142,7 +142,7 @@ def _rows_of_tables(recorded: Recorded) -> list[Row]:
 
 
 def draw_waterfall(recorded: Recorded, published: PublishedResults) -> Drawn | None:
-    """What each component adds to the SRCC: C0, then A2, A1 and E6, each beside the one it builds on."""
+    """Draw what each component adds to the SRCC: C0, then A2, A1 and E6, each beside the one it builds on."""
     charts: dict[str, dict[str, _Labelled]] = {}
     for table in recorded.ablations:
         rows = {r.name: r for r in _rows_of_tables(recorded) if r.experiment == table.name and _component(r.name)}
@@ -165,13 +165,13 @@ def draw_waterfall(recorded: Recorded, published: PublishedResults) -> Drawn | N
 
 
 def _component(name: str) -> str | None:
-    """`E6_scale` -> `E6`; None for a row that is no component."""
+    """`E6_scale` -> `E6`; None for a row that is not a component."""
     match = re.fullmatch(rf"({'|'.join(CHAIN)})(_.*)?", name)
     return match[1] if match else None
 
 
 def _add_published_chart(charts: dict, rows: Sequence[Row], published: PublishedResults) -> None:
-    """The published chain, where a measured row has the same network and database."""
+    """Add the published chain, where a measured row has the same network and database."""
     found = [published.counterpart(row.name, row.settings) for row in rows]
     entry = next((pair[0] for pair in found if pair and pair[0].name == "koniq_components"), None)
     if entry is not None:
@@ -179,7 +179,7 @@ def _add_published_chart(charts: dict, rows: Sequence[Row], published: Published
 
 
 def _draw_steps(axes, bars: dict[str, Bar]) -> None:
-    """Steps from the component before; several variants of one component all start from the one before it."""
+    """Draw steps from the component before; several variants of one component all start from the one before it."""
     levels: dict[str, float] = {}
     names = sorted(bars, key=lambda name: CHAIN.index(_component(name) or ""))
     for i, name in enumerate(names):
@@ -202,9 +202,9 @@ def _draw_steps(axes, bars: dict[str, Bar]) -> None:
 
 
 def draw_model_sizes(recorded: Recorded, published: PublishedResults) -> Drawn | None:
-    """Test SRCC against parameters, for networks that differ in the size of their Swin backbone alone."""
+    """Draw test SRCC against parameters, for networks that differ in the size of their Swin backbone alone."""
     found = [
-        (s, {k: r for k, r in s.rows.items() if k in SWIN_SIZES}) for s in sweeps(measured_rows(recorded), "backbone")
+        (s, {k: r for k, r in s.rows.items() if k in MODEL_SIZES}) for s in sweeps(measured_rows(recorded), "backbone")
     ]
     series = [(sweep.name, rows) for sweep, rows in found if len(rows) > 1]
     if not series:
@@ -235,26 +235,26 @@ def draw_model_sizes(recorded: Recorded, published: PublishedResults) -> Drawn |
 
 
 def _unique(name: str, taken: dict) -> str:
-    """The name, or with a number where it is taken."""
+    """Add a number to a name that is taken."""
     return name if name not in taken else f"{name} ({sum(key.startswith(name) for key in taken) + 1})"
 
 
 def _point_label(axes, text: str, x: float, y: float, below: bool) -> None:
-    """A name beside a point, on the side of a rising line where the line is not."""
+    """Write a name beside a point, on the side of a rising line where the line is not."""
     if math.isfinite(x) and math.isfinite(y):
         place, side = ((4, -9), "left") if below else ((-4, 5), "right")
         axes.annotate(text, (x, y), place, textcoords="offset points", ha=side, fontsize=6.5)
 
 
 def _line(axes, x: Sequence[float], scores: Sequence[Score], label: str, style: dict) -> None:
-    """A line with a whisker where a score has an interval; NaN leaves a gap."""
+    """Draw a line with a whisker where a score has an interval; NaN leaves a gap."""
     y = [score.value for score in scores]
     errors = np.nan_to_num([[s.value - s.low for s in scores], [s.high - s.value for s in scores]])
     axes.errorbar(x, y, yerr=errors, capsize=2, elinewidth=0.7, label=label, **style)
 
 
 def draw_cross_database(recorded: Recorded, published: PublishedResults) -> Drawn | None:
-    """SRCC on every database that was tested on and not trained on."""
+    """Draw the SRCC on every database that was tested on and not trained on."""
     rows = measured_rows(recorded)
     databases = dict.fromkeys(part for row in rows for part in row.others)
     panels = {}
@@ -269,7 +269,7 @@ def draw_cross_database(recorded: Recorded, published: PublishedResults) -> Draw
 
 
 def _published_cross(published: PublishedResults, tested: Sequence[Row], database: str) -> PublishedEntry | None:
-    """The published cross-database entry, where something measured was trained and tested on the same databases."""
+    """Find the published cross-database entry, where something was trained and tested on the same databases."""
     entry = published.get("cross_database")
     if entry is None or database not in entry.rows:
         return None
@@ -277,7 +277,7 @@ def _published_cross(published: PublishedResults, tested: Sequence[Row], databas
 
 
 def draw_heat_map(recorded: Recorded, published: PublishedResults) -> Drawn | None:
-    """SRCC of everything measured (rows) on every database (columns), its own test part included."""
+    """Draw the SRCC of everything measured (rows) on every database (columns), its own test part included."""
     rows = [row for row in measured_rows(recorded) if row.others]
     if not rows:
         return None
@@ -303,7 +303,7 @@ def draw_heat_map(recorded: Recorded, published: PublishedResults) -> Drawn | No
 
 
 def _draw_grid(axes, grid: np.ndarray, missing: Sequence[Sequence[str]], hatched: int | None) -> None:
-    """Coloured cells with their numbers; the `hatched` row is published."""
+    """Draw coloured cells with their numbers; the `hatched` row is published."""
     axes.grid(visible=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
@@ -322,7 +322,7 @@ def _draw_grid(axes, grid: np.ndarray, missing: Sequence[Sequence[str]], hatched
 
 
 def draw_training_curves(recorded: Recorded, published: PublishedResults) -> Drawn | None:
-    """Training loss and validation SRCC by epoch."""
+    """Draw training loss and validation SRCC by epoch."""
     shown = [run for run in recorded.runs if run.history]
     if not shown:
         return None
@@ -342,66 +342,52 @@ def draw_training_curves(recorded: Recorded, published: PublishedResults) -> Dra
 
 
 def _of_history(run: Run, key: str) -> list[float]:
-    """One column of a run's epochs; null is NaN."""
+    """Read one column of a run's epochs; null is NaN."""
     return [math.nan if line[key] is None else line[key] for line in run.history]
 
 
 def draw_scatter(recorded: Recorded, published: PublishedResults) -> Drawn | None:
-    """Mos against scores with the 4-parameter logistic: test parts of runs, and all parts of evaluations."""
+    """Draw mos against scores with the 4-parameter logistic: test parts of runs, and all parts of evaluations."""
     shown = [(run.name, run, "test") for run in recorded.runs if "test" in run.content["predictions"]]
     shown += [(f"{run.name}: {part}", run, part) for run in recorded.evaluations for part in run.content["predictions"]]
     if not shown:
         return None
     tables = [_predictions(run, part) for _, run, part in shown]
-    contents = list(dict.fromkeys(c for table in tables for c in table["content"]))
-    colours = contents if 1 < len(contents) <= len(COLOURS) else []  # few: see that no single one makes the correlation
+    contents = few_contents([content for table in tables for content in table["content"]])
     figure, all_axes = new_grid(len(shown))
     values = {}
     for axes, (name, run, part), table in zip(all_axes, shown, tables, strict=True):
-        curve = _draw_points(axes, table, colours)
+        fit = scatter_of_scores(axes, table, contents)
+        curve = {"score": table["score"].tolist(), "mos": table["mos"].tolist()}
+        curve |= {"logistic": None, "no_logistic": fit.reason} if fit.reason else {"logistic": list(fit.coefficients)}
         metrics = {"n": run.finite("metrics", part, "n")}
-        metrics |= {key: run.number("metrics", part, key) for key in ("srcc", "plcc")}
-        correlations = ", ".join(f"{key.upper()} {_text(metrics[key])}" for key in ("srcc", "plcc"))
+        brief = [each for each in shown_in(Place.BRIEF) if each.key in run.field("metrics", part)]
+        metrics |= {each.key: run.number("metrics", part, each.key) for each in brief}
+        correlations = ", ".join(f"{each.title} {_text(metrics[each.key])}" for each in brief)
         small = len(shown) > 9  # four panels a row: n gets a line of its own
         count = ("\n" if small else ", ") + f"n = {metrics['n']:.0f}"
         axes.set_title(f"{shorten(name, 26)}\n{correlations}{count}", fontsize=6 if small else 7)
         axes.set(xlabel="score", ylabel="pseudo-mos" if _is_demo(run, part) else "mos")
         values[name] = metrics | {"file": str(run.file), "field": f"predictions.{part}", **curve}
     handles = {label: h for axes in all_axes for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    labels = [shorten(label, 20) for label in handles]
     columns = 4 if len(shown) > 1 else 2  # one panel is not wide enough for more
-    figure.legend(handles.values(), labels, loc="outside lower center", ncols=columns, markerscale=2)
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns, markerscale=2)
     return Drawn(figure, values)
 
 
 def _predictions(run: Run, part: str) -> pd.DataFrame:
-    """Columns score, mos and content of a part.
+    """Read the columns score, mos and content of a part.
 
     Raises:
-        UserError: a score or mos is no finite number; it is named.
+        UserError: a score or mos is not a finite number; it is named.
     """
     rows = run.rows("predictions", part)
     table = {key: [run.finite("predictions", part, i, key) for i in range(len(rows))] for key in ("score", "mos")}
     return pd.DataFrame(table | {"content": [str(row.get("content") or "(none)") for row in rows]})
 
 
-def _draw_points(axes, table: pd.DataFrame, contents: Sequence[str]) -> dict:
-    """Points, coloured by content where there are few, and the logistic; all of them as values."""
-    for i, content in enumerate(contents or [None]):
-        rows = table if content is None else table[table["content"] == content]
-        style = {"color": COLOURS[i], "marker": MARKERS[i], "label": content, "linewidths": 0}
-        axes.scatter(rows["score"], rows["mos"], s=6, alpha=0.6, **style)
-    values = {"score": table["score"].tolist(), "mos": table["mos"].tolist()}
-    fit = fit_logistic(table["score"], table["mos"], parameters=4)
-    if fit.reason:
-        return values | {"logistic": None, "no_logistic": fit.reason}
-    x = np.linspace(table["score"].min(), table["score"].max(), 200)
-    axes.plot(x, fit.predict(x), color="black", linewidth=1, label="4-parameter logistic")
-    return values | {"logistic": list(fit.coefficients)}
-
-
 def _is_demo(run: Run, part: str) -> bool:
-    """Whether the labels are the demo database's, which people did not give."""
+    """Tell whether the labels are the demo database's, which people did not give."""
     return database_of(run.content, part) == "demo"
 
 
@@ -410,7 +396,7 @@ def _text(value: float) -> str:
 
 
 def draw_losses(recorded: Recorded, published: PublishedResults) -> Drawn | None:
-    """Test SRCC of runs that differ in the loss alone."""
+    """Draw the test SRCC of runs that differ in the loss alone."""
     found = sweeps(measured_rows(recorded), "loss_type")
     panels: dict[str, list[_Labelled]] = {}
     for sweep in found:
@@ -420,12 +406,12 @@ def draw_losses(recorded: Recorded, published: PublishedResults) -> Drawn | None
 
 
 def draw_alpha(recorded: Recorded, published: PublishedResults) -> Drawn | None:
-    """Test SRCC against the ranking loss's weight."""
+    """Draw test SRCC against the ranking loss's weight."""
     return _draw_sweep(sweeps(measured_rows(recorded), "ranking_loss_alpha"), "weight of the ranking loss, α")
 
 
 def draw_learning_rates(recorded: Recorded, published: PublishedResults) -> Drawn | None:
-    """Test SRCC against the backbone's learning rate."""
+    """Draw test SRCC against the backbone's learning rate."""
     found = sweeps(measured_rows(recorded), "lr")
     drawn = _draw_sweep(found, "learning rate of the backbone")
     if drawn is not None:

@@ -12,14 +12,11 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend has to be chosen first)
-import numpy as np  # noqa: E402
-from matplotlib.collections import PathCollection  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.patches import Patch  # noqa: E402
 
-# Okabe and Ito's colours, told apart with any colour vision; hatches tell them apart in grey.
+# Okabe and Ito's colours, told apart with any colour vision.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-HATCHES = ("", "//", "..", "xx", "\\\\", "oo")
 COLUMN_WIDTH, PAGE_WIDTH = 3.5, 7.16  # inches, of a two-column paper
 PUBLISHED_HATCH = "/////"  # of published numbers, in every figure of the paper, and of nothing else there
 # From dark to light, so that they are told apart in grey without a hatch.
@@ -49,7 +46,7 @@ STYLE: dict[str, Any] = {
 
 
 def new_figure(width: float = COLUMN_WIDTH, height: float = 2.4, columns: int = 1) -> tuple[Figure, list]:
-    """A figure in the style, `width` x `height` inches, with `columns` axes beside each other."""
+    """Make a figure in the style, `width` x `height` inches, with `columns` axes beside each other."""
     plt.style.use(STYLE)  # not for a moment only: legends and titles added later read it too
     figure, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False)
     return figure, list(axes[0])
@@ -67,31 +64,6 @@ def save_figure(figure: Figure, path: Path) -> list[Path]:
     return files
 
 
-def grouped_bars(
-    groups: Sequence[str],
-    values: dict[str, Sequence[float]],
-    spread: dict[str, Sequence[float]] | None = None,
-    ylabel: str = "",
-    xlabel: str = "",
-) -> Figure:
-    """A bar for every series in every group, with whiskers of +- `spread` where given."""
-    figure, (axes,) = new_figure(PAGE_WIDTH, 2.6)
-    width = 0.8 / len(values)
-    positions = np.arange(len(groups))
-    for i, (name, heights) in enumerate(values.items()):
-        errors = None if spread is None else np.nan_to_num(spread[name])
-        axes.bar(
-            positions + (i - (len(values) - 1) / 2) * width, heights, width, label=name, yerr=errors, capsize=2,
-            color=COLOURS[i % len(COLOURS)], hatch=HATCHES[i % len(HATCHES)], edgecolor="black", linewidth=0.4,
-            error_kw={"linewidth": 0.7},
-        )  # fmt: skip
-    axes.set_xticks(positions, groups)
-    axes.grid(axis="x", visible=False)
-    axes.set(xlabel=xlabel, ylabel=ylabel)
-    figure.legend(loc="outside upper center", ncols=len(values))
-    return figure
-
-
 @dataclass(frozen=True)
 class Bar:
     """One horizontal bar: NaN is drawn as absent, `low` and `high` as a whisker where both are finite."""
@@ -105,7 +77,7 @@ class Bar:
 
 
 def shorten(name: str, length: int = LABEL_LENGTH) -> str:
-    """A long name with its middle left out; its ends tell runs apart.
+    """Leave out the middle of a long name; its ends tell runs apart.
 
     >>> shorten("a_name_that_is_too_long", 11)
     'a_nam…_long'
@@ -117,8 +89,8 @@ def shorten(name: str, length: int = LABEL_LENGTH) -> str:
 
 
 def new_panels(width: float, heights: Sequence[float]) -> tuple[Figure, list]:
-    """A figure in the style with axes under each other, `heights` inches each."""
-    plt.rcParams.update(STYLE)
+    """Make a figure in the style with axes under each other, `heights` inches each."""
+    plt.style.use(STYLE)
     figure, axes = plt.subplots(
         len(heights), 1, figsize=(width, sum(heights)), height_ratios=list(heights), squeeze=False
     )
@@ -126,7 +98,7 @@ def new_panels(width: float, heights: Sequence[float]) -> tuple[Figure, list]:
 
 
 def bars_height(bars: Sequence[Bar]) -> float:
-    """Inches that a panel of these bars needs, with its title and axis label."""
+    """Count the inches that a panel of these bars needs, with its title and axis label."""
     return 0.7 + ROW_HEIGHT * len(bars)
 
 
@@ -164,7 +136,7 @@ def draw_bars(axes, bars: Sequence[Bar], xlabel: str, top: float | None = None, 
 
 
 def _share_of_bars(axes, bars: Sequence[Bar]) -> float:
-    """How much of the axes' width the longest bar may take, so that its text still fits on the page."""
+    """Work out how much of the axes' width the longest bar may take, so that its text still fits on the page."""
     columns = axes.get_subplotspec().get_gridspec().ncols
     names = max(len(shorten(bar.label)) for bar in bars)
     free = axes.figure.get_figwidth() / columns - 0.2 - 0.062 * names / columns
@@ -182,7 +154,7 @@ def published_legend(figure: Figure, measured: str = "measured") -> None:
 
 
 def line_style(index: int) -> dict:
-    """Colour, line and marker of the `index`-th series; the first 24 all differ, also in grey."""
+    """Choose colour, line and marker of the `index`-th series; the first 24 all differ, also in grey."""
     return {
         "color": COLOURS[index % len(COLOURS)],
         "linestyle": LINES[index // len(COLOURS) % len(LINES)],
@@ -193,49 +165,20 @@ def line_style(index: int) -> dict:
 
 
 def legend_above(figure: Figure, axes, names: Sequence[str]) -> None:
-    """A legend of the axes' series above the figure, in as many columns as names of their length allow."""
+    """Put a legend of the axes' series above the figure, in as many columns as names of their length allow."""
     columns = max(1, min(len(names), int(100 / (max(map(len, names)) + 9))))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=columns)
     figure.set_figheight(figure.get_figheight() + 0.14 * (math.ceil(len(names) / columns) - 1))
 
 
 def new_grid(panels: int, columns: int | None = None) -> tuple[Figure, list]:
-    """A figure of page width with this many nearly square axes, in `columns` columns (default: by their number)."""
+    """Make a figure of page width with this many nearly square axes, in `columns` columns (default: by number)."""
     columns = columns or (panels if panels <= 3 else 3 if panels <= 9 else 4)
     rows = math.ceil(panels / columns)
     width = PAGE_WIDTH if panels > 1 else COLUMN_WIDTH
-    plt.rcParams.update(STYLE)
+    plt.style.use(STYLE)
     size = (width, min(9.0, 0.4 + rows * (width / columns + 0.15)))
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
     for unused in axes.flat[panels:]:
         unused.set_axis_off()
     return figure, list(axes.flat[:panels])
-
-
-def scatter_by_label(axes, x: Sequence[float], y: Sequence[float], labels: Sequence[str], most: int) -> None:
-    """Points in a colour and marker for each label, named for a legend; the rarer labels grey.
-
-    Args:
-        axes: to draw on.
-        x: (n,).
-        y: (n,).
-        labels: (n,).
-        most: entries of the legend; with more labels than that, the last entry is for all the others.
-    """
-    x, y, labels = np.asarray(x), np.asarray(y), np.asarray(labels, dtype=str)
-    names, counts = np.unique(labels, return_counts=True)
-    shown = most if len(names) <= most else most - 1
-    own = sorted(names[np.argsort(-counts, kind="stable")][:shown])
-    for i, name in enumerate(own):
-        colour, marker = i % len(COLOURS), (i + i // len(COLOURS)) % len(MARKERS)  # the first 36 all differ
-        style = {"color": COLOURS[colour], "marker": MARKERS[marker], "label": shorten(name or "(none)", 24)}
-        axes.scatter(x[labels == name], y[labels == name], s=10, alpha=0.8, linewidths=0, **style)
-    rest = ~np.isin(labels, own)
-    if rest.any():
-        style = {"color": "0.75", "zorder": 0.9, "label": f"{len(names) - len(own)} others"}  # below the named ones
-        axes.scatter(x[rest], y[rest], s=6, linewidths=0, **style)
-
-
-def scatter_by_mos(axes, x: Sequence[float], y: Sequence[float], mos: Sequence[float]) -> PathCollection:
-    """Points coloured by mos, always over 0..100, so that two figures can be compared; what a colour bar takes."""
-    return axes.scatter(x, y, c=mos, cmap="cividis", vmin=0, vmax=100, s=9, linewidths=0)

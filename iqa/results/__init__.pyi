@@ -6,6 +6,7 @@ from .building import (
     part_name as part_name,
 )
 from .history import read_epochs as read_epochs
+from .markdown import markdown_table as markdown_table
 from .printed import groups_table as groups_table, metrics_table as metrics_table
 from .provenance import provenance as provenance
 from .published_numbers import (

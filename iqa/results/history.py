@@ -15,7 +15,7 @@ def read_epochs(file: Path) -> list[dict]:
     """The lines of a run's history; none where there is no such file.
 
     Raises:
-        UserError: names the line and field that is missing or no number.
+        UserError: a field is missing or not a number; the message names line and field.
     """
     epochs = read_history(file) if file.is_file() else []
     for number, line in enumerate(epochs, start=1):

@@ -88,7 +88,7 @@ def read_published(file: str | Path = DEFAULT_FILE) -> PublishedResults:
         content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"published results {file}: {error.strerror}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"published results {file} are not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UserError(f"published results {file}: expected entries of {', '.join(_ENTRY_FIELDS)}")

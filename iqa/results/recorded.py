@@ -227,7 +227,7 @@ def _kind(file: Path, content: Any) -> str:
 
 
 def _role(record: Record) -> str:
-    """Whose results: a baseline's (it says its model), a run's (it has a part `test`) or an evaluation's."""
+    """`baseline` if the results say their model, `run` if they have a part `test`, else `evaluation`."""
     if "model" in record.fields("protocol"):
         return "baseline"
     return "run" if TEST_PART in record.fields("metrics") else "evaluation"

@@ -1,4 +1,4 @@
-"""The schema of `results.json`: written here, read here, checked here. Needs no torch.
+"""The schema of `results.json`: built by `iqa.results.building`, checked, written and read here. Needs no torch.
 
     {config, provenance, protocol, databases: {name: {...}},
      metrics: {part: {n, srcc, plcc, krcc, rmse, srcc_ci95, ..., groups, fingerprint}},
@@ -48,7 +48,6 @@ OPTIONAL: dict[str, dict[str, type]] = {
     "provenance": {"command": str, "versions": dict, "machine": dict},
     "timings": {"training_seconds": float},
 }
-OPTIONAL_STATISTICS = ("plcc_logistic4", "plcc_logistic5", "outlier_ratio")
 GROUP_COLUMNS = ("generator", "distortion")
 COMPARISON_RESAMPLES = 10_000
 KINDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number"}
@@ -82,7 +81,7 @@ def prediction_rows(table: pd.DataFrame, scores: np.ndarray) -> list[dict[str, A
 
 
 def part_metrics(rows: Sequence[dict], stored_range: Sequence[float] | None, seed: int, resamples: int = RESAMPLES):
-    """Everything a results file says about one part, from its stored predictions.
+    """Compute everything that a results file says about one part from its stored predictions.
 
     Args:
         rows: as `prediction_rows` makes them.
@@ -200,13 +199,13 @@ def predictions_table(results: dict, part: str) -> pd.DataFrame:
 
 
 def digest(results: dict) -> str:
-    """SHA-256 over everything in a results file but the digest itself, whatever the order of its keys."""
+    """SHA-256 over a results file without its digest; the order of keys does not matter."""
     content = {key: value for key, value in results.items() if key != "digest"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def write_results(path: str | Path, results: dict) -> None:
-    """Check results, write them, and add their digest, which shows any later change.
+    """Check results and write them with their digest, which shows any later change.
 
     Raises:
         UserError: a required field is missing.
@@ -219,7 +218,7 @@ def write_results(path: str | Path, results: dict) -> None:
 
 
 def check_results(results: Any, source: str | Path) -> dict:
-    """Results that have every required field, and those that a file may have in the form they are read in.
+    """Check that results have every required field and that each field is of its kind; return them.
 
     Raises:
         UserError: names the first field that is missing or malformed.
@@ -244,7 +243,7 @@ def check_results(results: Any, source: str | Path) -> dict:
 
 
 def require_kind(value: Any, kind: type, where: str) -> Any:
-    """A value of JSON that is of one of `KINDS`; a whole number is at least 0, a number may be whole.
+    """Return a JSON value if it is of its kind, one of `KINDS`; a whole number is at least 0, a number may be whole.
 
     Raises:
         UserError: it is of another.
@@ -256,7 +255,7 @@ def require_kind(value: Any, kind: type, where: str) -> Any:
 
 
 def require_fields(fields: Any, kinds: dict[str, type], where: str) -> None:
-    """An object whose fields of these names, as far as it has them, are of these kinds.
+    """Check the kinds of the fields that an object has; fields may be missing.
 
     Raises:
         UserError: it is not an object, or one of the fields is of another kind.
@@ -303,7 +302,7 @@ def _check_metrics(metrics: dict, where: str) -> None:
 
 
 def _check_statistics(statistics: Any, where: str) -> None:
-    for name in (*STATISTICS, *OPTIONAL_STATISTICS):
+    for name in STATISTICS:
         if not _is_number(require_kind(statistics, dict, where).get(name, 0)) and statistics[name] is not None:
             raise UserError(f"{where}.{name}: expected a number, got {json.dumps(statistics[name])[:60]}")
 
@@ -365,7 +364,7 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"no results at {file}: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{file} is not JSON: {error}") from error
 
 
@@ -380,5 +379,5 @@ def read_history(path: str | Path) -> list[dict]:
         return [json.loads(line) for line in lines if line.strip()]
     except OSError as error:
         raise UserError(f"no history at {path}: {error.strerror}") from error
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not a history: {error}") from error

@@ -46,7 +46,7 @@ class Verification:
     Attributes:
         checked: how many values were compared.
         differences: those that differ.
-        unchecked: names of stored values that the file's own content cannot give.
+        unchecked: names of stored values that cannot be computed from the file's content.
     """
 
     checked: int = 0
@@ -143,7 +143,7 @@ def _recomputed_comparison(results: dict, stored: dict) -> dict:
 
 
 def _verify_protocol(found: Verification, results: dict, recomputed: dict[str, dict]) -> None:
-    """Counts and fingerprints of the lists tested, where they are said again outside `metrics`."""
+    """Compare the counts and fingerprints that the file repeats outside `metrics`."""
     for part, metrics in recomputed.items():
         for count in ("n", "contents"):
             said = results["protocol"].get(count)
@@ -167,7 +167,7 @@ def _parts_together(results: dict, part: str) -> set[str]:
 
 
 def _verify_databases(found: Verification, results: dict, recomputed: dict[str, dict]) -> None:
-    """The fingerprint of a database that was tested whole is that of its predictions."""
+    """Compare the fingerprint of each database that was tested whole with that of its predictions."""
     for part, metrics in recomputed.items():
         name = database_of(results, part)
         database = results.get("databases", {}).get(name, {})
@@ -176,7 +176,7 @@ def _verify_databases(found: Verification, results: dict, recomputed: dict[str, 
 
 
 def _verify_split_file(found: Verification, results: dict, folder: Path) -> None:
-    """A run's split file beside its results names the images that were tested, and the same database."""
+    """Compare the results with the split file beside them: the images tested, and the database."""
     name = results["config"].get("dataset")
     file = next((f for f in (folder / f"split_{name}.json", folder / "split.json") if f.is_file()), None)
     split = read_json(file) if file and TEST_PART in results["metrics"] else {}
@@ -218,7 +218,7 @@ def _verify_summary(content: dict, path: Path) -> Verification:
 
 
 def _split_results(path: Path) -> Sequence[tuple[Path, dict]]:
-    """The results of each split beside a summary: `split_NN/results.json`, or `split_NN.json`."""
+    """Read the results of each split beside a summary: `split_NN/results.json`, or `split_NN.json`."""
     named = [p for p in sorted(path.parent.iterdir()) if re.fullmatch(r"split_\d+(\.json)?", p.name)]
     files = [p / "results.json" if p.is_dir() else p for p in named]
     if not files:

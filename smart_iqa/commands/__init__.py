@@ -25,6 +25,7 @@ COMMANDS = {
     "describe-network": ("smart_iqa.commands.describe_network", "write docs/network.md from the model"),
     "check-database": ("folders", "check a database on disk"),
     "check-splits": ("smart_iqa.commands.check_splits", "say what leaks between the parts of a split"),
+    "cache": ("smart_iqa.commands.cache", "list the caches on disk and remove them"),
     "make-demo-database": ("smart_iqa.commands.make_demo_database", "build the demo database"),
 }
 

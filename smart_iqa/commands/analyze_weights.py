@@ -6,13 +6,14 @@ For a random sample of images (by the run's seed) all weights and biases of the 
 random crops, make one vector an image; its first two principal components are drawn, coloured by content, by
 distortion and by mos. Silhouettes (Rousseeuw 1987) say how far images of one content, or of one distortion, lie
 together: 1 apart from the others, 0 no different, -1 among the others. With a second checkpoint both models are
-drawn side by side, on the same images. Writes `target_weights.json`, `target_weights.md` and `target_weights.png`
+drawn under each other, on the same images. Writes `target_weights.json`, `target_weights.md` and `target_weights.png`
 (`.pdf`), in place of those of an earlier analysis.
 """
 
 from __future__ import annotations
 
 import math
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,25 +25,22 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 
 from folders import DATABASES
+from iqa.choices import DEVICES
 from iqa.errors import Parser, UserError
-from iqa.results import provenance
+from iqa.results import markdown_table, provenance
 from iqa.system import start_logging, write_json
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from smart_iqa.scorer import Scorer
 
 FEWEST, MOST = 5, 2000  # images: fewer have no components to speak of, more would not fit a small memory
 COMPONENTS = 10  # whose variance is recorded; two are drawn
 CHUNK = 250  # images whose weights are held in double precision at a time
 LABELS = ("content", "distortion")
-MOST_NAMED = 20  # entries of a legend
-AXES_SIDE = 2.35  # inches
 
 
 def generate(scorer: Scorer, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Scores (n,) and generated weights (n, D) float32 of a table's images, each the mean over its crops."""
+    """Generate scores (n,) and weights (n, D) float32 of a table's images, each the mean over its crops."""
     from iqa.evaluation import predict
     from smart_iqa.probes import GeneratedWeights
 
@@ -57,7 +55,7 @@ def generate(scorer: Scorer, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarra
 
 
 def silhouettes(vectors: np.ndarray, points: np.ndarray, labels: pd.Series) -> dict | None:
-    """Mean silhouette of labelled images in all dimensions and in the plane of the first two components.
+    """Measure the mean silhouette of labelled images in all dimensions and in the plane of the first two components.
 
     Args:
         vectors: (n, D).
@@ -80,8 +78,8 @@ def silhouettes(vectors: np.ndarray, points: np.ndarray, labels: pd.Series) -> d
     }
 
 
-def analyse(scores: np.ndarray, vectors: np.ndarray, table: pd.DataFrame) -> dict:
-    """Components, silhouettes and the relation of components to mos, of one model.
+def analyze_vectors(scores: np.ndarray, vectors: np.ndarray, table: pd.DataFrame) -> dict:
+    """Find components, silhouettes and the relation of components to mos, of one model.
 
     Args:
         scores: (n,).
@@ -118,7 +116,7 @@ def _correlation(component: np.ndarray, mos: pd.Series) -> dict:
 
 
 def sample_images(tables: list[pd.DataFrame], samples: int, seed: int) -> pd.DataFrame:
-    """Up to `samples` images, drawn at random, of those that are in every table.
+    """Draw up to `samples` images, at random, of those that are in every table.
 
     Raises:
         UserError: too few images.
@@ -133,16 +131,16 @@ def sample_images(tables: list[pd.DataFrame], samples: int, seed: int) -> pd.Dat
 
 
 # --------------------------------------------------------------------------------------------------
-# Words and figure
+# Words
 
 
-def markdown(models: dict[str, dict]) -> str:
-    """What was measured on each model, as a table."""
+def components_table(models: dict[str, dict]) -> str:
+    """Write what was measured on each model as a table."""
     from smart_iqa.testing import in_full
 
     heads = ["model", "network", "images", "weights", "PC 1", "PC 2", "SRCC of PC 1 and mos", "of PC 2 and mos"]
     heads += [f"silhouette by {label} ({space})" for label in LABELS for space in ("all dimensions", "plane")]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    rows = []
     for name, model in models.items():
         cells = [name, in_full(model), str(len(model["images"])), str(model["dimensions"])]
         cells += [f"{share:.1%}" for share in model["explained_variance"][:2]]
@@ -150,12 +148,12 @@ def markdown(models: dict[str, dict]) -> str:
         for label in LABELS:
             measured = model["silhouette"][label]
             cells += [f"{measured[space]:+.3f}" if measured else "-" for space in ("full", "plane")]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *_remarks(next(iter(models.values())))])
+        rows.append(cells)
+    return "\n".join([markdown_table(heads, rows), "", *_remarks(next(iter(models.values())))])
 
 
 def _remarks(model: dict) -> list[str]:
-    """How many labels a silhouette is over, or why there is none."""
+    """Say how many labels a silhouette is over, or why there is no silhouette."""
     return [
         f"Silhouette by {label}: n = {measured['n']} images, {measured['labels']} labels."
         if measured
@@ -164,58 +162,8 @@ def _remarks(model: dict) -> list[str]:
     ]
 
 
-def draw(models: dict[str, dict]) -> Figure:
-    """The first two components: a column a model, a row each for content, distortion (where known) and mos."""
-    import matplotlib.pyplot as plt
-
-    from iqa.figures import STYLE, scatter_by_label, scatter_by_mos, shorten
-
-    tables = {name: pd.DataFrame(model["images"]) for name, model in models.items()}
-    first = next(iter(tables.values()))
-    rows = [label for label in LABELS if 1 < first[label].nunique() < len(first)] + ["mos"]
-    plt.style.use(STYLE)
-    columns = len(models)
-    figure, axes = plt.subplots(
-        len(rows), columns + 1, figsize=(AXES_SIDE * columns + 2.3, AXES_SIDE * len(rows) + 0.3), squeeze=False,
-        width_ratios=[*[AXES_SIDE] * columns, 1.9],
-    )  # fmt: skip
-    for row, label in zip(axes, rows, strict=True):
-        for ax, (name, model) in zip(row, models.items(), strict=False):
-            table = tables[name]
-            if label == "mos":
-                drawn = scatter_by_mos(ax, table["pc1"], table["pc2"], table["mos"])
-            else:
-                scatter_by_label(ax, table["pc1"], table["pc2"], table[label], MOST_NAMED)
-            shares = model["explained_variance"]
-            title = f"{shorten(name, 34)}: by {label}" if columns > 1 else f"by {label}"
-            ax.set(xlabel=f"PC 1 ({shares[0]:.1%})", ylabel=f"PC 2 ({shares[1]:.1%})", title=title)
-            ax.locator_params(nbins=5)
-        row[-1].set_axis_off()
-        if label == "mos":
-            figure.colorbar(drawn, cax=row[-1].inset_axes([0, 0.1, 0.08, 0.8]), label="mos")
-        else:
-            handles, names = row[0].get_legend_handles_labels()
-            row[-1].legend(handles, names, loc="center left", fontsize=6, title=label, title_fontsize=7)
-    return figure
-
-
 # --------------------------------------------------------------------------------------------------
 # Command
-
-
-def make_parser() -> Parser:
-    """The command's flags."""
-    parser = Parser(description="Principal components of the weights that one or two models generate.")
-    parser.add_argument(
-        "--checkpoint", required=True, nargs="+", metavar="RUN", help="one or two: folder of a run, or a published file"
-    )
-    parser.add_argument("--dataset", required=True, choices=DATABASES, metavar="NAME", help=", ".join(DATABASES))
-    parser.add_argument("--data_root", help="holds a folder per database (default: $IQA_DATA_ROOT, ./datasets)")
-    parser.add_argument("--num_samples", type=int, default=400, help=f"images, at most {MOST} [400]")
-    parser.add_argument("--crops", type=int, default=10, help="random crops per image [10]")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    parser.add_argument("--output", metavar="FOLDER", help="default: first RUN/target_weights")
-    return parser
 
 
 def _names(checkpoints: list[str]) -> list[str]:
@@ -224,49 +172,99 @@ def _names(checkpoints: list[str]) -> list[str]:
     return names if len(set(names)) == len(names) else [str(Path(checkpoint)) for checkpoint in checkpoints]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Analyse as the command line says."""
-    arguments = make_parser().parse_args(argv)
-    start_logging()
+def analyze_weights(
+    checkpoints: Sequence[str | Path],
+    dataset: str,
+    data_root: str | None = None,
+    num_samples: int = 400,
+    crops: int = 10,
+    device: str = "auto",
+    output: str | Path | None = None,
+) -> dict:
+    """Find the principal components of the weights that one or two models generate, and draw them.
+
+    Args:
+        checkpoints: one or two: folder of a run, or a published file.
+        dataset: name of a database; images that a run has learned from are left out.
+        data_root: holds a folder per database.
+        num_samples: images, drawn at random.
+        crops: random crops per image.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        output: folder to write to; default: `target_weights` in the first run's.
+
+    Returns:
+        The record, as in `target_weights.json`.
+
+    Raises:
+        UserError: no such run or database, too few images, or a model whose generated weights are constant.
+    """
     from smart_iqa.scorer import load_model, run_folder
     from smart_iqa.testing import unseen_images
 
-    if len(arguments.checkpoint) > 2 or len(set(arguments.checkpoint)) < len(arguments.checkpoint):
+    paths = [str(checkpoint) for checkpoint in checkpoints]
+    if len(paths) > 2 or len(set(paths)) < len(paths):
         raise UserError("--checkpoint: expected one run, or two different ones")
-    if not FEWEST <= arguments.num_samples <= MOST or arguments.crops < 1:
+    if not FEWEST <= num_samples <= MOST or crops < 1:
         raise UserError(f"--num_samples: expected {FEWEST}..{MOST}, --crops: expected at least 1")
-    changes = {"test_mode": "random", "test_patch_num": arguments.crops}
-    scorers = [load_model(checkpoint, arguments.device, **changes) for checkpoint in arguments.checkpoint]
+    scorers = [load_model(path, device, test_mode="random", test_patch_num=crops) for path in paths]
     unseen = [
-        unseen_images(scorer, run_folder(checkpoint), arguments.dataset, arguments.data_root)[1]
-        for scorer, checkpoint in zip(scorers, arguments.checkpoint, strict=True)
+        unseen_images(scorer, run_folder(path), dataset, data_root)[1]
+        for scorer, path in zip(scorers, paths, strict=True)
     ]
     seed = scorers[0].config.seed
-    table = sample_images(unseen, arguments.num_samples, seed)
-    names = _names(arguments.checkpoint)
-    models = {name: _model_record(scorer, table) for name, scorer in zip(names, scorers, strict=True)}
-    sampling = {"images": len(table), "of": len(unseen[0]), "crops": arguments.crops, "seed": seed}
-    made = {"dataset": arguments.dataset, "sampling": sampling, "provenance": provenance()}
-    write(Path(arguments.output or run_folder(arguments.checkpoint[0]) / "target_weights"), models, made)
+    table = sample_images(unseen, num_samples, seed)
+    models = {name: _model_record(scorer, table) for name, scorer in zip(_names(paths), scorers, strict=True)}
+    sampling = {"images": len(table), "of": len(unseen[0]), "crops": crops, "seed": seed}
+    inputs = {"dataset": dataset, "sampling": sampling, "provenance": provenance()}
+    return write(Path(output or run_folder(paths[0]) / "target_weights"), models, inputs)
 
 
 def _model_record(scorer: Scorer, table: pd.DataFrame) -> dict:
     from smart_iqa.testing import backbone_names, fusion_name
 
     model = scorer.model
-    made = backbone_names(model) | {"fusion": fusion_name(model), "seed": scorer.config.seed}
-    return made | analyse(*generate(scorer, table), table)
+    inputs = backbone_names(model) | {"fusion": fusion_name(model), "seed": scorer.config.seed}
+    return inputs | analyze_vectors(*generate(scorer, table), table)
 
 
-def write(output: Path, models: dict[str, dict], made: dict) -> None:
-    """Write JSON (one model's fields at its top, two models under `models`), Markdown and figure, and print."""
-    from iqa.figures import save_figure
+def write(output: Path, models: dict[str, dict], inputs: dict) -> dict:
+    """Write JSON, Markdown and figure, print the table, and return the record.
+
+    One model's fields are at the top of the record, two models' under `models`.
+    """
+    from iqa.figures import draw_components, save_figure
 
     output.mkdir(parents=True, exist_ok=True)
     ((name, first), *more) = models.items()
-    write_json(output / "target_weights.json", made | ({"models": models} if more else {"model": name} | first))
-    text = markdown(models) + "\n"
+    record = inputs | ({"models": models} if more else {"model": name} | first)
+    write_json(output / "target_weights.json", record)
+    text = components_table(models) + "\n"
     (output / "target_weights.md").write_text(text)
-    save_figure(draw(models), output / "target_weights")
+    save_figure(draw_components(models), output / "target_weights")
     print(text, end="")
     print(f"written to {output}")
+    return record
+
+
+def make_parser() -> Parser:
+    """Name the command's flags; what is not given is left to `analyze_weights`."""
+    text = "Principal components of the weights that one or two models generate."
+    parser = Parser(description=text, argument_default=SUPPRESS)
+    parser.add_argument(
+        "--checkpoint", dest="checkpoints", required=True, nargs="+", metavar="RUN",
+        help="one or two: folder of a run, or a published file",
+    )  # fmt: skip
+    parser.add_argument("--dataset", required=True, choices=DATABASES, metavar="NAME", help=", ".join(DATABASES))
+    parser.add_argument("--data_root", help="holds a folder per database (default: $IQA_DATA_ROOT, ./datasets)")
+    parser.add_argument("--num_samples", type=int, help=f"images, at most {MOST} [400]")
+    parser.add_argument("--crops", type=int, help="random crops per image [10]")
+    parser.add_argument("--device", choices=DEVICES)
+    parser.add_argument("--output", metavar="FOLDER", help="default: first RUN/target_weights")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Analyse as the command line says."""
+    arguments = make_parser().parse_args(argv)
+    start_logging()
+    analyze_weights(**vars(arguments))

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import resource
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -19,9 +20,10 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from iqa.choices import DEVICES
 from iqa.errors import Parser, UserError
-from iqa.results import provenance, read_published
-from iqa.system import start_logging, write_atomically, write_json
+from iqa.results import markdown_table, provenance, read_published
+from iqa.system import spreadsheet_safe, start_logging, write_atomically, write_json
 
 if TYPE_CHECKING:
     from models_swin import SmartIQA
@@ -30,10 +32,10 @@ PUBLISHED_TOLERANCE = 0.03
 
 
 def parse_variant(text: str) -> tuple[str, str]:
-    """`tiny:channel` -> (`tiny`, `channel`).
+    """Part `tiny:channel` into `tiny` and `channel`.
 
     Raises:
-        UserError: not of that form, or no such fusion.
+        UserError: the text is not of that form, or there is no such fusion.
     """
     from models_swin import FUSIONS
 
@@ -44,13 +46,13 @@ def parse_variant(text: str) -> tuple[str, str]:
 
 
 def backbone_stages(model: SmartIQA) -> dict[str, int]:
-    """Parameters of the backbone's top-level parts, as timm names them."""
+    """Count the parameters of the backbone's top-level parts, as timm names them."""
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.backbone.body.named_children()}
     return {name: count for name, count in counts.items() if count}
 
 
 def measure(variant: str, passes: int, batches: Sequence[int], device_name: str) -> dict:
-    """All costs of one variant; run in a process of its own, so that peak memory is its own."""
+    """Measure all costs of one variant; run in a process of its own, so that peak memory is its own."""
     import torch
 
     from iqa.costs import SIDE, count_macs, count_parameters, measure_latency
@@ -95,7 +97,7 @@ def measure_all(variants: Sequence[str], passes: int, batches: Sequence[int], de
 
 
 def to_table(rows: Sequence[dict]) -> pd.DataFrame:
-    """A row a variant: timm's name, millions of parameters by part (NaN: has none), GMACs, GFLOPs, latency, memory."""
+    """Make a row a variant: timm's name, parameters by part (NaN: has none), MACs, FLOPs, latency, memory."""
     table = []
     for row in rows:
         cells = {"variant": row["variant"], "timm name": row["timm_name"], "parameters": row["parameters"]["total"]}
@@ -109,7 +111,7 @@ def to_table(rows: Sequence[dict]) -> pd.DataFrame:
 
 
 def check_published(rows: Sequence[dict]) -> list[str]:
-    """A line for each published figure of a measured size: whether it holds, as what."""
+    """Say in a line for each published figure of a measured size whether it holds, and as what."""
     lines = []
     published_rows = read_published().entries["complexity"].rows
     for row in rows:
@@ -138,10 +140,10 @@ def write_tables(rows: Sequence[dict], output: Path) -> None:
     table, lines = to_table(rows), check_published(rows)
     write_json(output / "complexity.json", {"provenance": provenance(), "variants": list(rows), "published": lines})
     style = {"index": False, "float_format": "%.2f", "na_rep": "-"}
-    texts = {"csv": table.to_csv(index=False), "tex": table.to_latex(**style, escape=True)}
-    cells = [[_cell(value) for value in row] for row in table.to_numpy(dtype=object)]
-    markdown = ["| " + " | ".join(row) + " |" for row in [table.columns, ["---"] * len(table.columns), *cells]]
-    texts["md"] = "\n".join([*markdown, "", *(f"- {line}" for line in lines)]) + "\n"
+    texts = {"csv": spreadsheet_safe(table).to_csv(index=False), "tex": table.to_latex(**style, escape=True)}
+    rows_of_text = [[_cell(value) for value in row] for row in table.to_numpy(dtype=object)]
+    markdown = markdown_table(table.columns, rows_of_text)
+    texts["md"] = "\n".join([markdown, "", *(f"- {line}" for line in lines)]) + "\n"
     for ending, text in texts.items():
         write_atomically(output / f"complexity.{ending}", partial(Path.write_text, data=text))
     print(table.to_string(**style))
@@ -154,14 +156,44 @@ def _cell(value: object) -> str:
     return "-" if math.isnan(value) else f"{value:.2f}"
 
 
+def complexity(
+    variants: Sequence[str],
+    batch_sizes: Sequence[int] = (1, 32),
+    passes: int = 10,
+    device: str = "auto",
+    output: str | Path = "results/complexity",
+) -> list[dict]:
+    """Measure what variants cost and write the tables.
+
+    Args:
+        variants: BACKBONE:FUSION each.
+        batch_sizes: for the latency.
+        passes: timed passes, after warm-up.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        output: folder to write to.
+
+    Returns:
+        The costs of each variant, as in `complexity.json`.
+
+    Raises:
+        UserError: a variant does not exist, or a number is too small.
+    """
+    if passes < 2 or min(batch_sizes) < 1:
+        raise UserError("--passes must be at least 2 and --batch_sizes at least 1")
+    rows = measure_all(variants, passes, batch_sizes, device)
+    write_tables(rows, Path(output))
+    return rows
+
+
 def make_parser() -> Parser:
-    """The command's flags."""
-    parser = Parser(description="Parameters, MACs and FLOPs, latency and memory of variants.")
+    """Name the command's flags; what is not given is left to `complexity`."""
+    text = "Parameters, MACs and FLOPs, latency and memory of variants."
+    parser = Parser(description=text, argument_default=SUPPRESS)
     parser.add_argument("variants", nargs="+", metavar="BACKBONE:FUSION", help="for example tiny:channel")
-    parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 32], help="for the latency [1 32]")
-    parser.add_argument("--passes", type=int, default=10, help="timed passes, after warm-up [10]")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
-    parser.add_argument("--output", default="results/complexity", metavar="FOLDER", help="[results/complexity]")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", help="for the latency [1 32]")
+    parser.add_argument("--passes", type=int, help="timed passes, after warm-up [10]")
+    parser.add_argument("--device", choices=DEVICES)
+    parser.add_argument("--output", metavar="FOLDER", help="[results/complexity]")
     return parser
 
 
@@ -169,7 +201,4 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure what the command line names."""
     arguments = make_parser().parse_args(argv)
     start_logging()
-    if arguments.passes < 2 or min(arguments.batch_sizes) < 1:
-        raise UserError("--passes must be at least 2 and --batch_sizes at least 1")
-    rows = measure_all(arguments.variants, arguments.passes, arguments.batch_sizes, arguments.device)
-    write_tables(rows, Path(arguments.output))
+    complexity(**vars(arguments))

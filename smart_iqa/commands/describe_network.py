@@ -3,7 +3,7 @@
     smart-iqa describe-network --output docs
 
 `network.json` has the shapes of the HyperIQA baseline and of this network, for `generate_paper_figures.py`. Shapes are
-recorded while one picture passes through the network; none is typed. Run it again after a change of
+recorded while one image passes through the network; none is typed. Run it again after a change of
 `models_swin.py`; tests compare what it wrote with the model.
 """
 
@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from iqa.errors import Parser
+from iqa.results import markdown_table
 from iqa.system import write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import nn
 
-    from models_swin import SmartIQA
+    from models_swin import Backbone, SmartIQA
 
 BACKBONE, FUSION, SIDE = "tiny", "channel", 224
 # Before and after, as the paper's first figure: name, backbone, fusion.
@@ -28,7 +29,7 @@ NETWORKS = (("HyperIQA", "resnet50", "single"), ("SMART-IQA", BACKBONE, FUSION))
 
 
 def shapes_of(value: object) -> list[tuple[int, ...]]:
-    """Shapes, without the batch, of every tensor in a part's output, in order."""
+    """List the shapes, without the batch, of every tensor in a part's output, in order."""
     from torch import Tensor
 
     if isinstance(value, Tensor):
@@ -39,7 +40,7 @@ def shapes_of(value: object) -> list[tuple[int, ...]]:
 
 
 def record_shapes(model: SmartIQA, side: int = SIDE) -> dict[str, list[tuple[int, ...]]]:
-    """Output shapes of every part for one picture of `side` pixels."""
+    """Record the output shapes of every part for one image of `side` pixels."""
     import torch
 
     from iqa.figures import PARTS
@@ -65,7 +66,7 @@ def _text(shapes: Sequence[tuple[int, ...]]) -> str:
 
 
 def draw(parts: dict[str, dict]) -> Figure:
-    """The drawing of the page: parts as `network_record` gives them."""
+    """Draw the page's figure of parts as `network_record` gives them."""
     from iqa.figures import NETWORK_HEIGHT, PAGE_WIDTH, draw_network, new_figure
 
     figure, (axes,) = new_figure(PAGE_WIDTH, NETWORK_HEIGHT)
@@ -74,14 +75,10 @@ def draw(parts: dict[str, dict]) -> Figure:
 
 
 def page() -> str:
-    """The page as Markdown."""
-    import torch
-
-    from iqa.figures import PARTS
-    from models_swin import CONTENT_BRANCHES, FUSIONS, SmartIQA
+    """Write the page as Markdown."""
+    from models_swin import SmartIQA
 
     model = SmartIQA(BACKBONE, FUSION)
-    recorded = record_shapes(model)
     lines = [
         "# The network",
         "",
@@ -89,43 +86,68 @@ def page() -> str:
         "",
         "![The parts of the network and the shapes between them](network.png)",
         "",
-        f"One picture of {SIDE}x{SIDE} through `{BACKBONE}` with `{FUSION}` fusion:",
+        f"One image of {SIDE}x{SIDE} through `{BACKBONE}` with `{FUSION}` fusion:",
         "",
-        "| part | class | gives | parameters |",
-        "|---|---|---|---|",
-    ]
-    for name in PARTS:
-        part = getattr(model, name)
-        count = sum(p.numel() for p in part.parameters())
-        lines.append(f"| `{name}` | `{type(part).__name__}` | {_text(recorded[name])} | {count:,} |")
-    lines += ["", "`fusion` gives features, stage weights and raw attention; `hypernet` five weights and five biases."]
-    lines += [
+        _parts_table(model),
+        "",
+        "`fusion` gives features, stage weights and raw attention; `hypernet` five weights and five biases.",
         "",
         "## Fusions",
         "",
-        "| fusion | features | stage weights | parameters | what it does |",
-        "|---|---|---|---|---|",
+        _fusions_table(model.backbone),
+        "",
+        "## Content vectors",
+        "",
+        _content_vectors_table(model.backbone),
     ]
-    stages = [
-        torch.zeros(1, c, SIDE // s, SIDE // s)
-        for c, s in zip(model.backbone.channels, model.backbone.strides, strict=True)
-    ]
-    for name, kind in FUSIONS.items():
-        fusion = kind(model.backbone.channels).eval()
-        fused = fusion(stages)
-        count = sum(p.numel() for p in fusion.parameters())
-        weights = "-" if fused.stage_weights is None else _text(shapes_of(fused.stage_weights))
-        says = str(kind.__doc__).splitlines()[0]
-        lines.append(f"| `{name}` | {_text(shapes_of(fused.features))} | {weights} | {count:,} | {says} |")
-    lines += ["", "## Content vectors", "", "| content_vector | parameters | what it does |", "|---|---|---|"]
-    for name, branch in CONTENT_BRANCHES.items():
-        count = sum(p.numel() for p in branch(model.backbone.channels).parameters())
-        lines.append(f"| `{name}` | {count:,} | {str(branch.__doc__).splitlines()[0]} |")
     return "\n".join(lines) + "\n"
 
 
+def _parts_table(model: SmartIQA) -> str:
+    from iqa.figures import PARTS
+
+    recorded = record_shapes(model)
+    parts = {name: getattr(model, name) for name in PARTS}
+    rows = [
+        [f"`{name}`", f"`{type(part).__name__}`", _text(recorded[name]), _count(part)] for name, part in parts.items()
+    ]
+    return markdown_table(["part", "class", "gives", "parameters"], rows)
+
+
+def _fusions_table(backbone: Backbone) -> str:
+    import torch
+
+    from models_swin import FUSIONS
+
+    stages = [torch.zeros(1, c, SIDE // s, SIDE // s) for c, s in zip(backbone.channels, backbone.strides, strict=True)]
+    rows = []
+    for name, kind in FUSIONS.items():
+        fusion = kind(backbone.channels).eval()
+        fused = fusion(stages)
+        weights = "-" if fused.stage_weights is None else _text(shapes_of(fused.stage_weights))
+        rows.append([f"`{name}`", _text(shapes_of(fused.features)), weights, _count(fusion), _first_line(kind)])
+    return markdown_table(["fusion", "features", "stage weights", "parameters", "what it does"], rows)
+
+
+def _content_vectors_table(backbone: Backbone) -> str:
+    from models_swin import CONTENT_BRANCHES
+
+    rows = [
+        [f"`{name}`", _count(kind(backbone.channels)), _first_line(kind)] for name, kind in CONTENT_BRANCHES.items()
+    ]
+    return markdown_table(["content_vector", "parameters", "what it does"], rows)
+
+
+def _count(part: nn.Module) -> str:
+    return f"{sum(p.numel() for p in part.parameters()):,}"
+
+
+def _first_line(kind: type) -> str:
+    return str(kind.__doc__).splitlines()[0]
+
+
 def network_record(name: str, backbone: str, fusion: str) -> dict:
-    """A network as JSON: `name`, `side`, and of every part its kind, main output shapes and number of parameters."""
+    """Describe a network as JSON: `name`, `side`, and of every part kind, main output shapes and parameters."""
     from torch import nn
 
     from iqa.figures import PARTS
@@ -150,7 +172,7 @@ def network_record(name: str, backbone: str, fusion: str) -> dict:
 
 
 def make_parser() -> Parser:
-    """The command's flags."""
+    """Name the command's flags."""
     parser = Parser(description="Write the page about the network from the model.")
     parser.add_argument("--output", default="docs", metavar="FOLDER", help="[docs]")
     return parser

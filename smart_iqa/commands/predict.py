@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from iqa.choices import DEVICES
 from iqa.errors import Parser, UserError
-from iqa.system import is_first_process, start_logging
+from iqa.system import is_first_process, spreadsheet_safe, start_logging
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".ppm", ".pgm")
 
@@ -53,7 +54,7 @@ def make_parser() -> Parser:
         "--checkpoint", required=True, metavar="RUN", help="folder of a run, or a published file (.pth, .pkl)"
     )
     parser.add_argument("--output", metavar="FILE.csv", help="also write the scores as CSV (image,score)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
     return parser
 
 
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(table):
         print(table.to_string(index=False))
     if output is not None:
-        table.to_csv(output, index=False)
+        spreadsheet_safe(table).to_csv(output, index=False)
     if problems:
         for problem in problems.values():
             print(f"error: {problem}", file=sys.stderr)

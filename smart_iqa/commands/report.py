@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from folders import read_database
+from iqa.choices import describe_crops
 from iqa.config import FIELDS
 from iqa.data import open_rgb
 from iqa.errors import Parser, UserError
@@ -49,7 +50,7 @@ class Part:
 
 
 def results_file(run: Path) -> Path:
-    """The results of a run's folder, or the file itself.
+    """Find the results in a run's folder; a file stands for itself.
 
     Raises:
         UserError: the folder holds several splits, or a run that is not finished.
@@ -66,7 +67,7 @@ def results_file(run: Path) -> Path:
 
 
 def read_parts(file: Path, results: dict) -> list[Part]:
-    """The parts of a run's results, then those of the evaluations beside it.
+    """Read the parts of a run's results, then those of the evaluations beside it.
 
     Raises:
         UserError: a field is missing or of the wrong kind; it is named.
@@ -92,7 +93,7 @@ def _parts_of(file: Path, results: dict, suffix: str) -> list[Part]:
             )
         database = database_of(results, name)
         described = results.get("databases", {}).get(database, {})
-        crops = f"{config['test_mode']}, {config['test_patch_num']}" if "test_mode" in config else "–"
+        crops = describe_crops(config["test_mode"], config["test_patch_num"]) if "test_mode" in config else "–"
         parts.append(Part(name + suffix, database, metrics, table, crops, _database_notes(described)))
     return parts
 
@@ -102,8 +103,8 @@ def _database_notes(described: dict) -> list[str]:
     return notes + [f"{len(left_out)} images of the database were left out as unusable"] * bool(left_out)
 
 
-def find_pictures(database: str, config: dict, data_root: str | None) -> tuple[dict[str, str], str | None]:
-    """Where the pictures of a database lie.
+def find_images(database: str, config: dict, data_root: str | None) -> tuple[dict[str, str], str | None]:
+    """Find where the images of a database lie.
 
     Args:
         database: its name.
@@ -111,7 +112,7 @@ def find_pictures(database: str, config: dict, data_root: str | None) -> tuple[d
         data_root: where to look instead.
 
     Returns:
-        Path by image name, and the reason where there is none.
+        Path by image name, and the reason where there are no paths.
     """
     how = {}
     if database == config["dataset"]:
@@ -145,12 +146,12 @@ def _thumbnail_of(path: str | None) -> str | None:
 
 
 def describe_part(part: Part, config: dict, data_root: str | None) -> dict:
-    """What the page shows of one part."""
+    """Gather what the page shows of one part."""
     from iqa.figures import best_and_worst, draw_page_scatter, fit_errors, table_data
 
     fitted = fit_errors(part.table)
     best, worst = best_and_worst(fitted.table)
-    paths, reason = find_pictures(part.database, config, data_root)
+    paths, reason = find_images(part.database, config, data_root)
     best_cards, worst_cards = _cards(best, paths), _cards(worst, paths)
     missing = sum(card["thumbnail"] is None for card in best_cards + worst_cards)
     if reason is None and missing:
@@ -175,7 +176,10 @@ def _mos_label(database: str) -> str:
 
 
 def settings_rows(config: dict) -> tuple[list[dict], list[dict]]:
-    """Settings that differ from the defaults, and those that do not; one that is no setting today differs."""
+    """Part the settings that differ from the defaults from those that do not.
+
+    A setting of an earlier version, which has no default today, is among those that differ.
+    """
     rows = []
     for key, value in config.items():
         known = key in FIELDS
@@ -191,10 +195,10 @@ def _default(key: str) -> object:
 
 
 def read_curves(file: Path, results: dict) -> dict | None:
-    """The epochs of a run and their curves, or None where no history lies beside the results.
+    """Read the epochs of a run and draw their curves; None where no history lies beside the results.
 
     Raises:
-        UserError: a line without a needed field, or one that is no number.
+        UserError: a line lacks a field, or a field is not a number.
     """
     from iqa.figures import draw_curve
 
@@ -209,7 +213,7 @@ def read_curves(file: Path, results: dict) -> dict | None:
 
 
 def read_attention(run: Path) -> dict | None:
-    """Stage weights by quality level as `analyze_attention.py` left them, or None where it was not run.
+    """Read the stage weights by quality level that `analyze_attention.py` left; None where it was not run.
 
     Raises:
         UserError: the file is not such an analysis.
@@ -231,7 +235,7 @@ def read_attention(run: Path) -> dict | None:
 
 
 def warnings_of(results: dict, parts: list[Part]) -> list[str]:
-    """What a reader has to know before the numbers, each a sentence."""
+    """List what a reader has to know before the numbers, each a sentence."""
     protocol, provenance = results["protocol"], results["provenance"]
     warnings = []
     if protocol.get("selected_on") == "test":
@@ -247,20 +251,20 @@ def warnings_of(results: dict, parts: list[Part]) -> list[str]:
 
 
 def baseline_metrics(file: Path) -> dict | None:
-    """Metrics by part of the ridge baseline beside the run, if it was made."""
+    """Read the metrics by part of the ridge baseline beside the run; None where it was not made."""
     baseline = file.parent / "ridge_baseline.json"
     return read_results(baseline)["metrics"] if baseline.is_file() else None
 
 
 def gather(run: str | Path, data_root: str | None = None) -> dict:
-    """Everything the page shows of a run.
+    """Gather everything the page shows of a run.
 
     Args:
         run: folder of a finished run, or its `results.json`.
-        data_root: holds a folder per database, for the pictures; default as the run.
+        data_root: holds a folder per database, for the images; default as the run.
 
     Raises:
-        UserError: no finished run, or a field missing.
+        UserError: the run is not finished, or a field is missing.
     """
     file = results_file(Path(run))
     results = read_results(file)
@@ -304,22 +308,40 @@ def check_output(output: Path) -> None:
         raise UserError(f"{output} exists and is no page of smart-iqa report: name another file with --output")
 
 
+def write_report(run: str | Path, output: str | Path | None = None, data_root: str | None = None) -> Path:
+    """Write the page of a run.
+
+    Args:
+        run: folder of a finished run, or its `results.json`.
+        output: file to write; default: `report.html` in the run's folder.
+        data_root: holds a folder per database, for the images; default as the run.
+
+    Returns:
+        Where the page is.
+
+    Raises:
+        UserError: no finished run, a field is missing, or the output is not a page of this script.
+    """
+    from iqa.figures import render
+
+    output = Path(output or results_file(Path(run)).with_name("report.html"))
+    html = render(gather(run, data_root))
+    check_output(output)
+    write_atomically(output, lambda file: file.write_text(html, encoding="utf-8"))
+    print(f"written to {output} ({len(html.encode()) / 1e6:.1f} MB)")
+    return output
+
+
 def make_parser() -> Parser:
-    """The command's flags."""
+    """Name the command's flags."""
     parser = Parser(description="Write one self-contained HTML page about a finished run.")
     parser.add_argument("run", metavar="RUN", help="folder of a run, for example results/demo")
     parser.add_argument("--output", metavar="FILE.html", help="default: RUN/report.html")
-    parser.add_argument("--data_root", help="holds a folder per database, for the pictures (default: as the run)")
+    parser.add_argument("--data_root", help="holds a folder per database, for the images (default: as the run)")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the page of the run that the command line names."""
     arguments = make_parser().parse_args(argv)
-    from iqa.figures import render
-
-    output = Path(arguments.output or results_file(Path(arguments.run)).with_name("report.html"))
-    html = render(gather(arguments.run, arguments.data_root))
-    check_output(output)
-    write_atomically(output, lambda file: file.write_text(html, encoding="utf-8"))
-    print(f"written to {output} ({len(html.encode()) / 1e6:.1f} MB)")
+    write_report(arguments.run, arguments.output, arguments.data_root)

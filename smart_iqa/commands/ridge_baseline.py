@@ -36,7 +36,7 @@ PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 
 
 def pooled_features(scorer: Scorer, table: pd.DataFrame) -> np.ndarray:
-    """Features (n, sum C_i) of every image: mean over the crops that a test would use."""
+    """Compute features (n, sum C_i) of every image: the mean over the crops that a test would use."""
     from iqa.evaluation import predict
     from smart_iqa.probes import PooledFeatures
 
@@ -45,13 +45,13 @@ def pooled_features(scorer: Scorer, table: pd.DataFrame) -> np.ndarray:
 
 
 def fit_ridge(features: dict[str, np.ndarray], mos: dict[str, np.ndarray]):
-    """Standardised ridge fitted on train, with the penalty of the best validation SRCC."""
+    """Fit a standardised ridge on train, with the penalty of the best validation SRCC."""
     models = [make_pipeline(StandardScaler(), Ridge(alpha)).fit(features["train"], mos["train"]) for alpha in PENALTIES]
     return max(models, key=lambda model: np.nan_to_num(srcc(model.predict(features["val"]), mos["val"]), nan=-1.0))
 
 
 def ridge_results(config: Config, database: Database, split: pd.Series) -> dict:
-    """Results of the baseline on the test part of a run's split."""
+    """Fit the baseline on a run's split and test it on the test part."""
     from iqa.runtime import make_accelerator
     from models_swin import SmartIQA
     from smart_iqa.scorer import Scorer
@@ -79,8 +79,35 @@ def ridge_results(config: Config, database: Database, split: pd.Series) -> dict:
     )
 
 
+def ridge_baseline(checkpoint: str | Path, data_root: str | None = None) -> dict:
+    """Fit and test the baseline of a run, and write `ridge_baseline.json` beside its results.
+
+    Args:
+        checkpoint: folder of the run.
+        data_root: holds a folder per database; default as the run.
+
+    Returns:
+        The baseline's results, in the form of the run's own.
+
+    Raises:
+        UserError: there is no such run or database.
+    """
+    from smart_iqa.scorer import load_run_config
+
+    run = Path(checkpoint)
+    if not run.is_dir():
+        raise UserError(f"no run at {run}")
+    config = load_run_config(run)
+    database = read_run_database(config, data_root)
+    results = ridge_results(config, database, read_split(run / "split.json", database))
+    write_results(run / "ridge_baseline.json", results)
+    run_metrics = read_results(run)["metrics"]["test"]
+    print(metrics_table({run.name: run_metrics, f"{run.name}: ridge": results["metrics"]["test"]}))
+    return results
+
+
 def make_parser() -> Parser:
-    """The command's flags."""
+    """Name the command's flags."""
     parser = Parser(description="Ridge regression on a run's frozen backbone, on the run's own split.")
     parser.add_argument("--checkpoint", required=True, metavar="RUN", help="folder of a run, for example results/demo")
     parser.add_argument("--data_root", help="holds a folder per database (default: as the run)")
@@ -90,15 +117,5 @@ def make_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     """Fit and test the baseline of the run that the command line names."""
     arguments = make_parser().parse_args(argv)
-    from smart_iqa.scorer import load_run_config
-
     start_logging()
-    run = Path(arguments.checkpoint)
-    if not run.is_dir():
-        raise UserError(f"no run at {run}")
-    config = load_run_config(run)
-    database = read_run_database(config, arguments.data_root)
-    results = ridge_results(config, database, read_split(run / "split.json", database))
-    write_results(run / "ridge_baseline.json", results)
-    run_metrics = read_results(run)["metrics"]["test"]
-    print(metrics_table({run.name: run_metrics, f"{run.name}: ridge": results["metrics"]["test"]}))
+    ridge_baseline(arguments.checkpoint, arguments.data_root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import re
@@ -14,6 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 from helpers import ROOT, command
+from written import Templates
 
 from iqa.errors import UserError
 from iqa.figures import STYLE, Bar, draw_bars, latex_text, new_figure, scatter_by_label, scatter_by_mos, to_latex
@@ -25,36 +27,23 @@ FIGURES = (
     "target_weights"
 ).split()
 TABLES = "table_in_database table_ablation table_cross_database table_complexity table_attention".split()
-LEVELS = ("Very Low", "Low", "Mid", "High", "Very High")
+TEMPLATES: Templates  # what the commands wrote
 
 
-# What the scripts record, with made-up numbers. ------------------------------------------------------------------
+# What the commands recorded of a tiny run, with the numbers that a test is about in place of the run's. -----------
 
 
 def results(srcc: float | None = 0.8, dataset: str = "koniq-10k", cross: dict | None = None, **settings) -> dict:
     """The results of a run: its test part and other databases it was tested on."""
-    rng = np.random.default_rng(0)
-    parts = {"test": srcc, **(cross or {})}
-    metrics, predictions = {}, {}
-    for part, value in parts.items():
-        mos = rng.uniform(0, 100, 40)
-        rows = zip(mos, mos + rng.normal(0, 12, 40), strict=True)
-        predictions[part] = [
-            {"image": f"{i}.png", "mos": float(m), "score": float(s), "content": f"scene {i % 4}"}
-            for i, (m, s) in enumerate(rows)
-        ]
+    content = TEMPLATES.results
+    metrics, predictions = content["metrics"]["test"], content["predictions"]["test"]
+    for part, value in ({"test": srcc} | (cross or {})).items():
         interval = None if value is None else [value - 0.03, value + 0.02]
-        metrics[part] = {"n": 40, "srcc": value, "plcc": value, "krcc": value, "rmse": 9.5, "srcc_ci95": interval}
-    config = {"dataset": dataset, "backbone": "tiny", "fusion": "scale", "seed": 0, "lr": 2e-5, "loss_type": "l1"}
-    return {
-        "config": config | {"ranking_loss_alpha": 0.0, "select_on": "val"} | settings,
-        "provenance": {},
-        "protocol": {"split": "official", "selected_on": "val"},
-        "training": {"best_epoch": 2, "parameters": 29_521_479},
-        "metrics": metrics,
-        "predictions": predictions,
-        "timings": {},
-    }
+        content["metrics"][part] = metrics | dict.fromkeys(("srcc", "plcc", "krcc"), value) | {"srcc_ci95": interval}
+        content["predictions"][part] = predictions
+    network = {"dataset": dataset, "backbone": "tiny", "fusion": "scale", "lr": 2e-5, "epochs": 7}
+    content["config"] |= network | settings
+    return content
 
 
 def write(path: Path, content: object) -> Path:
@@ -63,37 +52,27 @@ def write(path: Path, content: object) -> Path:
     return path
 
 
-def write_run(folder: Path, content: dict, epochs: int = 3) -> Path:
+def write_run(folder: Path, content: dict) -> Path:
+    """A run's folder with these results and the history of the run that was made."""
     write(folder / "results.json", content)
-    lines = [{"epoch": e + 1, "train_loss": 20 / (e + 1), "val_srcc": 0.9 - 0.3 / (e + 1)} for e in range(epochs)]
-    (folder / "history.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    (folder / "history.jsonl").write_text((TEMPLATES.folder / "run" / "history.jsonl").read_text())
     return folder
 
 
 def ablation(name: str, rows: dict[str, float | None], settings: dict[str, dict] | None = None) -> dict:
-    """A table as `run_ablations.py` writes it; the first row is the baseline."""
-    return {
-        "name": name,
-        "baseline": next(iter(rows)),
-        "rows": [
-            {
-                "row": row,
-                "seeds": 3,
-                "parts": {
-                    part: {k: {"mean": srcc, "std": 0.004, "n": 3} for k in ("srcc", "plcc")}
-                    for part in ("test", "spaq")
-                },
-                "parameters": 29_000_000 + 20_000_000 * i,
-                "macs": 5_000_000_000,
-                "cpu_latency_ms": 80.0,
-                "seconds_per_epoch": 300.0,
-                "epochs_to_best": 5,
-                "versus_baseline": None if i == 0 else {"verdict": "better", "by_seed": ["a"] * 3},
-                **({"config": settings[row]} if settings else {}),
-            }
-            for i, (row, srcc) in enumerate(rows.items())
-        ],
-    }
+    """A table with these rows and SRCCs; the first row is the baseline, and every other one is better."""
+    content = TEMPLATES.ablation
+    baseline, other = content["rows"]
+    made = []
+    for i, (row, srcc) in enumerate(rows.items()):
+        like = copy.deepcopy(other if i else baseline)
+        value = {"mean": srcc, "std": 0.004, "n": 3}
+        parts = {part: dict.fromkeys(("srcc", "plcc"), value) for part in ("test", "spaq")}
+        like |= {"row": row, "seeds": 3, "parts": parts, "parameters": 29_000_000 + 20_000_000 * i}
+        like["versus_baseline"] = {"verdict": "better", "by_seed": ["a"] * 3} if i else None
+        like["config"] = (settings or {}).get(row, {})
+        made.append(like)
+    return content | {"name": name, "baseline": next(iter(rows)), "rows": made}
 
 
 def components() -> dict:
@@ -107,74 +86,28 @@ def components() -> dict:
 
 
 def complexity(*variants: str) -> dict:
-    return {
-        "variants": [
-            {
-                "variant": variant,
-                "parameters": {"backbone": 27_000_000, "total": 29_521_479},
-                "macs": 4_600_000_000,
-                "flops": 9_200_000_000,
-                "latency_ms_per_image": {
-                    batch: {"median": 91.0, "quartiles": [88.0, 97.0], "passes": 10, "batch": int(batch)}
-                    for batch in ("1", "32")
-                },
-                "peak_memory_bytes": 900_000_000,
-            }
-            for variant in variants
-        ]
-    }
+    content = TEMPLATES.complexity
+    return content | {"variants": [content["variants"][0] | {"variant": variant} for variant in variants]}
 
 
 def attention(fusion: str = "scale") -> dict:
-    means = {level: [0.3 - 0.05 * i, 0.2, 0.2 + 0.05 * i, 0.3] for i, level in enumerate(LEVELS)}
-    levels = {
-        level: {"n": 16, "mos": 10.0 + 20 * i, "score": 12.0 + 18 * i, "mean": mean, "std": [0.02] * 4}
-        for i, (level, mean) in enumerate(means.items())
-    }
-    return {"run": "results/run", "dataset": "demo", "fusion": fusion, "levels": levels, "trends": {}, "images": []}
+    return TEMPLATES.attention | {"fusion": fusion}
 
 
-def target_weights(contents: int = 8) -> dict:
-    rng = np.random.default_rng(1)
-    images = [
-        {
-            "image": f"{i}.png", "content": f"scene {i % contents}", "distortion": "blur", "mos": float(m),
-            "score": 50.0, "pc1": float(m / 10 + rng.normal()), "pc2": float(rng.normal() + i % contents),
-        }
-        for i, m in enumerate(rng.uniform(0, 100, 80))
-    ]  # fmt: skip
-    return {
-        "run": "results/run",
-        "dataset": "demo",
-        "images": images,
-        "explained_variance": [0.6, 0.2, 0.1],
-        "silhouette": {},
-    }
+def target_weights() -> dict:
+    return TEMPLATES.target_weights
 
 
 def network() -> dict:
-    shapes = {
-        "backbone": [[96, 56, 56], [192, 28, 28], [384, 14, 14], [768, 7, 7]], "content": [[224]],
-        "fusion": [[1440, 7, 7]], "reduce": [[112, 7, 7]], "target_net": [[]],
-        "hypernet": [[112, 224], [56, 112], [28, 56], [14, 28], [1, 14]],
-    }  # fmt: skip
-    networks = []
-    for name in ("before", "after"):
-        parts = {part: {"kind": "", "shapes": s, "parameters": 1_000_000} for part, s in shapes.items()}
-        parts["fusion"]["kind"] = {"before": "single", "after": "channel"}[name]
-        networks.append({"name": name, "side": 224, "parts": parts})
-    return {"networks": networks}
+    return TEMPLATES.network
 
 
 def everything(folder: Path) -> list[Path]:
     """One result of every kind, enough for every figure and table."""
     run = write_run(folder / "run", results(cross={"spaq": 0.6, "kadid-10k": 0.4}))
-    write(run / "ridge_baseline.json", results(0.7) | {"protocol": {"model": "ridge"}})
+    write(run / "ridge_baseline.json", TEMPLATES.ridge_baseline)
     write(run / "attention" / "attention_analysis.json", attention())
-    write(folder / "splits" / "summary.json", {
-        "config": results(dataset="agiqa-3k")["config"],
-        "summary": {"test": dict.fromkeys(("srcc", "plcc"), {"mean": 0.81, "median": 0.8, "std": 0.01, "n": 10})},
-    })  # fmt: skip
+    write(folder / "splits" / "summary.json", TEMPLATES.splits)
     sizes = {"tiny": 0.92, "small": 0.93, "base": 0.935}
     configs = {size: {"dataset": "koniq-10k", "backbone": size, "fusion": "scale"} for size in sizes}
     tables = [
@@ -202,7 +135,13 @@ def everything(folder: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _coarse_pictures():
+def _templates(written):
+    global TEMPLATES
+    TEMPLATES = written
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _coarse_figures(_templates):
     """Rendering at print resolution would take most of the time, and no test looks at pixels."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(STYLE, "savefig.dpi", 40)
@@ -588,32 +527,38 @@ def changed(content: dict, value: object, *path) -> dict:
 @pytest.mark.parametrize(
     "content, said",
     [
-        (changed(results(), "high", "predictions", "test", 3, "score"), "predictions.test[3].score"),
-        (changed(results(), None, "predictions", "test", 3, "score"), "predictions.test[3].score"),
-        (changed(results(), math.nan, "predictions", "test", 3, "mos"), "predictions.test[3].mos"),
-        (changed(results(), [1], "training"), "training"),
-        (changed(results(), "much", "config", "lr"), "config.lr"),
-        (changed(results(), None, "metrics", "test", "n"), "metrics.test.n"),
-        (changed(components(), 3, "rows", 0, "config"), "rows.0.config"),
-        (changed(complexity("a:b"), {"one": {}}, "variants", 0, "latency_ms_per_image"), "latency_ms_per_image"),
-        (changed(attention(), 3, "levels", "Low"), "levels.Low"),
-        (changed(network(), 3, "networks", 0, "parts", "reduce", "shapes", 0), "parts.reduce.shapes.0"),
-        (without(results(), "metrics", "test", "srcc"), "metrics.test.srcc"),
-        (without(results(), "predictions"), "predictions"),
-        (without(components(), "rows", 0, "parts"), "rows.0.parts"),
-        (without(components(), "rows", 1, "macs"), "rows.1.macs"),
-        (without(complexity("a:b"), "variants", 0, "parameters", "total"), "variants.0.parameters.total"),
-        (without(attention(), "levels", "Low", "mean"), "levels.Low.mean"),
-        (without(target_weights(), "images", 3, "pc1"), "images.3.pc1"),
-        (without(network(), "networks", 0, "parts", "reduce"), "networks.0.parts.reduce"),
-        (components() | {"rows": []}, "rows"),
-        (attention() | {"levels": {"Low": {"n": 1, "mean": ["high", 0, 0, 0], "std": [0] * 4}}}, "levels.Low.mean.0"),
-        ({"nothing": 1}, "none of the kinds"),
-        ([1, 2], "none of the kinds"),
+        (lambda: changed(results(), "high", "predictions", "test", 3, "score"), "predictions.test[3].score"),
+        (lambda: changed(results(), None, "predictions", "test", 3, "score"), "predictions.test[3].score"),
+        (lambda: changed(results(), math.nan, "predictions", "test", 3, "mos"), "predictions.test[3].mos"),
+        (lambda: changed(results(), [1], "training"), "training"),
+        (lambda: changed(results(), "much", "config", "lr"), "config.lr"),
+        (lambda: changed(results(), None, "metrics", "test", "n"), "metrics.test.n"),
+        (lambda: changed(components(), 3, "rows", 0, "config"), "rows.0.config"),
+        (
+            lambda: changed(complexity("a:b"), {"one": {}}, "variants", 0, "latency_ms_per_image"),
+            "latency_ms_per_image",
+        ),
+        (lambda: changed(attention(), 3, "levels", "Low"), "levels.Low"),
+        (lambda: changed(network(), 3, "networks", 0, "parts", "reduce", "shapes", 0), "parts.reduce.shapes.0"),
+        (lambda: without(results(), "metrics", "test", "srcc"), "metrics.test.srcc"),
+        (lambda: without(results(), "predictions"), "predictions"),
+        (lambda: without(components(), "rows", 0, "parts"), "rows.0.parts"),
+        (lambda: without(components(), "rows", 1, "macs"), "rows.1.macs"),
+        (lambda: without(complexity("a:b"), "variants", 0, "parameters", "total"), "variants.0.parameters.total"),
+        (lambda: without(attention(), "levels", "Low", "mean"), "levels.Low.mean"),
+        (lambda: without(target_weights(), "images", 3, "pc1"), "images.3.pc1"),
+        (lambda: without(network(), "networks", 0, "parts", "reduce"), "networks.0.parts.reduce"),
+        (lambda: components() | {"rows": []}, "rows"),
+        (
+            lambda: attention() | {"levels": {"Low": {"n": 1, "mean": ["high", 0, 0, 0], "std": [0] * 4}}},
+            "levels.Low.mean.0",
+        ),
+        (lambda: {"nothing": 1}, "none of the kinds"),
+        (lambda: [1, 2], "none of the kinds"),
     ],
 )
 def test_a_file_with_a_mistake_is_one_line_that_names_file_and_field(content, said, tmp_path, capsys):
-    file = write(tmp_path / "recorded.json", content)
+    file = write(tmp_path / "recorded.json", content())
     assert command("generate_paper_figures", file, "--output", tmp_path / "out") == 2
     line = capsys.readouterr().err
     assert said in line and str(file) in line and line.count("\n") == 1

@@ -399,7 +399,7 @@ def test_a_changed_prediction_of_two_runs_is_a_difference_of_their_comparison_an
     assert "other images or labels" in named["comparisons[0]"].recomputed and "metrics.worse.n" in named
     results["comparisons"][0]["part_b"] = "gone"
     named = {difference.name: difference for difference in verified(results, tmp_path).differences}
-    assert "'gone', of which there are no predictions" in named["comparisons[0]"].recomputed
+    assert "'gone', but the file has no predictions of that name" in named["comparisons[0]"].recomputed
 
 
 def test_the_protocol_counts_the_test_parts_of_all_databases_trained_on_together(results, tmp_path):

@@ -15,6 +15,7 @@ import torch
 import trees
 from helpers import command
 
+import smart_iqa
 from folders import Database, read_database
 from iqa.checkpoint import save_checkpoint
 from iqa.config import Config
@@ -164,6 +165,28 @@ def test_groups_are_printed_when_asked_for(runs, data_root, tmp_path, capsys):
         capsys.readouterr()
         evaluate(tmp_path / f"{printed}.json", data_root, [runs / "a"], "--datasets", "demo", *flags)
         assert ("quality level" in capsys.readouterr().out) == printed
+
+
+def test_python_gets_what_the_command_writes_and_names_one_thing_without_a_list(runs, data_root, tmp_path):
+    written = evaluate(tmp_path / "r.json", data_root, [runs / "a"], "--datasets", "demo")
+    returned = smart_iqa.evaluate(runs / "a", "demo", data_root=str(data_root), device="cpu")
+    returned = json.loads(json.dumps(returned))
+    assert returned.keys() == written.keys() - {"digest"}
+    assert all(returned[key] == written[key] for key in returned.keys() - {"provenance", "timings"})
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "datasets", "options", "said"),
+    [
+        ([], "demo", {}, "at least one checkpoint"),
+        ("run", [], {}, "one database"),
+        ("run", "demo", {"protocol": "paper", "test_patch_num": 3}, "without test_mode and test_patch_num"),
+        ("run", "demos", {}, "unknown database 'demos'"),
+    ],
+)
+def test_what_cannot_be_tested_is_refused_before_anything_is_read(checkpoints, datasets, options, said):
+    with pytest.raises(UserError, match=said):
+        smart_iqa.evaluate(checkpoints, datasets, **options)
 
 
 def test_the_published_protocol_tests_as_its_configuration_says_and_is_labelled(runs, data_root, tmp_path, monkeypatch):

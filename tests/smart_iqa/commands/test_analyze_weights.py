@@ -12,12 +12,13 @@ import torch
 from helpers import command, make_run
 
 from iqa.errors import UserError
+from iqa.figures import draw_components
 from models_swin import TARGET_SIZES, SmartIQA, TargetWeights
 from smart_iqa.commands.analyze_weights import (
-    analyse,
-    draw,
+    analyze_vectors,
+    analyze_weights,
+    components_table,
     generate,
-    markdown,
     sample_images,
     silhouettes,
 )
@@ -36,9 +37,9 @@ def images(n: int, contents: int = 2, distortion: str = "") -> pd.DataFrame:
 @pytest.mark.parametrize("fusion", ["scale", "vector"])
 def test_a_vector_is_the_whole_generated_network(fusion):
     model = SmartIQA("nano", fusion).eval()
-    pictures = torch.randn(2, 3, 32, 32)
+    batch = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        values, seen = GeneratedWeights(model)(pictures), model.inspect(pictures)
+        values, seen = GeneratedWeights(model)(batch), model.inspect(batch)
     assert values.shape == (2, 1 + DIMENSIONS)
     sizes = [w[0].numel() for w in seen.target_weights.weights] + [b[0].numel() for b in seen.target_weights.biases]
     parts = values[:, 1:].split(sizes, dim=1)
@@ -52,7 +53,7 @@ def test_vectors_on_a_plane_are_explained_by_two_components_whose_distances_are_
     rng = np.random.default_rng(0)
     plane = rng.normal(size=(40, 2)) * (3, 1)
     basis = np.linalg.qr(rng.normal(size=(500, 2)))[0]
-    found = analyse(np.zeros(40), (plane @ basis.T + 7).astype(np.float32), images(40))
+    found = analyze_vectors(np.zeros(40), (plane @ basis.T + 7).astype(np.float32), images(40))
     assert found["dimensions"] == 500 and len(found["explained_variance"]) == 10
     assert sum(found["explained_variance"][:2]) == pytest.approx(1, abs=1e-5)
     variances = np.linalg.eigvalsh(np.cov(plane.T))[::-1]
@@ -65,7 +66,7 @@ def test_vectors_on_a_plane_are_explained_by_two_components_whose_distances_are_
 
 def test_the_same_vectors_give_the_same_components():
     vectors = np.random.default_rng(1).normal(size=(30, 300)).astype(np.float32)
-    first, again = (analyse(np.zeros(30), vectors, images(30)) for _ in range(2))
+    first, again = (analyze_vectors(np.zeros(30), vectors, images(30)) for _ in range(2))
     assert first == again
 
 
@@ -73,9 +74,9 @@ def test_a_component_that_is_mos_correlates_with_it_perfectly_up_to_its_sign():
     table = images(20)
     vectors = np.outer(table["mos"], np.ones(50)).astype(np.float32)
     vectors += np.random.default_rng(0).normal(scale=1e-3, size=vectors.shape).astype(np.float32)
-    found = analyse(np.zeros(20), vectors, table)
+    found = analyze_vectors(np.zeros(20), vectors, table)
     assert abs(found["mos"]["pc1"]["srcc"]) == pytest.approx(1) and found["mos"]["pc1"]["n"] == 20
-    assert math.isnan(analyse(np.zeros(20), vectors, table.assign(mos=50.0))["mos"]["pc1"]["srcc"])
+    assert math.isnan(analyze_vectors(np.zeros(20), vectors, table.assign(mos=50.0))["mos"]["pc1"]["srcc"])
 
 
 def test_the_silhouette_is_that_of_two_pairs_on_a_line():
@@ -102,7 +103,7 @@ def test_images_without_a_label_are_in_no_silhouette():
 
 def test_equal_networks_for_every_image_are_refused():
     with pytest.raises(UserError, match="same for every image"):
-        analyse(np.zeros(6), np.ones((6, 40), dtype=np.float32), images(6))
+        analyze_vectors(np.zeros(6), np.ones((6, 40), dtype=np.float32), images(6))
 
 
 def test_two_models_see_images_that_neither_has_learned_from():
@@ -119,11 +120,15 @@ def test_colours_are_shown_for_labels_that_several_images_share_only():
     vectors = np.random.default_rng(0).normal(size=(12, 60)).astype(np.float32)
     drawn = {}
     for contents, distortion in ((3, ""), (12, ""), (3, "authentic")):
-        found = analyse(np.zeros(12), vectors, images(12, contents, distortion))
-        drawn[contents, distortion] = len(draw({"run": found}).axes) // 2
-    assert drawn == {(3, ""): 2, (12, ""): 1, (3, "authentic"): 2}  # content and mos, mos alone
-    two = draw({"a": found, "b": found})
-    assert sum(axes.get_title().startswith("b: by") for axes in two.axes) == 2
+        found = analyze_vectors(np.zeros(12), vectors, images(12, contents, distortion))
+        titles = [axes.get_title(loc="left") for axes in draw_components({"run": found}).axes]
+        drawn[contents, distortion] = [title for title in titles if title]
+    both = ["run: by content", "by mos"]
+    assert drawn == {(3, ""): both, (12, ""): ["run: by mos"], (3, "authentic"): both}
+    two = draw_components({"a": found, "b": found})
+    assert [axes.get_title(loc="left") for axes in two.axes[:4]] == [
+        "a: by content", "by mos", "b: by content", "by mos"
+    ]  # fmt: skip
 
 
 def test_chunks_change_no_vector(tmp_path, monkeypatch):
@@ -159,8 +164,10 @@ def test_one_run_has_its_fields_at_the_top_and_two_stand_side_by_side(tmp_path, 
     assert both["run"]["images"] == record["images"]
     assert both["other"]["explained_variance"] != record["explained_variance"]
     assert both["other"]["backbone"] == "nano" and both["other"]["timm_name"] == "swin_tiny_patch4_window7_224"
-    assert "| other | nano (timm: swin_tiny_patch4_window7_224), fusion concat | 9 |" in markdown(both)
+    assert "| other | nano (timm: swin_tiny_patch4_window7_224), fusion concat | 9 |" in components_table(both)
     assert all((tmp_path / "out" / f"target_weights.{ending}").is_file() for ending in ("png", "pdf", "md"))
+    record = analyze_weights([first], "csv", num_samples=9, crops=1, device="cpu", output=tmp_path / "python")
+    assert record["images"] == both["run"]["images"]
 
 
 def test_bad_input_is_one_line(tmp_path, capsys):

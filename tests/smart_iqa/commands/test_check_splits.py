@@ -95,6 +95,23 @@ def test_many_rows_are_compared_in_pieces_without_losing_any() -> None:
     assert found.first.tolist() == found.second.tolist() == list(range(300))
 
 
+@pytest.mark.parametrize("threshold", [0, 7, 36, 60, 250])
+def test_comparing_only_what_shares_a_part_misses_no_pair(threshold: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(threshold)
+    first, second = (rng.integers(0, 2**64 - 1, (n, 4), dtype=np.uint64) for n in (700, 1500))
+    flipped = rng.random((600, HASH_BITS)) < rng.uniform(0, 0.25, (600, 1))
+    second[:600] = first[:600] ^ np.packbits(flipped, axis=1).view(np.uint64)
+    second[600:620] = first[0]  # a part that many share
+    found = close_pairs(first, second, threshold)
+    monkeypatch.setattr("iqa.data.near_duplicates._PAIRS_AT_ONCE", 50)
+    in_pieces = close_pairs(first, second, threshold) if threshold < 250 else found
+    monkeypatch.setattr("iqa.data.near_duplicates._PAIRS_AT_ONCE", 1 << 18)
+    monkeypatch.setattr("iqa.data.near_duplicates._plan", lambda *_: [])
+    every = close_pairs(first, second, threshold)
+    assert all((a == b).all() and (a == c).all() for a, b, c in zip(every, found, in_pieces, strict=True))
+    assert len(every.first) > 19
+
+
 def test_no_hashes_have_no_pairs() -> None:
     none, some = np.zeros((0, 4), dtype=np.uint64), np.zeros((2, 4), dtype=np.uint64)
     assert len(close_pairs(none, some).first) == len(close_pairs(some, none).first) == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,7 +37,7 @@ def train(pictures: Path, results: Path, *more: object) -> int:
 def test_a_run_leaves_everything_that_is_promised(run):
     written = {path.name for path in run.iterdir()}
     promised = {"config.yaml", "history.jsonl", "best.safetensors", "last.safetensors", "results.json", "split.json"}
-    assert promised | {"tensorboard"} == written
+    assert promised | {"tensorboard", ".lock"} == written
     results = json.loads((run / "results.json").read_text())
     metrics, predictions = results["metrics"]["test"], results["predictions"]["test"]
     assert {"n", "srcc", "plcc", "krcc", "rmse", "srcc_ci95"} <= metrics.keys()
@@ -97,6 +98,112 @@ def test_a_killed_run_resumes_to_the_bits_of_one_that_was_not(pictures, tmp_path
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
     scores = [json.loads((tmp_path / n / "results.json").read_text())["predictions"] for n in ("whole", "killed")]
     assert scores[0] == scores[1]
+
+
+@pytest.fixture
+def stopped(run, pictures, tmp_path) -> tuple[Path, Path]:
+    """A run that was killed before its test, and the folder of its images."""
+    shutil.copytree(pictures, tmp_path / "data")
+    assert train(tmp_path / "data", tmp_path, "--name", "run", "--epochs", "1") == 0
+    (tmp_path / "run" / "results.json").unlink()
+    return tmp_path / "run", tmp_path / "data"
+
+
+def test_a_run_goes_on_only_with_the_data_it_has_learned_from(stopped, capsys):
+    run, data = stopped
+    split, config = (run / "split.json").read_bytes(), (run / "config.yaml").read_bytes()
+    table = pd.read_csv(data / "table.csv")
+    table[~table.content.isin(["scene3", "scene4"])].to_csv(data / "table.csv", index=False)
+    capsys.readouterr()
+    assert command("train_swin", "--resume", run) == 2
+    assert "error: csv: its labels or images are not those that" in capsys.readouterr().err
+    assert (run / "split.json").read_bytes() == split and (run / "config.yaml").read_bytes() == config
+    table.to_csv(data / "table.csv", index=False)
+    Image.new("RGB", (48, 40)).save(data / "scene3_0.png")
+    assert command("train_swin", "--resume", run) == 2
+    assert not (run / "results.json").exists()
+
+
+def test_a_run_goes_on_with_its_split_wherever_the_data_lies(stopped, tmp_path, monkeypatch):
+    run, data = stopped
+    split = (run / "split.json").read_bytes()
+    data.rename(tmp_path / "moved")
+    monkeypatch.setattr("smart_iqa.training_data.split_database", None)  # another version may split otherwise
+    assert command("train_swin", "--resume", run, "--data_path", tmp_path / "moved" / "table.csv") == 0
+    assert (run / "split.json").read_bytes() == split and (run / "results.json").exists()
+
+
+def test_a_run_without_its_split_does_not_go_on(stopped, capsys):
+    run, _ = stopped
+    (run / "split.json").unlink()
+    assert command("train_swin", "--resume", run) == 2
+    assert "split.json is gone" in capsys.readouterr().err
+
+
+def test_what_changes_nothing_that_is_computed_may_change_on_the_way(stopped, tmp_path):
+    run, data = stopped
+    flags = ["--num_workers", "1", "--no_cache", "--checkpoint_every", "1", "--batch_size", "16"]
+    assert command("train_swin", "--resume", run, "--epochs", "2", *flags) == 2  # the cosine would be another
+    assert command("train_swin", "--resume", run, *flags) == 0
+    (run / "results.json").unlink()
+    assert command("train_swin", "--resume", run, "--lr_scheduler", "none") == 2
+
+
+def test_a_run_with_a_constant_rate_may_go_on_for_more_epochs_but_not_fewer(pictures, tmp_path):
+    constant = ["--lr_scheduler", "none", "--train_patch_num", "2"]
+    assert train(pictures, tmp_path, "--name", "long", "--epochs", "3", *constant) == 0
+    assert train(pictures, tmp_path, "--name", "short", "--epochs", "2", *constant) == 0
+    (tmp_path / "short" / "results.json").unlink()
+    assert command("train_swin", "--resume", tmp_path / "short", "--epochs", "1") == 2
+    assert command("train_swin", "--resume", tmp_path / "short", "--epochs", "3") == 0
+    long, short = (read_checkpoint(tmp_path / name / "last.safetensors")[0] for name in ("long", "short"))
+    assert all(torch.equal(long[name], short[name]) for name in long)
+
+
+def test_a_terminated_run_says_how_to_go_on(pictures, tmp_path):
+    flags = [
+        "--dataset",
+        "csv",
+        "--data_path",
+        pictures / "table.csv",
+        *SMALL,
+        "--epochs",
+        "9",
+        "--train_patch_num",
+        "9",
+    ]
+    started = [sys.executable, ROOT / "train_swin.py", *flags, "--results_dir", tmp_path, "--name", "run"]
+    with subprocess.Popen(list(map(str, started)), stderr=subprocess.PIPE, text=True) as process:
+        for line in process.stderr:
+            if line.startswith("epoch 1/3"):
+                process.terminate()
+                break
+        said = process.stderr.read().strip().splitlines()[-1]
+    assert process.returncode == 128 + signal.SIGTERM
+    assert said.startswith("stopped in epoch 2 after ") or said.startswith("stopped after epoch 1")
+    assert said.endswith(f"; go on with: python train_swin.py --resume {tmp_path / 'run'}")
+    assert command("train_swin", "--resume", tmp_path / "run", "--num_workers", "1") == 0
+
+
+def test_one_folder_takes_one_run_at_a_time(stopped, pictures, tmp_path, capsys):
+    run, _ = stopped
+    holder = "import sys, time; from iqa.system import lock_folder; from pathlib import Path\n"
+    holder += "with lock_folder(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", holder, run], stdout=subprocess.PIPE, cwd=ROOT) as other:
+        assert other.stdout.readline() == b"held\n"
+        capsys.readouterr()
+        assert command("train_swin", "--resume", run) == 2
+        assert "run is being written by another process" in capsys.readouterr().err
+        other.kill()
+    (run / ".last.safetensors.77.tmp").write_text("left by a killed run")
+    assert command("train_swin", "--resume", run) == 0
+    assert not list(run.glob(".*.tmp"))
+
+
+def test_a_folder_that_a_run_killed_at_its_start_has_left_takes_a_new_run(pictures, tmp_path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / ".config.yaml.77.tmp").write_text("half")
+    assert train(pictures, tmp_path, "--name", "new", "--epochs", "1") == 0
 
 
 def test_several_splits_give_one_folder_each_and_a_summary(pictures, tmp_path):

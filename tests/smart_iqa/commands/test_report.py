@@ -21,15 +21,18 @@ from helpers import ROOT, TORCH_FAMILY, command
 from hypothesis import given, strategies as st
 from PIL import Image
 from trees import table as write_table
+from written import Templates
 
 from iqa.config import Config
 from iqa.figures import best_and_worst, fit_errors, signed, thumbnail
 from iqa.metrics import summarize
-from smart_iqa.commands.report import check_output, gather, settings_rows
+from smart_iqa.commands.report import check_output, gather, settings_rows, write_report
 
+TEMPLATES: Templates  # what the commands wrote
 # In a name, a content and a note: each would run if the page did not escape it. The name is a legal file name.
 SCRIPT_NAME = "a<script>window.ran=1<"
 EVIL_NAME = f"{SCRIPT_NAME}/script>_1.png"
+HANDLER_NAME = "<img src=x onerror=window.ran=4>.jpg"
 EVIL_CONTENT = """</script><script>window.ran=2</script><img src=x onerror="window.ran=3">$x"""
 
 
@@ -48,16 +51,9 @@ def write_run(folder: Path, parts: dict[str, list[dict]], **changes: object) -> 
     folder.mkdir(parents=True, exist_ok=True)
     config = dataclasses.asdict(Config(dataset="csv", data_path=str(folder / "pictures" / "table.csv"), lr=0.125))
     metrics = {name: metrics_of(rows) for name, rows in parts.items()}
-    results = {
-        "config": config,
-        "provenance": {"command": "train_swin.py", "git_commit": "0a1b2c3", "git_dirty": False, "seed": 7},
-        "protocol": {"selected_on": "val", "split": "by content, seeded", "notes": []},
-        "training": {"best_epoch": 2, "epochs_done": 2},
-        "databases": {},
-        "metrics": metrics,
-        "predictions": parts,
-        "timings": {"training_seconds": 90.0},
-    }
+    results = TEMPLATES.results | {"config": config, "metrics": metrics, "predictions": parts, "databases": {}}
+    results["provenance"] = {"command": "train_swin.py", "git_commit": "0a1b2c3", "git_dirty": False, "seed": 7}
+    results["training"] |= {"best_epoch": 2, "epochs_done": 2}
     (folder / "results.json").write_text(json.dumps(results | changes))
     return folder
 
@@ -165,6 +161,12 @@ def test_settings_that_differ_come_apart_from_the_defaults():
 # What the page says
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _templates(written):
+    global TEMPLATES
+    TEMPLATES = written
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     """A run of 40 images in two parts, with its pictures, history, baseline and attention; one name is a script."""
@@ -180,10 +182,12 @@ def run(tmp_path_factory) -> Path:
     (folder / "evaluation_kadid-10k.json").write_text(
         json.dumps(results | {"metrics": {"kadid-10k": metrics_of(other)}, "predictions": {"kadid-10k": other}})
     )
-    levels = {"Low": {"n": 3, "mean": [0.1, 0.2, 0.3, 0.4], "std": [0.01] * 4}}
-    trends = {f"stage {i}": {"srcc": 0.25, "p": 0.03125, "n": 15} for i in range(4)}
+    analysis = TEMPLATES.attention
+    analysis["levels"]["Low"] |= {"n": 3, "mean": [0.1, 0.2, 0.3, 0.4], "std": [0.01] * 4}
+    analysis["levels"]["High"] |= {"n": 0, "mean": [None] * 4, "std": [None] * 4}
+    for trend in analysis["trends"].values():
+        trend |= {"srcc": 0.25, "p": 0.03125, "n": 15}
     (folder / "attention").mkdir()
-    analysis = {"dataset": "csv", "levels": levels, "trends": trends}
     (folder / "attention" / "attention_analysis.json").write_text(json.dumps(analysis))
     return folder
 
@@ -210,6 +214,7 @@ def test_every_part_evaluation_and_the_baseline_have_a_row(html):
 
 def test_attention_is_the_table_of_the_analysis(html):
     assert "Low 3 0.1000 ± 0.0100 0.2000 ± 0.0100 0.3000 ± 0.0100 0.4000 ± 0.0100" in words(html)
+    assert "High 0 – ± – – ± – – ± – – ± –" in words(html)
     assert "SRCC with mos 15 0.250 p = 0.031" in words(html)
 
 
@@ -283,7 +288,9 @@ def test_a_run_without_history_or_attention_says_what_makes_them(tmp_path):
 def test_a_fusion_without_stage_weights_is_said_to_have_none(tmp_path):
     run = write_run(tmp_path / "run", {"test": rows_of(30)})
     (run / "attention").mkdir()
-    analysis = {"dataset": "csv", "levels": {"Low": {"n": 3, "mos": 20.0}}}
+    analysis = TEMPLATES.attention
+    for level in analysis["levels"].values():
+        del level["mean"], level["std"]
     (run / "attention" / "attention_analysis.json").write_text(json.dumps(analysis))
     assert "This fusion (concat) has no stage weights" in words(page_of(run))
 
@@ -409,6 +416,12 @@ def test_a_broken_history_or_analysis_is_named(tmp_path, capsys):
     refused(capsys, "attention_analysis.json is no attention analysis", run)
 
 
+def test_a_page_can_be_written_from_python(tmp_path):
+    run = write_run(tmp_path / "run", {"test": rows_of(9)})
+    assert write_report(str(run)) == run / "report.html"
+    assert "test 9" in words((run / "report.html").read_text(encoding="utf-8"))
+
+
 def test_a_page_is_written_over_and_nothing_else_is(tmp_path, capsys):
     run = write_run(tmp_path / "run", {"test": rows_of(9)})
     page_of(run)
@@ -445,6 +458,7 @@ def long_run(tmp_path_factory) -> tuple[Path, list[dict]]:
     """The page of a run with 1,203 predictions of its own and 9 on another database."""
     rows = rows_of(1203)
     rows[7] |= {"image": EVIL_NAME, "content": EVIL_CONTENT}
+    rows[8]["image"] = HANDLER_NAME
     folder = write_run(tmp_path_factory.mktemp("long") / "run", {"test": rows, "spaq": rows_of(9, seed=1)})
     page_of(folder)
     return folder / "report.html", rows
@@ -556,7 +570,7 @@ def test_another_part_can_be_chosen_and_one_part_offers_no_choice(page, browser,
 
 def test_names_that_look_like_markup_are_shown_as_they_are(page):
     page.get_by_role("searchbox").fill("window.ran")
-    assert column(page, "image") == [EVIL_NAME] and column(page, "content") == [EVIL_CONTENT]
+    assert column(page, "image") == [EVIL_NAME, HANDLER_NAME] and column(page, "content")[0] == EVIL_CONTENT
 
 
 def test_the_page_never_scrolls_sideways(page):
