@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import ROOT
+from helpers import ROOT, command
 from hypothesis import given, strategies as st
 from PIL import Image
 
@@ -92,11 +92,13 @@ def training(pictures: Path, results: Path, *flags: str) -> list[str]:
 
 def test_two_processes_learn_what_one_learns(pictures, tmp_path):
     kinds = {"whole": [], "frozen": ["--freeze_backbone"]}
-    for processes in (1, 2):
-        names = {kind: f"{kind}_of_{processes}" for kind in kinds}
-        runs = [training(pictures, tmp_path, "--name", names[kind], *flags) for kind, flags in kinds.items()]
-        done = launch(tmp_path, processes, *runs)
-        assert done.returncode == 0, done.stderr
+    runs = {
+        n: [training(pictures, tmp_path, "--name", f"{kind}_of_{n}", *flags) for kind, flags in kinds.items()]
+        for n in (1, 2)
+    }
+    assert [command(*run) for run in runs[1]] == [0, 0]
+    done = launch(tmp_path, 2, *runs[2])
+    assert done.returncode == 0, done.stderr
     for kind in kinds:
         one, two = (tmp_path / f"{kind}_of_{n}" for n in (1, 2))
         histories = [read_history(run / "history.jsonl") for run in (one, two)]
@@ -128,7 +130,7 @@ data_loader.load_image = lost
 
 
 def test_two_processes_score_and_evaluate_as_one_does_and_one_of_them_writes(pictures, tmp_path):
-    assert launch(tmp_path, 1, training(pictures, tmp_path, "--name", "run")).returncode == 0
+    assert command(*training(pictures, tmp_path, "--name", "run")) == 0
     for processes in (1, 2):
         run, scores, results = (str(tmp_path / n) for n in ("run", f"{processes}.csv", f"{processes}.json"))
         done = launch(

@@ -16,37 +16,46 @@ HEAVY = TORCH_FAMILY | {"matplotlib"}
 SCRIPTS = [file.name for file in sorted(ROOT.glob("*.py")) if '__name__ == "__main__"' in file.read_text()]
 
 
-def in_new_process(call: str) -> tuple[str, dict[str, int], list[str]]:
-    """What `--help` printed, the exit codes of it and of a wrong flag, and which of `HEAVY` both imported."""
-    code = f"""
-import json, runpy, sys
-codes = {{}}
-for flag in ("--help", "--no_such_flag"):
-    try:
-        {call}
-    except SystemExit as stop:
-        codes[flag] = stop.code or 0
-print(json.dumps([codes, sorted({HEAVY!r} & set(sys.modules))]))
+# Run in one new process: for each command and script what it printed, its exit codes, and what it was first to import.
+ASK_EACH = """
+import contextlib, io, json, runpy, sys
+from smart_iqa.commands import main
+
+def ask(start, flag):
+    if not start.endswith(".py"):
+        return main([start, flag])
+    sys.argv = [start, flag]
+    return runpy.run_path(start, run_name="__main__")
+
+asked, (starts, heavy) = {}, json.loads(sys.argv[1])
+for start in starts:
+    before, codes, printed, said = set(sys.modules), {}, io.StringIO(), io.StringIO()
+    for flag in ("--help", "--no_such_flag"):
+        with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(said):
+            try:
+                ask(start, flag)
+            except SystemExit as stop:
+                codes[flag] = stop.code or 0
+    imported = sorted(set(heavy) & (set(sys.modules) - before))
+    asked[start] = [printed.getvalue(), said.getvalue(), codes, imported]
+print(json.dumps(asked))
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def asked() -> dict[str, list]:
+    """By command and script: stdout and stderr, exit codes, and which of `HEAVY` it was the first to import."""
+    starts = json.dumps([[*COMMANDS, *SCRIPTS], sorted(HEAVY)])
+    done = subprocess.run([sys.executable, "-c", ASK_EACH, starts], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    *printed, last = done.stdout.splitlines()
-    assert done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1, done.stderr
-    return "\n".join(printed), *json.loads(last)
+    return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_explains_itself_without_torch(name):
-    printed, codes, imported = in_new_process(f"from smart_iqa.commands import main; main([{name!r}, flag])")
-    assert printed.startswith(f"usage: smart-iqa {name} ")
-    assert codes == {"--help": 0, "--no_such_flag": 2} and imported == []
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_a_script_explains_itself_without_torch(script):
-    call = f"sys.argv = [{script!r}, flag]; runpy.run_path({script!r}, run_name='__main__')"
-    printed, codes, imported = in_new_process(call)
-    assert printed.startswith(f"usage: {script} ")
+@pytest.mark.parametrize("start", [*COMMANDS, *SCRIPTS])
+def test_a_command_and_a_script_explain_themselves_without_torch(asked, start):
+    printed, said, codes, imported = asked[start]
+    assert printed.startswith(f"usage: {start if start in SCRIPTS else f'smart-iqa {start}'} ")
+    assert said.startswith("error: ") and len(said.splitlines()) == 1
     assert codes == {"--help": 0, "--no_such_flag": 2} and imported == []
 
 
