@@ -124,6 +124,7 @@ class HyperIQASolver:
         self.progress = Progress()
         self.history: list[dict] = []
         self.so_far, self.stop = EpochSoFar(), StopSignals()
+        self._between_steps = False  # what a checkpoint holds belongs together
         self._goes_on = False  # the next epoch is one that a resumed run is in the midst of
         self._since_step: list[_Learned] = []
         self._suspects: dict[str, None] = {}  # names, in order, of images in skipped steps
@@ -177,7 +178,11 @@ class HyperIQASolver:
             torch.manual_seed(hash((self.config.seed, self.accelerator.process_index, *done)))
         with self._events() as write_event, self.stop:
             while self.progress.epochs_done < last_epoch and not self.progress.stopped_early:
-                record = self._run_epoch(self.progress.epochs_done + 1)
+                try:
+                    record = self._run_epoch(self.progress.epochs_done + 1)
+                except RuntimeError:
+                    self._stop_if_asked()
+                    raise
                 for key, value in record.items():
                     if key != "epoch":
                         write_event(key, value, record["epoch"])
@@ -248,10 +253,12 @@ class HyperIQASolver:
         started = time.perf_counter() - so_far.seconds
         batches = progress(self.train_loader, f"epoch {so_far.epoch}", show=self._is_main)
         for i, batch in enumerate(batches, start=so_far.batches):
+            self._between_steps = False
             self._learn(i, batch)
             if not self.accelerator.sync_gradients:
                 continue
             so_far.batches, so_far.seconds = i + 1, time.perf_counter() - started  # each step waits for the device
+            self._between_steps = True
             if self.stop.asked:
                 self._save_and_stop(self.stop.asked)
             if every and math.ceil(so_far.batches / self.config.accumulate) % every == 0:
@@ -264,6 +271,13 @@ class HyperIQASolver:
             f"saved in {self.last_path}",
             signal,
         )
+
+    def _stop_if_asked(self) -> None:
+        """End an epoch that lost a loader's worker to the signal that this process has got too."""
+        if self.stop.asked and self._between_steps:
+            self._save_and_stop(self.stop.asked)
+        if self.stop.asked:
+            raise Stopped(f"stopped in epoch {self.so_far.epoch} at {self.last_path}", self.stop.asked) from None
 
     def _learn(self, i: int, batch: Any) -> None:
         """Forward and backward of an epoch's batch number `i`, and a step when enough are accumulated.

@@ -7,6 +7,7 @@ while a checkpoint is written. So a moment that fails can be repeated.
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
 import os
 import signal
 import sys
@@ -160,6 +161,21 @@ def test_a_stopped_loop_saves_where_it_is_and_goes_on_from_there(table, whole, t
     assert code == 128 + number
     stopped_at = read_checkpoint(folder / "last.safetensors")[1]["made"]["so_far"]
     assert stopped_at["batches"] > 0
+    assert in_child(lambda: go_on(table, folder, config)) == 0
+    assert_same_run(folder, run)
+
+
+def test_a_loop_whose_workers_get_the_signal_too_ends_as_one_that_was_not_stopped(table, whole, tmp_path):  # noqa: F811
+    run, calls = whole
+    config, folder = dataclasses.replace(LOOP, checkpoint_every=0, num_workers=2), tmp_path / "run"
+
+    def kill_all():  # as a cluster does
+        for worker in multiprocessing.active_children():
+            os.kill(worker.pid, signal.SIGTERM)
+        kill(signal.SIGTERM)()
+
+    code = in_child(lambda: go_on(table, folder, config), at_call(calls // 4, kill_all))
+    assert code == 128 + signal.SIGTERM
     assert in_child(lambda: go_on(table, folder, config)) == 0
     assert_same_run(folder, run)
 
