@@ -4,8 +4,7 @@
 
 An image is decoded and resized once, then read from `PixelCache`. Crops leave the loader as bytes, cut straight
 into the batch's tensor; `to_images` flips, jitters and normalises a whole batch on its device.
-Every random choice is drawn from (seed, epoch, image, crop), so neither the number of workers nor the
-order of the images changes a crop.
+Random choices follow from (seed, epoch, image, crop): no number of workers and no order of images changes a crop.
 """
 
 from __future__ import annotations

@@ -211,7 +211,8 @@ def pretrain(config: Config, resume: bool = False) -> Path:
         raise UserError(f"photos: {config.photos} has one photograph; at least 2 are needed")
     accelerator = make_accelerator(config.device, config.precision, config.accumulate)
     solver = _make_solver(config, files, accelerator)
-    record: dict[str, Any] = {"config": dataclasses.asdict(config), "provenance": provenance(), "teacher": solver.teacher.source}
+    record: dict[str, Any] = {"config": dataclasses.asdict(config), "provenance": provenance()}
+    record["teacher"] = solver.teacher.source
     with open_run_dir(config, accelerator, resume):
         if resume and solver.last_path.is_file():
             solver.resume()
