@@ -28,6 +28,7 @@ import pandas as pd
 from scipy.stats import kruskal, spearmanr
 
 from folders import DATABASES
+from iqa.choices import DEVICES
 from iqa.config import parse_resize
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.metrics import QUALITY_LEVELS, quality_levels
@@ -482,7 +483,7 @@ def make_parser() -> Parser:
     parser.add_argument("--crops", type=int, help="random crops per image [10]")
     parser.add_argument("--panels", type=int, help="images per quality level that get a panel [2]")
     parser.add_argument("--group_by", metavar="COLUMN", help="compare groups too: distortion, generator, any column")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"))
+    parser.add_argument("--device", choices=DEVICES)
     parser.add_argument("--output", metavar="FOLDER", help="default: RUN/attention")
     return parser
 

@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from iqa.choices import TEST_MODES
 from iqa.config import Config, parse_resize
 from iqa.data import RowCache, file_hash, image_sizes, open_rgb
 from iqa.system import give_back_freed_memory, shard_sizes
@@ -155,6 +156,7 @@ def crop_corners(
         return [(free_y // 2, free_x // 2)]
     if mode == "random":
         return [(int(rng.integers(free_y + 1)), int(rng.integers(free_x + 1))) for _ in range(crops)]
+    assert mode == "grid", f"{mode} places no crops"
     few, many = grid_shape(crops)
     rows, columns = (few, many) if width >= height else (many, few)
     tops = np.linspace(0, free_y, rows) if rows > 1 else np.array([free_y / 2])
@@ -244,12 +246,12 @@ class CropDataset(Dataset):
         if self.frozen_crops:
             places = [self._frozen_generator(row, crop) for crop in range(self.config.train_patch_num)]
             corners = [crop_corners(height, width, side, "random", 1, place)[0] for place in places]
-        elif self.config.test_mode == "full":
+        elif TEST_MODES[self.config.test_mode].whole:
             return _Cut(pixels, [(0, 0)], (height, width), [UNCHANGED])
         else:
             seed = "frozen" if self.config.freeze_backbone else self.config.seed
             rng = seeded_generator("test", seed, self.images[row])
-            corners = crop_corners(height, width, side, self.config.test_mode, self.config.test_patch_num, rng)
+            corners = crop_corners(height, width, side, self.config.test_mode, self.config.test_crops, rng)
         return _Cut(pixels, corners, (side, side), [UNCHANGED] * len(corners))
 
 
@@ -402,9 +404,9 @@ def test_loader(data: pd.DataFrame | Dataset, config: Config, images: int | None
         images: a batch; None makes about `batch_size` crops a batch.
     """
     dataset = data if isinstance(data, Dataset) else CropDataset(data, config)
-    crops = 1 if config.test_mode == "center" else config.test_patch_num
-    images = images or max(1, config.batch_size // crops)
-    whole = config.test_mode == "full" and isinstance(dataset, CropDataset)  # whole images differ in size
+    images = images or max(1, config.batch_size // config.test_crops)
+    # Whole images differ in size; their features do not.
+    whole = TEST_MODES[config.test_mode].whole and isinstance(dataset, CropDataset)
     return _loader(dataset, config, batch_size=1 if whole else images)
 
 

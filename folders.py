@@ -566,11 +566,13 @@ def _label_problems(labels: pd.DataFrame, low: float, high: float, any_table: bo
 
 
 def _check_files(labels: pd.DataFrame, reasons: pd.Series, root: Path, cache_dir: str | None) -> None:
-    """Decode the images of good labels; writes hashes into `labels` and problems into `reasons`."""
+    """Decode the images of good labels; writes hashes and sizes into `labels` and problems into `reasons`."""
     good = labels.index[reasons == ""]
-    files = check_image_files([Path(path) for path in labels.path[good]], str(root), cache_dir)
-    labels.loc[good, "file_hash"] = [file.file_hash for file in files]
-    reasons[good] = [file.problem for file in files]
+    files = check_image_files(labels.path[good].tolist(), str(root), cache_dir)
+    labels.loc[good, "file_hash"] = files.file_hash.astype(str)
+    labels.loc[good, ["image_width", "image_height"]] = files.size
+    for row, problem in files.problems.items():
+        reasons[good[row]] = problem
 
 
 def _stop_or_record(labels: pd.DataFrame, reasons: pd.Series, source: _Source, skip: bool) -> list[dict]:

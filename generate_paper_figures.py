@@ -91,7 +91,7 @@ TABLES = {
 def make_all(recorded: Recorded, published: PublishedResults, output: Path) -> dict:
     """Write every figure and table that the results allow, in place of those of an earlier call.
 
-    Everything is made before anything is written, so that a field that is missing leaves no half of a set.
+    Everything is drawn before anything is written, so that a field that is missing leaves no half of a set.
 
     Returns:
         The manifest: `figures` and `tables` with files, sources and values; `missing`; `left_out`.
@@ -99,11 +99,11 @@ def make_all(recorded: Recorded, published: PublishedResults, output: Path) -> d
     from iqa import figures  # matplotlib comes with it
     from iqa.figures import Table, save_figure
 
-    made = {name: getattr(figures, spec.drawn_by)(recorded, published) for name, spec in (FIGURES | TABLES).items()}
+    drawn = {name: getattr(figures, spec.drawn_by)(recorded, published) for name, spec in (FIGURES | TABLES).items()}
     output.mkdir(parents=True, exist_ok=True)
     clear(output)
     manifest: dict[str, Any] = {"figures": {}, "tables": {}, "missing": {}}
-    for name, result in made.items():
+    for name, result in drawn.items():
         if result is None:
             spec = (FIGURES | TABLES)[name]
             manifest["missing"][name] = {"needs": spec.needs, "command": spec.command}
@@ -159,8 +159,8 @@ def values_of(key: str, values: Any) -> Iterator[str]:
 def report(manifest: dict, output: Path) -> None:
     """Print what was drawn, what is missing and what was not used."""
     for kind, done in (("figures", "drawn   "), ("tables", "written ")):
-        for made in manifest[kind].values():
-            print(f"{done} {output / made['files'][0]}", *made["files"][1:], sep=", ")
+        for entry in manifest[kind].values():
+            print(f"{done} {output / entry['files'][0]}", *entry["files"][1:], sep=", ")
     for name, missing in manifest["missing"].items():
         print(f"missing  {name}: needs {missing['needs']}; make it with: {missing['command']}")
     for file in manifest["left_out"]:

@@ -257,13 +257,26 @@ class Branch(nn.Module):
 
 
 class Fusion(Branch):
-    """Four stages -> `Fused`.
+    """Joins the four stages: `forward` takes them and gives `Fused`.
 
     Attributes:
-        out_channels: of the features.
+        weighs_stages: whether it gives stage weights.
+        out_channels: C of its features.
     """
 
+    grids: tuple[int, ...] = (GRID,) * 4
+    weighs_stages = False
     out_channels: int
+
+    @property
+    def single_stage(self) -> bool:
+        """Whether it reads one stage alone."""
+        return sum(side > 0 for side in self.grids) == 1
+
+    @property
+    def gives_vector(self) -> bool:
+        """Whether its features are a vector (B, C): no 7x7 map reaches the HyperNet."""
+        return max(self.grids, default=0) == 1
 
 
 class SingleFusion(Fusion):
@@ -283,8 +296,6 @@ class SingleFusion(Fusion):
 class ConcatFusion(Fusion):
     """All stages at 7x7, concatenated without weights (ablation A1)."""
 
-    grids = (GRID,) * 4
-
     def __init__(self, channels: list[int]):
         super().__init__()
         self.out_channels = sum(channels)
@@ -300,7 +311,7 @@ class AttentionFusion(Fusion):
     Source: Hu et al., "Squeeze-and-Excitation Networks", CVPR 2018, with reduction 4.
     """
 
-    grids = (GRID,) * 4
+    weighs_stages = True
 
     def __init__(self, channels: list[int]):
         super().__init__()
@@ -326,7 +337,7 @@ class AttentionFusion(Fusion):
 class MultiScaleAttention(Fusion):
     """One softmax weight per stage, decided by stage 3 (the published analysis and its E6 number)."""
 
-    grids = (GRID,) * 4
+    weighs_stages = True
 
     def __init__(self, channels: list[int]):
         super().__init__()
@@ -346,7 +357,8 @@ class MultiScaleAttention(Fusion):
 class SpatialFusion(Fusion):
     """A map of weights for every stage, at the stage's own resolution, before pooling (plan B)."""
 
-    grids = ()  # weighs positions before they are pooled
+    grids = ()
+    weighs_stages = True
 
     def __init__(self, channels: list[int]):
         super().__init__()
@@ -370,7 +382,7 @@ class CrossScaleFusion(Fusion):
     """
 
     WIDTH, HEADS = 256, 8
-    grids = (GRID,) * 4
+    weighs_stages = True
 
     def __init__(self, channels: list[int]):
         super().__init__()
@@ -435,7 +447,6 @@ FUSIONS: dict[str, type[Fusion]] = {
     "vector": VectorFusion,
     "single_vector": SingleVectorFusion,
 }
-VECTOR_FUSIONS = ("vector", "single_vector")  # no 7x7 map reaches the HyperNet
 
 
 class LocalDistortionAware(Branch):
@@ -583,7 +594,7 @@ class SmartIQA(nn.Module):
         self.backbone = Backbone(backbone, drop_path_rate)
         self.content = CONTENT_BRANCHES[content_vector](self.backbone.channels)
         self.fusion = FUSIONS[fusion](self.backbone.channels)
-        from_vector = fusion in VECTOR_FUSIONS
+        from_vector = self.fusion.gives_vector
         self.reduce = _reduce(self.fusion.out_channels, spec.reduce_channels, dropout_rate, from_vector)
         self.hypernet = HyperNet(from_vector)
         self.target_net = TargetNet(dropout_rate)
@@ -644,7 +655,7 @@ class SmartIQA(nn.Module):
             UserError: the fusion weighs positions before they are pooled.
         """
         if not self.fusion.grids:
-            raise UserError("fusion spatial weighs positions before pooling: it has no pooled features to keep")
+            raise UserError(f"{type(self.fusion).__name__} weighs positions before pooling: it has no features to keep")
         sides = [(side, GRID, 1) for side in LDA_GRIDS] + [(GRID, 1)]
         return [
             (stage, channels, side) for stage, channels in enumerate(self.backbone.channels) for side in sides[stage]

@@ -22,13 +22,14 @@ import pandas as pd
 from folders import DATABASES
 from iqa.config import Config, load_yaml, resolve, shipped_config
 from iqa.errors import Parser, UserError, exit_on_user_error
-from iqa.metrics import compare_dependent
+from iqa.metrics import STATISTICS, Place, Statistic, compare_dependent, shown_in
 from iqa.results import markdown_table, predictions_table, provenance, read_history, read_results
 from iqa.system import spreadsheet_safe, start_logging, write_atomically, write_json
 
 log = logging.getLogger(__name__)
 
 LATENCY_PASSES = 5
+MARKS = {"better": " +", "worse": " -"}  # behind the SRCC that decided
 
 
 @dataclass(frozen=True)
@@ -112,10 +113,10 @@ def make_rows(ablation: Ablation) -> list[dict]:
 
 
 def _scores(results: Sequence[dict]) -> dict:
-    """Mean and deviation (ddof 1) of SRCC and PLCC over seeds for each part, with n of seeds."""
+    """Mean and deviation (ddof 1) of the statistics of brief tables over seeds for each part, with n of seeds."""
     scores: dict = {"seeds": len(results), "parts": {}}
     for part in results[0]["metrics"]:
-        for key in ("srcc", "plcc"):
+        for key in (each.key for each in shown_in(Place.BRIEF)):
             values = [r["metrics"][part][key] for r in results if r["metrics"].get(part, {}).get(key) is not None]
             scores["parts"].setdefault(part, {})[key] = {
                 "mean": statistics.mean(values) if values else None,
@@ -165,18 +166,15 @@ def compare_rows(results: Sequence[dict], baseline: Sequence[dict]) -> dict:
 
 def to_table(rows: Sequence[dict]) -> pd.DataFrame:
     """Write the rows as text cells: `mean ± deviation`, with + or - where better or worse than the baseline."""
-    marks = {"better": " +", "worse": " -"}
     table = []
     for row in rows:
         cells = {"row": row["row"], "seeds": row["seeds"]}
         for part, scores in row["parts"].items():
-            for key, value in scores.items():
-                mark = (
-                    marks.get((row["versus_baseline"] or {}).get("verdict"), "")
-                    if (part, key) == ("test", "srcc")
-                    else ""
-                )
-                cells[f"{part} {key.upper()}"] = _mean_and_deviation(value) + mark
+            brief = (each for each in shown_in(Place.BRIEF) if each.key in scores)
+            cells |= {f"{part} {each.title}": _mean_and_deviation(each, scores[each.key]) for each in brief}
+        compared = f"test {STATISTICS['srcc'].title}"
+        if compared in cells:
+            cells[compared] += MARKS.get((row["versus_baseline"] or {}).get("verdict"), "")
         cells["parameters (M)"] = f"{row['parameters'] / 1e6:.2f}"
         cells["GMACs"] = f"{row['macs'] / 1e9:.2f}"
         cells["ms/image (CPU)"] = f"{row['cpu_latency_ms']:.0f}"
@@ -186,10 +184,10 @@ def to_table(rows: Sequence[dict]) -> pd.DataFrame:
     return pd.DataFrame(table).fillna("-")
 
 
-def _mean_and_deviation(value: dict) -> str:
+def _mean_and_deviation(statistic: Statistic, value: dict) -> str:
     if value["mean"] is None:
         return "undefined"
-    return f"{value['mean']:.4f}" + ("" if value["std"] is None else f" ± {value['std']:.4f}")
+    return statistic.text(value["mean"]) + ("" if value["std"] is None else f" ± {statistic.text(value['std'])}")
 
 
 def write_tables(ablation: Ablation, rows: Sequence[dict], folder: Path) -> dict:

@@ -23,7 +23,7 @@ from folders import DATABASES, Database, read_run_database
 from iqa.config import Config, add_config_flags, config_from_flags, given_settings, load_config
 from iqa.data import cache_folder
 from iqa.errors import Parser, Stopped, UserError, exit_on_user_error
-from iqa.metrics import across_splits
+from iqa.metrics import Place, across_splits, shown_in
 from iqa.results import build_results, metrics_table, part_name, provenance, read_results, write_results
 from iqa.system import StopSignals, lock_folder, start_logging, write_atomically, write_json
 
@@ -186,7 +186,7 @@ def _protocol(config: Config, record: dict, official: bool) -> dict:
         "name": "ours",
         "split": f"file {config.split_file}" if config.split_file else split,
         "selected_on": config.select_on,
-        "test_crops": f"{config.test_mode}, {config.test_patch_num}",
+        "test_crops": config.test_crops_in_words,
         **record,
         "allow_leakage": config.allow_leakage,
     }
@@ -286,10 +286,11 @@ def _round(config: Config, index: int) -> tuple[Config, int | None]:
 def splits_table(summary: dict) -> str:
     """Mean, median and deviation over splits as an aligned text table: a row a part and statistic."""
     rows = [
-        {"": part, "statistic": key.upper(), "splits": values["n"]}
-        | {name: "-" if values[name] is None else f"{values[name]:.4f}" for name in ("median", "mean", "std")}
+        {"": part, "statistic": each.title, "splits": statistics[each.key]["n"]}
+        | {name: each.text(statistics[each.key][name]) for name in ("median", "mean", "std")}
         for part, statistics in summary.items()
-        for key, values in ((key, statistics[key]) for key in ("srcc", "plcc"))
+        for each in shown_in(Place.BRIEF)
+        if each.key in statistics
     ]
     return pd.DataFrame(rows).to_string(index=False)
 

@@ -18,16 +18,15 @@ from typing import Any
 
 import yaml
 
+from iqa.choices import DEVICES, FUSION_KINDS, LOSSES, MODEL_SIZES, TEST_MODES, describe_crops
 from iqa.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parent
 # The configuration files: in the wheel inside the package, in a checkout beside it.
 CONFIGS = next(folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir())
 
-SINGLE_STAGE = ("single", "single_vector")
-ATTENTION = ("channel", "scale", "spatial", "cross_scale")
-FUSION_KINDS = (*SINGLE_STAGE, "concat", "vector", *ATTENTION)
-MODEL_SIZES = ("nano", "tiny", "small", "base")
+_SINGLE_STAGE = tuple(name for name, kind in FUSION_KINDS.items() if kind.single_stage)
+_ATTENTION = tuple(name for name, kind in FUSION_KINDS.items() if kind.weighs_stages)
 
 
 # The groups of settings, each under its first field.
@@ -49,7 +48,10 @@ def _setting(
     below: float | None = None,
     above: float | None = None,
 ) -> Any:
-    """A field with its help text, its allowed values, or the least value it may take and those it stays between."""
+    """Make a field with its help text and its allowed values: `choices`, or a range.
+
+    A number is at least `low`, less than `below` and more than `above`.
+    """
     metadata = {"help": help, "choices": choices, "low": low, "below": below, "above": above}
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata=metadata)
@@ -95,16 +97,16 @@ class Config:
     test_mode: str = _setting(
         "random",
         "how a test image is cropped; random is seeded by the image",
-        ("random", "center", "grid", "full"),
+        tuple(TEST_MODES),
     )
     color_jitter: bool = _setting(False, "mild colour jitter in training; off: colour is part of quality")
     num_workers: int = _setting(2, "processes that decode images", low=0)
-    cache: bool = _setting(True, "keep decoded pictures, and features of a frozen backbone, on disk")
+    cache: bool = _setting(True, "keep decoded images, and features of a frozen backbone, on disk")
     cache_dir: str | None = _setting(None, "where (default: smart_iqa in the user's cache folder)")
 
     # Network.
     backbone: str = _setting("tiny", f"{', '.join(MODEL_SIZES)} (Swin) or any timm model with four stages")
-    fusion: str = _setting("concat", "how the four stages are joined", FUSION_KINDS)
+    fusion: str = _setting("concat", "how the four stages are joined", tuple(FUSION_KINDS))
     content_vector: str = _setting(
         "lda", "TargetNet's input: small grids of each stage, or averages", ("lda", "pooled")
     )
@@ -142,7 +144,7 @@ class Config:
     )
     accumulate: int = _setting(1, "batches whose gradients make one step", low=1)
     grad_clip: float | None = _setting(None, "largest norm of the gradient (default: not clipped)", above=0)
-    loss_type: str = _setting("l1", "primary loss, on mos 0..100", ("l1", "l2", "plcc", "rank", "fidelity"))
+    loss_type: str = _setting("l1", "primary loss, on mos 0..100", tuple(LOSSES))
     ranking_loss_alpha: float = _setting(0.0, "weight of the ranking loss added to the primary one", low=0)
     ranking_loss_margin: float = _setting(0.1, "margin of the ranking loss as a fraction of the mos range", low=0)
     patience: int = _setting(7, "epochs without a better validation SRCC before stopping", low=1)
@@ -157,7 +159,7 @@ class Config:
     cross_datasets: list[str] = _setting([], "further databases to test on after training")
 
     # Machine.
-    device: str = _setting("auto", "where to compute", ("auto", "cpu", "cuda", "mps"))
+    device: str = _setting("auto", "where to compute", DEVICES)
     precision: str = _setting("fp32", "arithmetic of the backbone; the rest is fp32", ("fp32", "bf16", "fp16"))
     compile: bool = _setting(False, "compile the network with torch.compile")
 
@@ -169,7 +171,10 @@ class Config:
             raise UserError(f"mos_range: expected LOW HIGH with LOW < HIGH, got {self.mos_range}")
         if self.freeze_backbone and self.cache:
             for reason, clash in (
-                ("fusion spatial weighs positions before they are pooled", self.fusion == "spatial"),
+                (
+                    f"fusion {self.fusion} weighs positions before they are pooled",
+                    not FUSION_KINDS[self.fusion].pools_first,
+                ),
                 ("color_jitter changes pixels", self.color_jitter),
             ):
                 if clash:
@@ -204,6 +209,16 @@ class Config:
         """The folder the run is written to."""
         return Path(self.results_dir) / self.run_name
 
+    @property
+    def test_crops(self) -> int:
+        """How many crops of an image are scored."""
+        return TEST_MODES[self.test_mode].crops(self.test_patch_num)
+
+    @property
+    def test_crops_in_words(self) -> str:
+        """The crops of a test, as results files say it."""
+        return describe_crops(self.test_mode, self.test_patch_num)
+
     def to_yaml(self) -> str:
         """The resolved configuration as YAML; `load_config` reads it back to an equal Config."""
         return yaml.safe_dump(dataclasses.asdict(self), sort_keys=False)
@@ -235,7 +250,7 @@ def _plain_type(name: str) -> tuple[type, bool]:
 
 
 def _has_type(value: Any, kind: Any) -> bool:
-    """Whether a value is of a field's type: a whole number is a float too, a truth value is no number."""
+    """Whether a value is of a field's type: a whole number is a float too, a truth value is not a number."""
     if typing.get_origin(kind) is list:
         return isinstance(value, list) and all(_has_type(item, typing.get_args(kind)[0]) for item in value)
     if isinstance(value, bool):
@@ -331,17 +346,17 @@ def _resolve_fusion(layer: dict, current: str) -> dict:
     if isinstance(attention, bool):
         attention = "channel" if attention else None
     multiscale = layer.get("use_multiscale")
-    if attention is not None and attention not in ATTENTION:
-        raise UserError(f"attention_fusion: {attention!r} is not one of {', '.join(ATTENTION)}")
+    if attention is not None and attention not in _ATTENTION:
+        raise UserError(f"attention_fusion: {attention!r} is not one of {', '.join(_ATTENTION)}")
     if attention and multiscale is False:
         raise UserError("attention_fusion needs multi-scale features: leave out no_multiscale, or the attention")
     layer = _resolve_alias(layer, "attention_fusion", "fusion", attention)
     named = layer.get("fusion")
     if multiscale is False:
-        layer = _resolve_alias({**layer}, "use_multiscale", "fusion", named if named in SINGLE_STAGE else "single")
+        layer = _resolve_alias({**layer}, "use_multiscale", "fusion", named if named in _SINGLE_STAGE else "single")
     elif multiscale and named is None:
-        layer = {**layer, "fusion": "concat" if current in SINGLE_STAGE else current}
-    elif multiscale and named in SINGLE_STAGE:
+        layer = {**layer, "fusion": "concat" if current in _SINGLE_STAGE else current}
+    elif multiscale and named in _SINGLE_STAGE:
         raise UserError(f"use_multiscale and fusion {named} contradict each other: give one of them")
     return {key: value for key, value in layer.items() if key not in ("attention_fusion", "use_multiscale")}
 
@@ -430,7 +445,7 @@ def _add_alias_flags(group: argparse._ArgumentGroup) -> None:
         "--attention_fusion",
         nargs="?",
         const="channel",
-        choices=ATTENTION,
+        choices=_ATTENTION,
         help="short for --fusion",
         **absent,
     )

@@ -2,15 +2,20 @@
 
 Between the network's scores and the solver. Up to rounding no loss is negative. Each has a gradient for every batch;
 those of pairs and of correlation give 0, not NaN, where a batch has none (one image; for rank and plcc, only ties).
+A loss is a function of any of: scores, mos, mos_std, database (all (B,)), databases (how many) and margin.
+`iqa.choices.LOSSES` gives it the name that settings know it by.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from iqa.choices import LOSSES
 
 MOS_RANGE = 100.0
 # Deviation of one observer's rating where a database has none: about a fifth of the scale is usual.
@@ -110,7 +115,7 @@ def make_loss(loss_type: str, alpha: float, margin: float, databases: int = 1) -
     """The training loss `primary + alpha * ranking`.
 
     Args:
-        loss_type: `l1`, `l2`, `plcc`, `rank` or `fidelity`.
+        loss_type: a key of `iqa.choices.LOSSES`.
         alpha: weight of the ranking loss; 0 leaves it out.
         margin: of the ranking loss, as a fraction of the mos range, so 0.1 is 10 mos units.
         databases: how many the batches come from.
@@ -118,17 +123,17 @@ def make_loss(loss_type: str, alpha: float, margin: float, databases: int = 1) -
     Returns:
         A function of scores (B,), mos (B,), and optionally rating deviations (B,) and database numbers (B,).
     """
-    margin = margin * MOS_RANGE
+    primary = globals()[LOSSES[loss_type]]
+    settings = {"margin": margin * MOS_RANGE, "databases": databases}
 
     def total(scores: Tensor, mos: Tensor, mos_std: Tensor | None = None, database: Tensor | None = None) -> Tensor:
-        primaries = {
-            "l1": lambda: l1_loss(scores, mos),
-            "l2": lambda: l2_loss(scores, mos),
-            "plcc": lambda: plcc_loss(scores, mos, database, databases),
-            "rank": lambda: ranking_loss(scores, mos, margin, database),
-            "fidelity": lambda: fidelity_loss(scores, mos, mos_std, database),
-        }
-        loss = primaries[loss_type]()
-        return loss + alpha * ranking_loss(scores, mos, margin, database) if alpha else loss
+        known = {**settings, "scores": scores, "mos": mos, "mos_std": mos_std, "database": database}
+        loss = _call(primary, known)
+        return loss + alpha * _call(ranking_loss, known) if alpha else loss
 
     return total
+
+
+def _call(loss: Callable[..., Tensor], known: dict) -> Tensor:
+    """A loss of what its signature names."""
+    return loss(**{name: known[name] for name in inspect.signature(loss).parameters})

@@ -16,6 +16,7 @@ import pandas as pd
 
 from data_loader import warn_of_small_images
 from folders import DATABASES, Database, read_run_database
+from iqa.choices import describe_crops
 from iqa.config import CONFIGS, Config, load_yaml, resolve
 from iqa.data import file_hash, read_split
 from iqa.errors import UserError
@@ -308,8 +309,9 @@ def _describe_part(part: ScoredPart, checkpoint: Checkpoint, listed: dict) -> di
 def _describe_protocol(protocol: str, split_file: str | None, described: dict[str, dict]) -> dict:
     """What a results file says of the test: protocol, crops, what chose the checkpoints, and notes for the reader."""
     checkpoints = described["checkpoints"]
-    crops = {f"{c['tested_with']['test_mode']}, {c['tested_with']['test_patch_num']}" for c in checkpoints.values()}
-    resizes = {c["tested_with"]["resize"] for c in checkpoints.values()}
+    tested_with = [checkpoint["tested_with"] for checkpoint in checkpoints.values()]
+    crops = {describe_crops(settings["test_mode"], settings["test_patch_num"]) for settings in tested_with}
+    resizes = {settings["resize"] for settings in tested_with}
     notes = [
         f"{name} was chosen on the test part: its scores on {', '.join(checkpoint['trained_on'])} are optimistic "
         "and cannot be compared with others"

@@ -79,7 +79,7 @@ class FrozenFeatures:
         self.config, self.network, self.accelerator = config, FeatureNetwork(model), accelerator
         self.row_of = {path: row for row, path in enumerate(table["path"])}
         self.size = sum(channels * side**2 for _, channels, side in model.feature_grids)
-        self.shapes = {True: (config.train_patch_num, 2, self.size), False: (_test_crops(config), 1, self.size)}
+        self.shapes = {True: (config.train_patch_num, 2, self.size), False: (config.test_crops, 1, self.size)}
         images, backbone = image_fingerprint(table), _backbone_digest(model)
         self.rows: dict[bool, RowCache] = {}
         for training, shape in self.shapes.items():
@@ -205,13 +205,9 @@ def prepare_images(
     return Preparation(model, config, PixelCache(folder, table, config) if config.cache else None)
 
 
-def _test_crops(config: Config) -> int:
-    return 1 if config.test_mode in ("center", "full") else config.test_patch_num
-
-
 def _settings(config: Config, training: bool) -> dict:
     """The settings that decide what pixels the backbone sees, and its arithmetic."""
-    crops = {"training": config.train_patch_num} if training else {config.test_mode: _test_crops(config)}
+    crops = {"training": config.train_patch_num} if training else {config.test_mode: config.test_crops}
     settings = {"patch_size": config.patch_size, "resize": config.resize, "crops": crops, "precision": config.precision}
     return settings | {package: importlib.metadata.version(package) for package in ("torch", "timm", "pillow")}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import settings
 from written import Templates, write_all, write_images
 
@@ -28,9 +29,16 @@ def _caches_of_their_own(tmp_path_factory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def written(tmp_path_factory) -> Templates:
-    """What the commands record of one tiny run."""
-    return Templates(write_all(tmp_path_factory.mktemp("written")))
+def written(tmp_path_factory, worker_id) -> Templates:
+    """What the commands record of one tiny run, made once for all processes of a test run."""
+    if worker_id == "master":
+        return Templates(write_all(tmp_path_factory.mktemp("written")))
+    folder = tmp_path_factory.getbasetemp().parent / "written"  # of all workers
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "complete").exists():
+            write_all(folder)
+            (folder / "complete").touch()
+    return Templates(folder)
 
 
 @pytest.fixture(autouse=True)

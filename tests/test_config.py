@@ -13,13 +13,10 @@ import yaml
 from helpers import refusal
 from hypothesis import given, settings, strategies as st
 
+from iqa.choices import FUSION_KINDS, MODEL_SIZES
 from iqa.config import (
-    ATTENTION,
     CONFIGS,
     FIELDS,
-    FUSION_KINDS,
-    MODEL_SIZES,
-    SINGLE_STAGE,
     Config,
     add_config_flags,
     config_from_flags,
@@ -33,6 +30,7 @@ from iqa.errors import UserError
 TYPES = typing.get_type_hints(Config)
 BOOLEANS = [name for name in FIELDS if TYPES[name] is bool]
 ALIASES = {"model_size", "attention_fusion", "use_multiscale", "test_random_crop"}
+ATTENTION = [name for name, kind in FUSION_KINDS.items() if kind.weighs_stages]
 # A value for each setting that is not its default, as a command line gives it and as the Config holds it.
 SPECIAL = {
     "resize": (["512x384"], "512x384"),
@@ -167,7 +165,7 @@ def test_an_alias_flag_sets_the_setting_it_stands_for(alias: list[str], setting:
 
 @pytest.mark.parametrize("kind", FUSION_KINDS)
 def test_an_alias_may_say_again_what_the_setting_says(kind: str) -> None:
-    alias = "--no_multiscale" if kind in SINGLE_STAGE else "--use_multiscale"
+    alias = "--no_multiscale" if FUSION_KINDS[kind].single_stage else "--use_multiscale"
     assert from_command_line("--fusion", kind, alias).fusion == kind
 
 

@@ -33,6 +33,7 @@ from data_loader import (
     to_images,
     train_loader,
 )
+from iqa.choices import TEST_MODES
 from iqa.config import Config
 from iqa.errors import UserError
 from iqa.runtime import make_accelerator
@@ -262,6 +263,24 @@ def test_the_centre_crop_is_the_middle(table: pd.DataFrame) -> None:
 def test_the_mode_full_gives_the_whole_picture(table: pd.DataFrame) -> None:
     batch = next(iter(data_loader.test_loader(table, small(test_mode="full"))))
     assert (batch.crops[0, 0].permute(1, 2, 0).numpy() == noise(48, 60)).all()
+
+
+@pytest.mark.parametrize("mode", TEST_MODES)
+def test_an_image_has_as_many_crops_as_the_settings_say_and_a_policy_of_the_whole_image_gives_it(
+    table: pd.DataFrame, mode: str
+) -> None:
+    config = small(test_mode=mode, test_patch_num=4)
+    batch = CropDataset(table, config)[0]
+    size = (48, 60) if TEST_MODES[mode].whole else (32, 32)
+    assert batch.crops.shape == (config.test_crops, 3, *size)
+    assert config.test_crops_in_words == f"{mode}, {len(batch.crops)}"
+
+
+@pytest.mark.parametrize("mode", TEST_MODES)
+def test_a_batch_has_about_batch_size_crops_and_whole_images_come_alone(table: pd.DataFrame, mode: str) -> None:
+    config = small(test_mode=mode, test_patch_num=4, batch_size=8)
+    images = 1 if TEST_MODES[mode].whole else 8 // config.test_crops
+    assert data_loader.test_loader(table, config).batch_size == images
 
 
 # Testing: one item is one image with its K crops, fixed by seed and image.

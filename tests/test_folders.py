@@ -17,6 +17,7 @@ import scipy.io
 import trees
 
 import folders
+from data_loader import resized_sizes
 from folders import DatabaseNotFound, read_database, read_run_database
 from iqa.config import Config
 from iqa.data import check_image, check_images
@@ -315,6 +316,21 @@ def test_fingerprint_follows_pixels_and_mos_but_not_the_place(tmp_path: Path) ->
     assert print_of("b") != original
     trees.csiq(tmp_path / "a", [(CSIQ[0][0], 0.5), *CSIQ[1:]])
     assert print_of("a") != original
+
+
+def test_the_table_knows_the_sizes_that_the_check_saw(tmp_path: Path) -> None:
+    data = trees.table(tmp_path / "a.csv", [{"image": "a.png", "mos": 1}, {"image": "b.png", "mos": 2}], size=(40, 36))
+    trees.picture(tmp_path / "b.png", size=(7, 9))
+    sizes = [[40, 36], [7, 9]]
+    assert read_database("csv", data_path=data).table[["image_width", "image_height"]].to_numpy().tolist() == sizes
+    again = read_database("csv", data_path=data)  # from the cache
+    assert again.table[["image_width", "image_height"]].to_numpy().tolist() == sizes
+    assert resized_sizes(again.table, None, 8).tolist() == [[40, 36], [8, 10]]
+    (tmp_path / "a.png").unlink()  # nothing is read
+    assert resized_sizes(again.table, None, 8).tolist() == [[40, 36], [8, 10]]
+    unchecked = read_database("csv", data_path=data, check_images=False, skip_bad_images=True).table
+    assert unchecked[["image_width", "image_height"]].to_numpy().tolist() == [[0, 0]]
+    assert resized_sizes(unchecked, None, 8).tolist() == [[8, 10]]
 
 
 def test_byte_identical_images_are_grouped(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, strategies as st
 from torch import Tensor
 
+from iqa.choices import LOSSES
 from iqa.losses import (
     DEFAULT_MOS_STD,
     fidelity_loss,
@@ -22,7 +23,6 @@ from iqa.losses import (
     ranking_loss,
 )
 
-LOSS_TYPES = ("l1", "l2", "plcc", "rank", "fidelity")
 PAIRWISE = {"rank": partial(ranking_loss, margin=10.0), "plcc": plcc_loss, "fidelity": fidelity_loss}
 scores_and_mos = st.integers(2, 8).flatmap(
     lambda n: st.tuples(*[st.lists(st.floats(0, 100, width=32), min_size=n, max_size=n)] * 2)
@@ -43,7 +43,7 @@ def phi(z: float) -> float:
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("loss_type", LOSSES)
 def test_gradients_agree_with_finite_differences(loss_type: str, alpha: float) -> None:
     mos = torch.tensor([12.0, 35.0, 50.0, 50.0, 88.0], dtype=torch.float64)
     mos_std = torch.tensor([5.0, 12.0, math.nan, 20.0, 9.0], dtype=torch.float64)
@@ -176,7 +176,7 @@ def test_unknown_rating_deviations_are_the_default_one() -> None:
     assert torch.equal(fidelity_loss(scores, mos), fidelity_loss(scores, mos, known))
 
 
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("loss_type", LOSSES)
 def test_the_order_of_the_batch_does_not_matter(loss_type: str) -> None:
     scores, mos, mos_std = torch.rand(6) * 100, torch.rand(6) * 100, torch.rand(6) * 20
     order = torch.randperm(6)
@@ -187,7 +187,7 @@ def test_the_order_of_the_batch_does_not_matter(loss_type: str) -> None:
 # The training loss.
 
 
-@pytest.mark.parametrize("loss_type", LOSS_TYPES)
+@pytest.mark.parametrize("loss_type", LOSSES)
 def test_the_total_is_primary_plus_alpha_times_ranking_with_a_margin_of_10_mos_units(loss_type: str) -> None:
     scores, mos = torch.tensor([20.0, 40.0, 33.0]), torch.tensor([30.0, 35.0, 80.0])
     primary = make_loss(loss_type, alpha=0.0, margin=0.1)(scores, mos, None)

@@ -11,7 +11,8 @@ from timm.layers import BatchNormAct2d, DropPath, EvoNorm2dB0
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from iqa.config import ATTENTION, FUSION_KINDS
+from iqa.choices import FUSION_KINDS, FusionKind
+from iqa.config import FIELDS
 from iqa.errors import UserError
 from models_swin import (
     CONTENT_BRANCHES,
@@ -80,8 +81,11 @@ def test_scale_attention_of_tiny_has_the_published_197632_weights() -> None:
     assert sum(p.numel() for p in attention.parameters() if p.ndim == 2) == 197_632
 
 
-def test_the_settings_offer_exactly_the_fusions_of_the_network() -> None:
-    assert set(FUSION_KINDS) == set(FUSIONS)
+def test_the_settings_know_exactly_the_fusions_and_content_vectors_of_the_network_and_what_they_read() -> None:
+    fusions = {name: kind([8, 16, 32, 64]) for name, kind in FUSIONS.items()}
+    kinds = {name: FusionKind(f.single_stage, f.weighs_stages, bool(f.grids)) for name, f in fusions.items()}
+    assert kinds == FUSION_KINDS
+    assert set(FIELDS["content_vector"].metadata["choices"]) == set(CONTENT_BRANCHES)
 
 
 def test_stages_have_the_channels_and_strides_that_the_backbone_announces() -> None:
@@ -156,7 +160,7 @@ def test_inspection_gives_the_scores_of_forward_and_stage_weights_that_sum_to_1(
 def test_only_attention_has_stage_weights(fusion: str) -> None:
     with torch.no_grad():
         seen = network("nano", fusion).inspect(torch.randn(1, 3, 64, 64))
-    assert (seen.stage_weights is not None) == (fusion in ATTENTION)
+    assert (seen.stage_weights is not None) == network("nano", fusion).fusion.weighs_stages
 
 
 @pytest.mark.parametrize(

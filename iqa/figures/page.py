@@ -26,7 +26,7 @@ from PIL import Image
 
 from iqa.figures.scatter import few_contents, scatter_of_scores
 from iqa.figures.style import COLOURS, COLUMN_WIDTH, new_figure
-from iqa.metrics import fit_logistic
+from iqa.metrics import Place, fit_logistic, shown_in
 
 TEMPLATE = Path(__file__).with_name("page.html")
 THUMBNAIL_SIDE = 160  # pixels; 24 of them for each part keep the page small
@@ -212,4 +212,6 @@ def render(page: dict) -> str:
     )
     environment.filters |= {"number": number, "interval": interval, "signed": signed}
     environment.filters |= {"breakable": breakable, "setting": setting}
-    return environment.get_template(TEMPLATE.name).render(page)
+    columns, printed = shown_in(Place.PAGE), shown_in(Place.SCREEN)
+    shown = {"columns": columns, "of_groups": [each for each in printed if each.plain], "brief": shown_in(Place.BRIEF)}
+    return environment.get_template(TEMPLATE.name).render(page | shown)

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter
 
+from iqa.choices import MODEL_SIZES
 from iqa.figures.scatter import few_contents, scatter_of_scores
 from iqa.figures.style import (
     COLOURS,
@@ -34,6 +35,7 @@ from iqa.figures.style import (
     published_legend,
     shorten,
 )
+from iqa.metrics import Place, shown_in
 from iqa.results import (
     PublishedEntry,
     PublishedResults,
@@ -48,7 +50,6 @@ from iqa.results import (
 )
 
 CHAIN = ("C0", "A2", "A1", "E6")
-SWIN_SIZES = ("nano", "tiny", "small", "base")
 
 
 @dataclass(frozen=True)
@@ -203,7 +204,7 @@ def _draw_steps(axes, bars: dict[str, Bar]) -> None:
 def draw_model_sizes(recorded: Recorded, published: PublishedResults) -> Drawn | None:
     """Draw test SRCC against parameters, for networks that differ in the size of their Swin backbone alone."""
     found = [
-        (s, {k: r for k, r in s.rows.items() if k in SWIN_SIZES}) for s in sweeps(measured_rows(recorded), "backbone")
+        (s, {k: r for k, r in s.rows.items() if k in MODEL_SIZES}) for s in sweeps(measured_rows(recorded), "backbone")
     ]
     series = [(sweep.name, rows) for sweep, rows in found if len(rows) > 1]
     if not series:
@@ -360,8 +361,9 @@ def draw_scatter(recorded: Recorded, published: PublishedResults) -> Drawn | Non
         curve = {"score": table["score"].tolist(), "mos": table["mos"].tolist()}
         curve |= {"logistic": None, "no_logistic": fit.reason} if fit.reason else {"logistic": list(fit.coefficients)}
         metrics = {"n": run.finite("metrics", part, "n")}
-        metrics |= {key: run.number("metrics", part, key) for key in ("srcc", "plcc")}
-        correlations = ", ".join(f"{key.upper()} {_text(metrics[key])}" for key in ("srcc", "plcc"))
+        brief = [each for each in shown_in(Place.BRIEF) if each.key in run.field("metrics", part)]
+        metrics |= {each.key: run.number("metrics", part, each.key) for each in brief}
+        correlations = ", ".join(f"{each.title} {_text(metrics[each.key])}" for each in brief)
         small = len(shown) > 9  # four panels a row: n gets a line of its own
         count = ("\n" if small else ", ") + f"n = {metrics['n']:.0f}"
         axes.set_title(f"{shorten(name, 26)}\n{correlations}{count}", fontsize=6 if small else 7)

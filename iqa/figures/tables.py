@@ -14,12 +14,14 @@ from dataclasses import dataclass, field
 import pandas as pd
 
 from iqa.figures.network import has_stage_weights, published_attention, smallest_batch
+from iqa.metrics import Place, shown_in
 from iqa.results import (
     PublishedEntry,
     PublishedResults,
     Record,
     Recorded,
     Row,
+    Score,
     ablation_rows,
     markdown_table,
     measured_rows,
@@ -111,26 +113,42 @@ def in_database_table(recorded: Recorded, published: PublishedResults) -> Table 
             scores = row.scores["test"]
             name = row.label
             cells.append({"database": database, "model": name, **_score_cells(scores), "protocol": row.protocol})
-            values[f"{database}: {name}"] = {
-                key: score.as_values for key, score in scores.items() if key in _STATISTICS
-            }
+            values[f"{database}: {name}"] = _as_values(scores, Place.PAPER)
         for entry in _published_on(database, published):
             for key, found in entry.rows.items():
-                numbers = {"SRCC": f"{found['srcc']:.4f}", "PLCC": f"{found['plcc']:.4f}"}
                 model = f"{key} (published)"
+                numbers = _published_cells(found)
                 cells.append({"database": database, "model": model, **numbers, "protocol": _cited(entry, key)})
-                values[f"{database}: {entry.name} {model}"] = {**_pick(found, "srcc", "plcc"), **entry.cite(key)}
+                values[f"{database}: {entry.name} {model}"] = {**_published_scores(found), **entry.cite(key)}
     return Table(_filled(cells), values, _NOTE)
 
 
-_STATISTICS = ("srcc", "plcc", "krcc", "rmse")
 _NOTE = "Brackets: 95 % interval; ±: deviation over seeds or splits; published rows are not measured here."
 
 
-def _score_cells(scores: dict) -> dict[str, str]:
+def _score_cells(scores: dict[str, Score]) -> dict[str, str]:
     first = scores["srcc"]
     cells = {"n": f"{first.n}" if first.over == "images" else f"{first.n} {first.over}"}
-    return cells | {key.upper(): scores[key].text for key in _STATISTICS if key in scores}
+    return cells | _texts(scores, Place.PAPER)
+
+
+def _texts(scores: dict[str, Score], place: Place, part: str = "") -> dict[str, str]:
+    """A cell for each statistic that the place shows; several parts stand side by side, each under its name."""
+    before = f"{part} " if part else ""
+    return {f"{before}{each.title}": scores[each.key].text for each in shown_in(place) if each.key in scores}
+
+
+def _as_values(scores: dict[str, Score], place: Place) -> dict[str, dict]:
+    return {each.key: scores[each.key].as_values for each in shown_in(place) if each.key in scores}
+
+
+def _published_scores(row: dict) -> dict[str, float]:
+    return {each.key: row[each.key] for each in shown_in(Place.BRIEF) if each.key in row}
+
+
+def _published_cells(row: dict, part: str = "") -> dict[str, str]:
+    before = f"{part} " if part else ""
+    return {f"{before}{each.title}": each.text(row[each.key]) for each in shown_in(Place.BRIEF) if each.key in row}
 
 
 def _published_on(database: str, published: PublishedResults) -> list[PublishedEntry]:
@@ -165,14 +183,13 @@ def ablation_table(recorded: Recorded, published: PublishedResults) -> Table | N
         for i, row in enumerate(ablation_rows(table)):
             cells.append(_ablation_cells(table, i, row))
             values[f"{table.name}: {row.name}"] = {
-                part: {key: score.as_values for key, score in scores.items()} for part, scores in row.scores.items()
+                part: _as_values(scores, Place.BRIEF) for part, scores in row.scores.items()
             } | {"costs": _ablation_costs(table, i), **_against_baseline(table, i)}
             if (found := published.counterpart(row.name, row.settings)) is not None:
                 entry, key = found
-                numbers = {f"test {name.upper()}": f"{entry.rows[key][name]:.4f}" for name in ("srcc", "plcc")}
-                label = f"{row.name} (published)"
+                label, numbers = f"{row.name} (published)", _published_cells(entry.rows[key], "test")
                 cells.append({"ablation": table.name, "row": label, **numbers, "source": _cited(entry, key)})
-                values[f"{table.name}: {label}"] = {**_pick(entry.rows[key], "srcc", "plcc"), **entry.cite(key)}
+                values[f"{table.name}: {label}"] = {**_published_scores(entry.rows[key]), **entry.cite(key)}
         parts[_file_ending(table.name, parts)] = _filled(cells[first:]).drop(columns="ablation")
     return Table(_filled(cells), values, _NOTE, parts) if cells else None
 
@@ -198,7 +215,7 @@ def _ablation_costs(table: Record, index: int) -> dict[str, float]:
 def _ablation_cells(table: Record, index: int, row: Row) -> dict[str, str]:
     cells = {"ablation": table.name, "row": row.name, "seeds": f"{table.finite('rows', index, 'seeds'):.0f}"}
     for part, scores in row.scores.items():
-        cells |= {f"{part} {key.upper()}": score.text for key, score in scores.items()}
+        cells |= _texts(scores, Place.BRIEF, part)
     costs = _ablation_costs(table, index)
     return (
         cells
@@ -218,27 +235,31 @@ def _number(value: float, decimals: int) -> str:
 
 
 def cross_database_table(recorded: Recorded, published: PublishedResults) -> Table | None:
-    """Every measured row on the databases it was not trained on: SRCC and PLCC."""
+    """Every measured row on the databases it was not trained on."""
     cells, values, shown = [], {}, []
     for row in measured_rows(recorded):
         others = {part: row.scores[part] for part in row.others}
         if others:
             shown.append(row)
-            numbers = {f"{part} {key.upper()}": s[key].text for part, s in others.items() for key in ("srcc", "plcc")}
+            numbers = {}
+            for part, scores in others.items():
+                numbers |= _texts(scores, Place.BRIEF, part)
             cells.append({"trained on": row.database, "model": row.label, **numbers, "protocol": row.protocol})
-            values[row.label] = {p: {key: s[key].as_values for key in ("srcc", "plcc")} for p, s in others.items()}
+            values[row.label] = {part: _as_values(scores, Place.BRIEF) for part, scores in others.items()}
     tested = {part for row in shown for part in row.scores}
     entry = published.get("cross_database")
     if entry is not None and any(row.database == entry.content["trained_on"] for row in shown):
         found = {database: row for database, row in entry.rows.items() if database in tested}
-        numbers = {f"{d} {key.upper()}": f"{row[key]:.4f}" for d, row in found.items() for key in ("srcc", "plcc")}
+        numbers = {}
+        for database, row in found.items():
+            numbers |= _published_cells(row, database)
         model = f"{entry.content['model']} (published)"
         if numbers:
             trained = entry.content["trained_on"]
             cells.append(
                 {"trained on": trained, "model": model, **numbers, "protocol": _cited(entry, next(iter(found)))}
             )
-            values[model] = {d: {**_pick(row, "srcc", "plcc"), **entry.cite(d)} for d, row in found.items()}
+            values[model] = {d: {**_published_scores(row), **entry.cite(d)} for d, row in found.items()}
     return Table(_filled(cells), values, _NOTE) if cells else None
 
 

@@ -2,7 +2,6 @@ from .bootstrap import (
     RESAMPLES as RESAMPLES,
     Resampling as Resampling,
     TieGroups as TieGroups,
-    bootstrap_interval as bootstrap_interval,
     percentile_interval as percentile_interval,
     require_resamples as require_resamples,
     resample_counts as resample_counts,
@@ -38,10 +37,16 @@ from .significance import (
 )
 from .summary import (
     QUALITY_LEVELS as QUALITY_LEVELS,
-    STATISTICS as STATISTICS,
     across_splits as across_splits,
     contents_note as contents_note,
     group_summaries as group_summaries,
     quality_levels as quality_levels,
     summarize as summarize,
+)
+from .table import (
+    STATISTICS as STATISTICS,
+    Place as Place,
+    Statistic as Statistic,
+    bootstrap_interval as bootstrap_interval,
+    shown_in as shown_in,
 )

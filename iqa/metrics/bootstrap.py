@@ -1,23 +1,18 @@
-"""How well scores agree with people: correlations, errors, logistic mappings, intervals, summaries.
+"""The bootstrap: which resamples are drawn, and the value of each statistic in all of them at once.
 
-Stands between `iqa.evaluation`, which makes the scores, and `iqa.results`, which stores the numbers. Whether
-one run is better than another is the question of `iqa.metrics.significance`. Everywhere `scores` and `mos` are (n,)
-arrays in the same image order, higher = better, mos on 0..100 unless said otherwise; NumPy and SciPy only.
-
-A statistic that the data cannot define (fewer than 3 images, constant scores) is NaN from the plain
-functions; `summarize` and `group_summaries`, made for JSON, say None and give the reason in `notes`.
+`bootstrap_<key>` belongs to the statistic of that key in `iqa.metrics.table`: checked scores (n,), mos (n,) and the
+resamples to draw -> values (resamples,), NaN where a resample leaves the statistic undefined. NumPy only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from iqa.errors import UserError
-from iqa.metrics.checks import MOST_IMAGES_IN_PAIRS, checked_pair, content_index, undefined_reason
+from iqa.metrics.checks import MOST_IMAGES_IN_PAIRS
 from iqa.metrics.logistic import _standardised
 
 # Below this a percentile interval covers clearly less than it claims. `iqa.metrics.significance` widens its own for
@@ -122,7 +117,8 @@ class Resampling(NamedTuple):
         return resample_counts(self.clusters, self.resamples, self.seed)
 
 
-def _bootstrap_srcc(scores: np.ndarray, mos: np.ndarray, drawn: Resampling) -> np.ndarray:
+def bootstrap_srcc(scores: np.ndarray, mos: np.ndarray, drawn: Resampling) -> np.ndarray:
+    """SRCC of every resample."""
     scores_groups, mos_groups = tie_groups(scores), tie_groups(mos)
     return np.concatenate(
         [
@@ -132,7 +128,8 @@ def _bootstrap_srcc(scores: np.ndarray, mos: np.ndarray, drawn: Resampling) -> n
     )
 
 
-def _bootstrap_plcc(scores: np.ndarray, mos: np.ndarray, drawn: Resampling) -> np.ndarray:
+def bootstrap_plcc(scores: np.ndarray, mos: np.ndarray, drawn: Resampling) -> np.ndarray:
+    """PLCC of every resample."""
     scores, mos = _standardised(scores), _standardised(mos)
     powers = np.stack([np.ones_like(scores), scores, mos, scores**2, mos**2, scores * mos])  # (6, n)
     sums = np.concatenate([powers @ counts for counts in drawn.counts()], axis=1)  # (6, resamples)
@@ -142,7 +139,7 @@ def _bootstrap_plcc(scores: np.ndarray, mos: np.ndarray, drawn: Resampling) -> n
     return _ratio(product - scores_mean * mos_mean, variances[0] * variances[1])
 
 
-def _bootstrap_krcc(scores: np.ndarray, mos: np.ndarray, drawn: Resampling) -> np.ndarray:
+def bootstrap_krcc(scores: np.ndarray, mos: np.ndarray, drawn: Resampling) -> np.ndarray:
     """Tau-b of every resample; NaN for more than 12,000 images, whose pairs are too many."""
     if scores.size > MOST_IMAGES_IN_PAIRS:
         return np.full(drawn.resamples, np.nan)
@@ -184,75 +181,18 @@ def _resampled_concordance(scores: np.ndarray, mos: np.ndarray, drawn: Resamplin
     return total / 2
 
 
-def _bootstrap_rmse(scores: np.ndarray, mos: np.ndarray, drawn: Resampling) -> np.ndarray:
+def bootstrap_rmse(scores: np.ndarray, mos: np.ndarray, drawn: Resampling) -> np.ndarray:
+    """RMSE of every resample."""
     return np.sqrt(_resampled_mean((scores - mos) ** 2, drawn))
 
 
-def _bootstrap_mae(scores: np.ndarray, mos: np.ndarray, drawn: Resampling) -> np.ndarray:
+def bootstrap_mae(scores: np.ndarray, mos: np.ndarray, drawn: Resampling) -> np.ndarray:
+    """MAE of every resample."""
     return _resampled_mean(np.abs(scores - mos), drawn)
 
 
 def _resampled_mean(values: np.ndarray, drawn: Resampling) -> np.ndarray:
     return np.concatenate([values @ counts / counts.sum(axis=0) for counts in drawn.counts()])
-
-
-BOOTSTRAPS = {
-    "srcc": _bootstrap_srcc,
-    "plcc": _bootstrap_plcc,
-    "krcc": _bootstrap_krcc,
-    "rmse": _bootstrap_rmse,
-    "mae": _bootstrap_mae,
-}
-_ERRORS = ("rmse", "mae")  # defined for constants too
-
-
-def bootstrap_interval(
-    scores: ArrayLike,
-    mos: ArrayLike,
-    statistic: str = "srcc",
-    contents: Iterable[Hashable] | None = None,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of a statistic (Efron 1979), resampling contents.
-
-    Images of one content are not independent: whole contents are drawn (the cluster bootstrap, Davison and
-    Hinkley 1997), or the interval would be too narrow. Resamples in which the statistic is undefined, such
-    as one image drawn n times, are left out of the percentiles.
-
-    Args:
-        scores: predictions.
-        mos: mean opinion scores.
-        statistic: "srcc", "plcc", "krcc", "rmse" or "mae".
-        contents: content id of every image; None where every image is its own content.
-        resamples: number of resamples.
-        seed: same seed, same interval.
-        level: share of resamples inside.
-
-    Returns:
-        (low, high); (NaN, NaN) if the statistic is undefined, there is only one content, or KRCC is asked for
-        more than 12,000 images.
-
-    Raises:
-        UserError: unknown statistic, no resamples, level outside (0, 1), or bad input rows.
-
-    >>> from iqa.metrics import srcc
-    >>> low, high = bootstrap_interval([1, 2, 3, 4, 5, 6], [2, 1, 4, 3, 6, 5])
-    >>> low < srcc([1, 2, 3, 4, 5, 6], [2, 1, 4, 3, 6, 5]) < high
-    True
-    """
-    if statistic not in BOOTSTRAPS:
-        raise UserError(f"statistic: expected one of {', '.join(BOOTSTRAPS)}, got {statistic!r}")
-    require_resamples(resamples)
-    if not 0 < level < 1:
-        raise UserError(f"level: expected a share between 0 and 1, got {level}")
-    scores, mos = checked_pair(scores, mos)
-    clusters = content_index(contents, scores.size)
-    undefined = scores.size == 0 if statistic in _ERRORS else undefined_reason(scores, mos)
-    if undefined or clusters.max() == 0:
-        return float("nan"), float("nan")
-    return percentile_interval(BOOTSTRAPS[statistic](scores, mos, Resampling(clusters, resamples, seed)), level)
 
 
 def require_resamples(resamples: int) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
 from iqa.errors import UserError
-from iqa.metrics.bootstrap import BOOTSTRAPS, FEWEST_CONTENTS, RESAMPLES, bootstrap_interval
+from iqa.metrics.bootstrap import FEWEST_CONTENTS, RESAMPLES, Resampling, require_resamples
 from iqa.metrics.checks import (
     MOST_IMAGES_IN_PAIRS,
     checked_pair,
@@ -18,12 +19,10 @@ from iqa.metrics.checks import (
     json_number,
     undefined_reason,
 )
-from iqa.metrics.correlation import krcc, mae, outlier_ratio, plcc, rmse, srcc
 from iqa.metrics.logistic import fit_logistic
+from iqa.metrics.table import STATISTICS
 
 QUALITY_LEVELS = ("Very Low", "Low", "Mid", "High", "Very High")  # fifths of the mos distribution
-STATISTICS = {"srcc": srcc, "plcc": plcc, "krcc": krcc, "rmse": rmse, "mae": mae}
-_CONDENSED = (*STATISTICS, "plcc_logistic4", "plcc_logistic5", "outlier_ratio", "rmse_own_scale", "mae_own_scale")
 
 
 def summarize(
@@ -48,44 +47,52 @@ def summarize(
         seed: of the bootstrap.
 
     Returns:
-        JSON-safe: `n`, `contents`, `srcc`, `plcc`, `krcc`, `rmse`, `mae`, `plcc_logistic4`, `plcc_logistic5`, and
-        of each its interval `srcc_ci95` .. as [low, high] (the fitted logistic is kept in all resamples);
-        `outlier_ratio` given `mos_std`; `rmse_own_scale` and `mae_own_scale` given `scale`; `notes`, the reasons
-        of every None and of every doubt.
+        JSON-safe: `n`, `contents`; every statistic of `iqa.metrics.STATISTICS` by its key, those that need `mos_std`
+        or `scale` only where it is given; the interval of each that has one, `srcc_ci95` .. as [low, high] (the
+        fitted logistic is kept in all resamples); `notes`, the reasons of every None and of every doubt.
 
     Raises:
         UserError: bad input rows, or `scale` not positive.
     """
     if scale is not None and not (np.isfinite(scale) and scale > 0):
         raise UserError(f"scale: expected a positive width / 100, got {scale}")
+    require_resamples(resamples)
     scores, mos = checked_pair(scores, mos)
     clusters = content_index(contents, scores.size)
-    summary, notes = _statistics(scores, mos)
-    intervals = {name: bootstrap_interval(scores, mos, name, clusters, resamples, seed) for name in BOOTSTRAPS}
-    for parameters in (4, 5):
-        name = f"plcc_logistic{parameters}"
-        fit = fit_logistic(scores, mos, parameters)
-        mapped = fit.predict(scores) if fit.reason is None else np.zeros_like(mos)  # constant: undefined, as it is
-        summary[name] = json_number(plcc(mapped, mos))
-        intervals[name] = bootstrap_interval(mapped, mos, "plcc", clusters, resamples, seed)
-        notes.append(fit.reason)
+    mapped, notes = _mapped(scores, mos)
+    known = {"mos_std": mos_std, "scale": scale}
+    summary, intervals = _values(mapped, mos, known, Resampling(clusters, resamples, seed))
     if summary["srcc"] is not None and summary["srcc"] < 0:
         notes.append("srcc is negative: the PLCC after a logistic hides that the scores rank backwards")
-    if mos_std is not None:
-        summary["outlier_ratio"] = json_number(outlier_ratio(scores, mos, mos_std))
-    if scale is not None:
-        for name, error in (("rmse", rmse), ("mae", mae)):
-            summary[f"{name}_own_scale"] = json_number(error(scores, mos) * scale)
-    summary |= {f"{name}_ci95": [json_number(end) for end in ends] for name, ends in intervals.items()}
     counts = {"n": scores.size, "contents": len(np.unique(clusters))}
     notes += [contents_note(counts["contents"]), _pairs_note(scores.size)]
-    return counts | summary | {"notes": _distinct(notes)}
+    return counts | summary | intervals | {"notes": _distinct([undefined_reason(scores, mos), *notes])}
 
 
-def _statistics(scores: np.ndarray, mos: np.ndarray) -> tuple[dict, list[str | None]]:
-    """All plain statistics of checked arrays, None where undefined, and the reason."""
-    values = {name: json_number(statistic(scores, mos)) for name, statistic in STATISTICS.items()}
-    return values, [undefined_reason(scores, mos)]
+def _values(
+    mapped: dict[int | None, np.ndarray], mos: np.ndarray, known: dict[str, Any], drawn: Resampling
+) -> tuple[dict, dict]:
+    """Every statistic whose needs are known, and the interval of each that has one."""
+    values, intervals = {}, {}
+    for row in sorted(STATISTICS.values(), key=lambda row: not row.plain):  # first those that groups have too
+        if any(known[need] is None for need in row.needs):
+            continue
+        scores = mapped[row.logistic]
+        values[row.key] = json_number(row.function(scores, mos, *(known[need] for need in row.needs)))
+        if row.resampled:
+            intervals[f"{row.key}_ci95"] = [json_number(end) for end in row.interval(scores, mos, drawn, level=0.95)]
+    return values, intervals
+
+
+def _mapped(scores: np.ndarray, mos: np.ndarray) -> tuple[dict[int | None, np.ndarray], list[str | None]]:
+    """The scores as they are (None), and after each logistic by its parameters; why a logistic could not be fitted."""
+    mapped: dict[int | None, np.ndarray] = {None: scores}
+    notes = []
+    for parameters in sorted({row.logistic for row in STATISTICS.values() if row.logistic}):
+        fit = fit_logistic(scores, mos, parameters)
+        mapped[parameters] = fit.predict(scores) if fit.reason is None else np.zeros_like(mos)  # constant: undefined
+        notes.append(fit.reason)
+    return mapped, notes
 
 
 def contents_note(contents: int) -> str | None:
@@ -116,7 +123,7 @@ def group_summaries(scores: ArrayLike, mos: ArrayLike, groups: Iterable[Hashable
         groups: name of every image's group.
 
     Returns:
-        JSON-safe: group name -> `n`, `srcc`, `plcc`, `krcc`, `rmse`, `mae`, `notes`, in order of first
+        JSON-safe: group name -> `n`, the plain statistics by their keys, and `notes`, in order of first
         appearance. A correlation the group cannot define is None, its reason in `notes`.
 
     Raises:
@@ -133,8 +140,9 @@ def group_summaries(scores: ArrayLike, mos: ArrayLike, groups: Iterable[Hashable
         members.setdefault(str(group), []).append(row)
     table = {}
     for group, rows in members.items():
-        summary, notes = _statistics(scores[rows], mos[rows])
-        table[group] = {"n": len(rows)} | summary | {"notes": _distinct(notes)}
+        pair = scores[rows], mos[rows]
+        summary = {row.key: json_number(row.function(*pair)) for row in STATISTICS.values() if row.plain}
+        table[group] = {"n": len(rows)} | summary | {"notes": _distinct([undefined_reason(*pair)])}
     return table
 
 
@@ -178,7 +186,7 @@ def across_splits(summaries: Sequence[dict]) -> dict[str, dict]:
     """
     if not summaries:
         raise UserError("no summaries: nothing to condense across splits")
-    names = dict.fromkeys(name for summary in summaries for name in summary if name in _CONDENSED)
+    names = dict.fromkeys(name for summary in summaries for name in summary if name in STATISTICS)
     table: dict[str, dict] = {name: _spread([summary.get(name) for summary in summaries]) for name in names}
     groups = _groups_of_splits(summaries)
     return table | ({"groups": groups} if groups else {})

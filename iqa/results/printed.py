@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-COLUMNS = (
-    ("srcc", "SRCC"),
-    ("plcc", "PLCC"),
-    ("plcc_logistic4", "PLCC log4"),
-    ("krcc", "KRCC"),
-    ("rmse", "RMSE"),
-)
+from iqa.metrics import Place, shown_in
 
 
 def metrics_table(metrics: dict[str, dict]) -> str:
@@ -18,8 +12,7 @@ def metrics_table(metrics: dict[str, dict]) -> str:
     rows = []
     for part, values in metrics.items():
         cells = {"": part, "n": values["n"], "contents": values.get("contents", "")}
-        for key, title in COLUMNS:
-            cells[title] = _cell(values.get(key))
+        cells |= {each.title: each.text(values.get(each.key)) for each in shown_in(Place.SCREEN)}
         low, high = values["srcc_ci95"] or (None, None)
         cells["SRCC 95 % interval"] = "-" if low is None else f"{low:.3f}..{high:.3f}"
         rows.append(cells)
@@ -36,9 +29,6 @@ def groups_table(metrics: dict[str, dict]) -> str:
         for kind, groups in values["groups"].items():
             for group, of_group in groups.items():
                 cells = {"": part, "by": kind.replace("_", " "), "group": group, "n": of_group["n"]}
-                rows.append(cells | {title: _cell(of_group[key]) for key, title in COLUMNS if key in of_group})
+                of_all = [each for each in shown_in(Place.SCREEN) if each.key in of_group]
+                rows.append(cells | {each.title: each.text(of_group[each.key]) for each in of_all})
     return pd.DataFrame(rows).to_string(index=False)
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"

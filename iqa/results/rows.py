@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from iqa.errors import UserError
+from iqa.metrics import STATISTICS, Place, Statistic, shown_in
 from iqa.results.building import TEST_PART, part_name
 from iqa.results.recorded import Record, Recorded, Run, dotted
 
@@ -38,7 +39,8 @@ PLACE = {"name", "seed", "results_dir", "data_root", "num_workers", "device", "t
 class Score:
     """A value with its interval (of a run: 95 %; over seeds or splits: +- deviation) and where it is recorded.
 
-    `n` counts images of a run, seeds or splits otherwise; `over` says which.
+    `n` counts images of a run, seeds or splits otherwise; `over` says which. The interval is shown with one decimal
+    fewer than the value.
     """
 
     value: float
@@ -47,17 +49,19 @@ class Score:
     n: int
     over: str
     sources: tuple[tuple[Path, str], ...]
+    decimals: int = 4
 
     @property
     def text(self) -> str:
         """As in a table: `0.8091 [0.774, 0.839]`, `0.8091 ± 0.0040`, or `undefined`."""
         if not math.isfinite(self.value):
             return "undefined"
+        text, fewer = f"{self.value:.{self.decimals}f}", self.decimals - 1
         if not math.isfinite(self.high - self.low):
-            return f"{self.value:.4f}"
+            return text
         if self.over == "images":
-            return f"{self.value:.4f} [{self.low:.3f}, {self.high:.3f}]"
-        return f"{self.value:.4f} ± {self.high - self.value:.4f}"
+            return f"{text} [{self.low:.{fewer}f}, {self.high:.{fewer}f}]"
+        return f"{text} ± {self.high - self.value:.{self.decimals}f}"
 
     @property
     def as_values(self) -> dict:
@@ -118,7 +122,7 @@ def _row_of_results(record: Record, experiment: str) -> Row:
     scores: dict[str, dict[str, Score]] = {}
     for part in record.field("metrics"):
         name = part_name(part, settings.get("dataset", ""))
-        scores[name] = {key: _score_of_results(record, part, key) for key in ("srcc", "plcc", "krcc", "rmse")}
+        scores[name] = _scores_of_results(record, part)
     protocol = record.fields("protocol")
     if experiment == "baselines":
         says = str(protocol["model"])
@@ -153,7 +157,7 @@ def _rows_of_evaluation(record: Run) -> list[Row]:
             if record.fields("parts", part).get("checkpoint") == name:
                 database = record.field("parts", part, "database")
                 key = part_name(database, trained_on=names[0] if names else "")
-                scores[key] = {k: _score_of_results(record, part, k) for k in ("srcc", "plcc", "krcc", "rmse")}
+                scores[key] = _scores_of_results(record, part)
         several = len(record.content["checkpoints"]) > 1
         settings = {"dataset": names[0] if names else "not recorded", "also_train_on": names[1:]}
         says = f"selected on {checkpoint.get('selected_on', 'not recorded')}"
@@ -162,33 +166,38 @@ def _rows_of_evaluation(record: Run) -> list[Row]:
     return rows
 
 
-def _score_of_results(record: Record, part: str, key: str) -> Score:
-    low = high = math.nan
-    interval = record.field("metrics", part).get(f"{key}_ci95")
-    if interval is not None:
+def _scores_of_results(record: Record, part: str) -> dict[str, Score]:
+    """The scores of a part by statistic; a file may be older than a statistic."""
+    recorded = record.field("metrics", part)
+    return {key: _score_of_results(record, part, row) for key, row in STATISTICS.items() if key in recorded}
+
+
+def _score_of_results(record: Record, part: str, statistic: Statistic) -> Score:
+    key, low, high = statistic.key, math.nan, math.nan
+    if record.field("metrics", part).get(f"{key}_ci95") is not None:
         low, high = (record.number("metrics", part, f"{key}_ci95", i) for i in range(2))
     value, n = record.number("metrics", part, key), record.finite("metrics", part, "n")
-    return Score(value, low, high, int(n), "images", ((record.file, dotted(("metrics", part, key))),))
+    source = (record.file, dotted(("metrics", part, key)))
+    return Score(value, low, high, int(n), "images", (source,), statistic.decimals)
 
 
 def _row_of_splits(record: Record) -> Row:
-    scores = {
-        part: {
-            key: _mean_score(record, "splits", "summary", part, key)
-            for key in record.fields("summary", part)
-            if key != "groups"  # by kind and name of group, one level deeper
-        }
-        for part in record.fields("summary")
-    }
+    scores = {part: _mean_scores(record, "splits", "summary", part) for part in record.fields("summary")}
     settings = _settings(record, "config")
     return Row(record.name, "splits", settings, scores, f"selected on {settings.get('select_on', 'not recorded')}")
 
 
-def _mean_score(record: Record, over: str, *path: str | int) -> Score:
+def _mean_scores(record: Record, over: str, *path: str | int) -> dict[str, Score]:
+    """The scores at a path by statistic, which may hold other things too."""
+    recorded = record.fields(*path)
+    return {key: _mean_score(record, over, row, *path, key) for key, row in STATISTICS.items() if key in recorded}
+
+
+def _mean_score(record: Record, over: str, statistic: Statistic, *path: str | int) -> Score:
     mean, deviation = record.number(*path, "mean"), record.number(*path, "std")
     n = int(record.finite(*path, "n"))
     source = (record.file, dotted((*path, "mean")))
-    return Score(mean, mean - deviation, mean + deviation, n, over, (source,))
+    return Score(mean, mean - deviation, mean + deviation, n, over, (source,), statistic.decimals)
 
 
 def ablation_rows(table: Record) -> list[Row]:
@@ -197,8 +206,7 @@ def ablation_rows(table: Record) -> list[Row]:
     for i in range(len(table.rows("rows"))):
         name = str(table.field("rows", i, "row"))
         scores = {
-            part: {key: _mean_score(table, "seeds", "rows", i, "parts", part, key) for key in ("srcc", "plcc")}
-            for part in table.fields("rows", i, "parts")
+            part: _mean_scores(table, "seeds", "rows", i, "parts", part) for part in table.fields("rows", i, "parts")
         }
         settings = _settings(table, "rows", i, "config")
         selected = f"selected on {settings['select_on']}" if "select_on" in settings else "selection not recorded"
@@ -234,7 +242,9 @@ def _pooled(rows: Sequence[Row]) -> Row:
     """Rows of the same settings as one: mean and deviation over seeds."""
     if len(rows) == 1:
         return rows[0]
-    scores = {key: _pooled_score([row.scores["test"][key] for row in rows]) for key in ("srcc", "plcc")}
+    of_rows = [row.scores["test"] for row in rows]
+    brief = [each.key for each in shown_in(Place.BRIEF) if all(each.key in scores for scores in of_rows)]
+    scores = {key: _pooled_score([scores[key] for scores in of_rows]) for key in brief}
     return replace(rows[0], scores={"test": scores})
 
 
@@ -243,4 +253,4 @@ def _pooled_score(scores: Sequence[Score]) -> Score:
     mean = statistics.mean(values) if values else math.nan
     deviation = statistics.stdev(values) if len(values) > 1 else math.nan
     sources = tuple(source for score in scores for source in score.sources)
-    return Score(mean, mean - deviation, mean + deviation, len(values), "seeds", sources)
+    return Score(mean, mean - deviation, mean + deviation, len(values), "seeds", sources, scores[0].decimals)

@@ -48,7 +48,6 @@ OPTIONAL: dict[str, dict[str, type]] = {
     "provenance": {"command": str, "versions": dict, "machine": dict},
     "timings": {"training_seconds": float},
 }
-OPTIONAL_STATISTICS = ("plcc_logistic4", "plcc_logistic5", "outlier_ratio")
 GROUP_COLUMNS = ("generator", "distortion")
 COMPARISON_RESAMPLES = 10_000
 KINDS = {dict: "an object", list: "a list", str: "a text", int: "a whole number", float: "a number"}
@@ -303,7 +302,7 @@ def _check_metrics(metrics: dict, where: str) -> None:
 
 
 def _check_statistics(statistics: Any, where: str) -> None:
-    for name in (*STATISTICS, *OPTIONAL_STATISTICS):
+    for name in STATISTICS:
         if not _is_number(require_kind(statistics, dict, where).get(name, 0)) and statistics[name] is not None:
             raise UserError(f"{where}.{name}: expected a number, got {json.dumps(statistics[name])[:60]}")
 

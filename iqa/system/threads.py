@@ -9,7 +9,8 @@ from typing import Any
 
 from iqa.system.progress import progress
 
-_WAITING = 4096  # calls handed out at once: each costs a kilobyte until it is done
+_AT_ONCE = 16  # items handed to a thread together: handing over takes as long as checking a small image
+_WAITING = 256  # parts handed out, whose results wait in memory
 
 
 def in_threads(work: Callable[[Any], Any], items: Sequence, description: str) -> Iterator[Any]:
@@ -21,6 +22,7 @@ def in_threads(work: Callable[[Any], Any], items: Sequence, description: str) ->
         description: what the bar says.
     """
     with ThreadPoolExecutor(min(8, max(2, os.cpu_count() or 2))) as pool:
-        parts = (items[start : start + _WAITING] for start in range(0, len(items), _WAITING))
-        results = (result for part in parts for result in pool.map(work, part))
-        yield from progress(results, description, total=len(items))
+        parts = [items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE)]
+        some = (parts[start : start + _WAITING] for start in range(0, len(parts), _WAITING))
+        done = (results for few in some for results in pool.map(lambda part: [work(item) for item in part], few))
+        yield from progress((result for results in done for result in results), description, total=len(items))

@@ -25,6 +25,7 @@ from sklearn.decomposition import PCA
 from sklearn.metrics import silhouette_score
 
 from folders import DATABASES
+from iqa.choices import DEVICES
 from iqa.errors import Parser, UserError
 from iqa.results import markdown_table, provenance
 from iqa.system import start_logging, write_json
@@ -257,7 +258,7 @@ def make_parser() -> Parser:
     parser.add_argument("--data_root", help="holds a folder per database (default: $IQA_DATA_ROOT, ./datasets)")
     parser.add_argument("--num_samples", type=int, help=f"images, at most {MOST} [400]")
     parser.add_argument("--crops", type=int, help="random crops per image [10]")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"))
+    parser.add_argument("--device", choices=DEVICES)
     parser.add_argument("--output", metavar="FOLDER", help="default: first RUN/target_weights")
     return parser
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from iqa.choices import DEVICES
 from iqa.errors import Parser, UserError
 from iqa.results import markdown_table, provenance, read_published
 from iqa.system import spreadsheet_safe, start_logging, write_atomically, write_json
@@ -191,7 +192,7 @@ def make_parser() -> Parser:
     parser.add_argument("variants", nargs="+", metavar="BACKBONE:FUSION", help="for example tiny:channel")
     parser.add_argument("--batch_sizes", type=int, nargs="+", help="for the latency [1 32]")
     parser.add_argument("--passes", type=int, help="timed passes, after warm-up [10]")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"))
+    parser.add_argument("--device", choices=DEVICES)
     parser.add_argument("--output", metavar="FOLDER", help="[results/complexity]")
     return parser
 

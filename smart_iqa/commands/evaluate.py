@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from folders import DATABASES
+from iqa.choices import DEVICES, TEST_MODES
 from iqa.errors import Parser, UserError
 from iqa.metrics import krasula_in_words
 from iqa.results import PROTOCOLS, groups_table, metrics_table, verify, write_results
@@ -36,9 +37,9 @@ def make_parser() -> Parser:
     says = "; ".join(f"{name}: {text}" for name, text in PROTOCOLS.items())
     parser.add_argument("--protocol", choices=PROTOCOLS, default="ours", help=f"labels the results [ours]; {says}")
     parser.add_argument("--split_file", metavar="FILE", help="playground: file or folder with train and test lists")
-    parser.add_argument("--test_mode", choices=("random", "center", "grid", "full"), help="default: as the run")
+    parser.add_argument("--test_mode", choices=TEST_MODES, help="default: as the run")
     parser.add_argument("--test_patch_num", type=int, help="crops per image (default: as the run)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument(
         "--ratings",
         type=int,

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from iqa.choices import DEVICES
 from iqa.errors import Parser, UserError
 from iqa.system import is_first_process, spreadsheet_safe, start_logging
 
@@ -53,7 +54,7 @@ def make_parser() -> Parser:
         "--checkpoint", required=True, metavar="RUN", help="folder of a run, or a published file (.pth, .pkl)"
     )
     parser.add_argument("--output", metavar="FILE.csv", help="also write the scores as CSV (image,score)")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto")
+    parser.add_argument("--device", choices=DEVICES, default="auto")
     return parser
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from folders import read_database
+from iqa.choices import describe_crops
 from iqa.config import FIELDS
 from iqa.data import open_rgb
 from iqa.errors import Parser, UserError
@@ -92,7 +93,7 @@ def _parts_of(file: Path, results: dict, suffix: str) -> list[Part]:
             )
         database = database_of(results, name)
         described = results.get("databases", {}).get(database, {})
-        crops = f"{config['test_mode']}, {config['test_patch_num']}" if "test_mode" in config else "–"
+        crops = describe_crops(config["test_mode"], config["test_patch_num"]) if "test_mode" in config else "–"
         parts.append(Part(name + suffix, database, metrics, table, crops, _database_notes(described)))
     return parts
 

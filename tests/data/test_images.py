@@ -61,7 +61,8 @@ def test_a_name_that_no_file_can_have_is_refused_in_one_line(name: str, tmp_path
 def test_a_check_of_many_files_keeps_their_order_and_few_calls_waiting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iqa.system.threads._WAITING", 8)
+    monkeypatch.setattr("iqa.system.threads._WAITING", 2)
+    monkeypatch.setattr("iqa.system.threads._AT_ONCE", 4)
     paths = [tmp_path / f"{i}.png" for i in range(30)]
     for i, path in enumerate(paths):
         path.write_bytes(saved(scene(i + 1, 30 - i), "PNG") if i % 7 else b"broken")

@@ -12,7 +12,8 @@ from helpers import command
 from PIL import Image
 
 from data_loader import Preparation
-from iqa.config import FUSION_KINDS, resolve
+from iqa.choices import FUSION_KINDS
+from iqa.config import resolve
 from iqa.errors import UserError
 from iqa.results import read_history
 from iqa.runtime import make_accelerator
@@ -45,7 +46,7 @@ def frozen(folder, table, config=CONFIG, model: SmartIQA | None = None) -> Froze
 
 
 @pytest.mark.parametrize("content_vector", CONTENT_BRANCHES)
-@pytest.mark.parametrize("fusion", sorted(set(FUSION_KINDS) - {"spatial"}))
+@pytest.mark.parametrize("fusion", [name for name, kind in FUSION_KINDS.items() if kind.pools_first])
 @pytest.mark.parametrize("side", [224, 100])
 def test_a_network_scores_pooled_features_as_it_scores_images(fusion, content_vector, side):
     model = SmartIQA("nano", fusion, content_vector=content_vector).eval()
@@ -57,7 +58,7 @@ def test_a_network_scores_pooled_features_as_it_scores_images(fusion, content_ve
 
 
 def test_a_fusion_that_weighs_before_pooling_has_no_pooled_features():
-    with pytest.raises(UserError, match="fusion spatial weighs positions before pooling"):
+    with pytest.raises(UserError, match="SpatialFusion weighs positions before pooling"):
         SmartIQA("nano", "spatial").pooled_features(torch.zeros(1, 3, 64, 64))
 
 
