@@ -356,7 +356,7 @@ def test_cache_saves_the_second_check_and_notices_a_changed_file(
 def test_the_check_keeps_what_it_found_in_the_cache_folder_that_was_given(tmp_path: Path, private_cache: Path) -> None:
     file = trees.table(tmp_path / "labels.csv", ROWS)
     read_run_database(Config(dataset="csv", data_path=str(file), cache_dir=str(tmp_path / "kept")))
-    assert [file.suffix for file in (tmp_path / "kept").iterdir()] == [".json"]
+    assert [file.suffix for file in (tmp_path / "kept").iterdir()] == [".npy"]
     assert not private_cache.exists()
 
 
