@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -83,11 +82,10 @@ class FrozenFeatures:
         images, backbone = image_fingerprint(table), _backbone_digest(model)
         self.rows: dict[bool, RowCache] = {}
         for training, shape in self.shapes.items():
-            what = f"{'training' if training else 'test'} features of a frozen backbone"
-            made_by = _settings(config, training) | {"backbone": backbone, "grids": model.feature_grids}
-            name = f"features_{hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:12]}"
-            key = made_by | {"images": images}
-            self.rows[training] = RowCache(folder / name, key, [2 * int(np.prod(shape))] * len(table), what)
+            of = "training" if training else "test"
+            made_by = {"images": images, "backbone": backbone, "grids": model.feature_grids}
+            key, sizes = _settings(config, training) | made_by, [2 * int(np.prod(shape))] * len(table)
+            self.rows[training] = RowCache(folder / f"features_{of}", key, sizes, f"{of} features of a frozen backbone")
 
     def covers(self, table: pd.DataFrame) -> bool:
         """Whether every image of a table is one of this cache's."""

@@ -8,6 +8,7 @@ read. Processes may fill one cache at the same time: what they write is the same
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -76,8 +77,11 @@ def remove_cache(folder: Path, cache: CacheOnDisk) -> None:
 class RowCache:
     """Numbered rows of bytes in one memory-mapped file; a row not made yet reads as None.
 
+    The folder's name ends in a hash of `key` and sizes, so that caches of other things lie beside it. What the folder
+    holds is compared with the key by each process that opens it.
+
     Args:
-        folder: where the files lie; a cache there with another `key` or other sizes is stale and made anew.
+        folder: where the files lie, without that ending.
         key: JSON-ready; everything that the rows depend on.
         sizes: bytes of each row, (n,).
         what: names the content in messages.
@@ -87,12 +91,13 @@ class RowCache:
     """
 
     def __init__(self, folder: Path, key: dict, sizes: Sequence[int], what: str):
-        self.folder, self.what = Path(folder), what
+        self.what = what
         self.offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self._key = json.dumps({"key": key, "bytes": int(self.offsets[-1]), "rows": len(sizes)}, sort_keys=True)
+        self.folder = Path(f"{folder}_{hashlib.sha256(self._key.encode()).hexdigest()[:12]}")
         self._maps: tuple[np.ndarray, np.ndarray] | None = None
-        self._create_unless_current()
         self._checked = np.zeros(len(sizes), dtype=bool)
+        self._open()
 
     def __len__(self) -> int:
         return len(self._checked)
@@ -131,9 +136,7 @@ class RowCache:
 
     def _open(self) -> tuple[np.ndarray, np.ndarray]:
         if self._maps is None:
-            data = np.memmap(self.folder / "rows.bin", dtype=np.uint8, mode="r+")
-            marks = np.memmap(self.folder / "marks.bin", dtype=np.uint64, mode="r+")
-            self._maps = np.asarray(data), np.asarray(marks)  # plain views: numpy's memmap slices cost 10 us each
+            self._maps = self._current_maps()
         return self._maps
 
     def _is_current(self) -> bool:
@@ -142,13 +145,17 @@ class RowCache:
         except OSError:
             return False
 
-    def _create_unless_current(self) -> None:
+    def _current_maps(self) -> tuple[np.ndarray, np.ndarray]:
+        """The files, made if they are not there."""
         size = int(self.offsets[-1])
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder.parent / f".{self.folder.name}.lock"):  # one of several processes makes it
                 if not self._is_current():
                     self._create(size)
+                data = np.memmap(self.folder / "rows.bin", dtype=np.uint8, mode="r+")
+                marks = np.memmap(self.folder / "marks.bin", dtype=np.uint64, mode="r+")
+            return np.asarray(data), np.asarray(marks)  # plain views: numpy's memmap slices cost 10 us each
         except OSError as error:
             raise UserError(
                 f"the cache of {self.what} needs {size / 1e9:.2f} GB in {self.folder.parent}: {error.strerror}; "

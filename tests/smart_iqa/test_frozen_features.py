@@ -11,7 +11,7 @@ import torch
 from helpers import command
 from PIL import Image
 
-from data_loader import Preparation
+from data_loader import Preparation, _as_it_is
 from iqa.choices import FUSION_KINDS
 from iqa.config import resolve
 from iqa.errors import UserError
@@ -135,6 +135,18 @@ def test_a_changed_picture_makes_its_features_anew(tmp_path, table):
     first = frozen(tmp_path / "cache", copy).dataset(copy).__getitems__([0]).crops
     Image.new("RGB", (70, 60), "blue").save(copy.loc[0, "path"])
     assert not torch.equal(first, frozen(tmp_path / "cache", copy).dataset(copy).__getitems__([0]).crops)
+
+
+def test_spawned_workers_read_the_features_of_their_own_pictures(tmp_path, table):
+    mine = frozen(tmp_path, table)
+    dataset = mine.dataset(table)
+    expected = dataset.__getitems__(range(30)).crops
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size=30, num_workers=1, multiprocessing_context="spawn", collate_fn=_as_it_is
+    )
+    other = table.assign(path=table["path"][::-1].to_numpy())  # another table of the same names, in the same place
+    frozen(tmp_path, other).dataset(other)
+    assert torch.equal(next(iter(loader)).crops, expected)
 
 
 def test_cached_training_gives_what_uncached_training_gives(tmp_path, table):
