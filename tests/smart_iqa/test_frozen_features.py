@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -99,6 +100,26 @@ def test_another_backbone_or_other_crops_are_other_features(tmp_path, table):
     assert not torch.equal(first, other_model.__getitems__([0]).crops)
     more = frozen(tmp_path, table, dataclasses.replace(CONFIG, test_patch_num=3)).dataset(table)
     assert more.__getitems__([0]).crops.shape[1] == 3
+
+
+def test_backbones_of_the_same_tensors_that_pad_differently_have_features_of_their_own(tmp_path, table):
+    ours, theirs = (
+        SmartIQA(name, "channel", freeze_backbone=True) for name in ("efficientnet_lite0", "tf_efficientnet_lite0")
+    )
+    theirs.load_state_dict(ours.state_dict())
+    one, other = (frozen(tmp_path, table[:2], model=m).dataset(table[:2]).__getitems__([0, 1]) for m in (ours, theirs))
+    assert not torch.equal(one.crops, other.crops)
+
+
+def test_another_normalisation_or_device_is_other_features(tmp_path, table):
+    model = SmartIQA("nano", "channel", freeze_backbone=True)
+    folders = [frozen(tmp_path, table, model=model).rows[False].folder]
+    for name, value in (("mean", (0.5, 0.5, 0.5)), ("std", (0.5, 0.5, 0.5))):
+        setattr(model.backbone, name, value)
+        folders.append(frozen(tmp_path, table, model=model).rows[False].folder)
+    gpu = SimpleNamespace(device=torch.device("cuda"))
+    folders.append(FrozenFeatures(tmp_path, table, CONFIG, model, gpu).rows[False].folder)
+    assert len(set(folders)) == 4
 
 
 def test_one_cache_serves_every_fusion_and_content_branch(tmp_path, table, monkeypatch):
