@@ -22,7 +22,15 @@ from iqa.config import Config
 from iqa.data import cache_folder
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.metrics import Place, across_splits, shown_in
-from iqa.results import build_results, metrics_table, part_name, provenance, read_results, write_results
+from iqa.results import (
+    SELECTED_ON_TEST,
+    build_results,
+    metrics_table,
+    part_name,
+    provenance,
+    read_results,
+    write_results,
+)
 from iqa.system import lock_folder, start_logging, write_json
 from smart_iqa.runs import add_run_flags, open_run_dir, require_new, saying_how_to_go_on, settings_of
 
@@ -174,7 +182,7 @@ def _protocol(config: Config, record: dict, official: bool) -> dict:
     if config.folds:
         split = f"{config.folds} folds by content"
     return {
-        "name": "ours",
+        "name": "ours" + (SELECTED_ON_TEST if config.select_on == "test" else ""),
         "split": f"file {config.split_file}" if config.split_file else split,
         "selected_on": config.select_on,
         "test_crops": config.test_crops_in_words,

@@ -21,7 +21,15 @@ from iqa.config import CONFIGS, Config, load_yaml, resolve
 from iqa.data import file_hash, read_split
 from iqa.errors import UserError
 from iqa.metrics import MOST_IMAGES_IN_PAIRS, in_words
-from iqa.results import PROTOCOLS, ScoredPart, build_results, compare_predictions, provenance, read_json
+from iqa.results import (
+    PROTOCOLS,
+    SELECTED_ON_TEST,
+    ScoredPart,
+    build_results,
+    compare_predictions,
+    provenance,
+    read_json,
+)
 from smart_iqa.scorer import is_published, load_model, load_run_config, run_folder
 from smart_iqa.testing import read_databases, split_file, test_databases, trained_test_table
 
@@ -312,6 +320,7 @@ def _describe_protocol(protocol: str, split_file: str | None, described: dict[st
     tested_with = [checkpoint["tested_with"] for checkpoint in checkpoints.values()]
     crops = {describe_crops(settings["test_mode"], settings["test_patch_num"]) for settings in tested_with}
     resizes = {settings["resize"] for settings in tested_with}
+    selected_on = [checkpoint["selected_on"] for checkpoint in checkpoints.values()]
     notes = [
         f"{name} was chosen on the test part: its scores on {', '.join(checkpoint['trained_on'])} are optimistic "
         "and cannot be compared with others"
@@ -321,10 +330,10 @@ def _describe_protocol(protocol: str, split_file: str | None, described: dict[st
     notes += [f"{name}: {note}" for name, checkpoint in checkpoints.items() for note in checkpoint["training_notes"]]
     notes += [f"{part['database']}: {note}" for part in described["parts"].values() for note in part["notes"]]
     return {
-        "name": protocol,
+        "name": protocol + (SELECTED_ON_TEST if "test" in selected_on else ""),
         "description": PROTOCOLS[protocol],
         "split_file": split_file,
-        "selected_on": ", ".join(dict.fromkeys(c["selected_on"] for c in checkpoints.values())),
+        "selected_on": ", ".join(dict.fromkeys(selected_on)),
         "resize": resizes.pop() if len(resizes) == 1 else "as each run",
         "test_crops": crops.pop() if len(crops) == 1 else "as each run",
         "notes": list(dict.fromkeys(notes)),

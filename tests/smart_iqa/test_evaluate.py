@@ -156,6 +156,7 @@ def test_results_say_seed_split_versions_commit_and_what_chose_the_checkpoint(on
 def test_a_checkpoint_chosen_on_test_stays_marked(runs, data_root, tmp_path, capsys):
     results = evaluate(tmp_path / "c.json", data_root, [runs / "c"], "--datasets", "demo")
     assert results["protocol"]["selected_on"] == "test"
+    assert results["protocol"]["name"] == "ours, selected on test"
     assert "c was chosen on the test part" in results["protocol"]["notes"][0]
     assert "note: c was chosen on the test part" in capsys.readouterr().out
 

@@ -372,4 +372,5 @@ def test_a_published_file_is_a_checkpoint_like_any_other(pictures, tmp_path):
 def test_a_run_chosen_on_the_test_part_says_so_in_its_results(pictures, tmp_path, caplog):
     assert train(pictures, tmp_path, "--name", "marked", "--epochs", "1", "--select_on", "test") == 0
     assert "chosen on the test split" in caplog.text
-    assert json.loads((tmp_path / "marked" / "results.json").read_text())["protocol"]["selected_on"] == "test"
+    protocol = json.loads((tmp_path / "marked" / "results.json").read_text())["protocol"]
+    assert protocol["selected_on"] == "test" and protocol["name"] == "ours, selected on test"
