@@ -85,11 +85,13 @@ def train_and_test(
     """
     from smart_iqa.frozen_features import prepare_images
     from smart_iqa.scorer import Scorer
-    from smart_iqa.testing import test_databases
+    from smart_iqa.testing import compare_with_training, test_databases
     from smart_iqa.training_data import make_training_data
 
     origin = provenance()  # before training: the commit may move on meanwhile
     data = make_training_data(databases, config, official, fold, config.run_dir if resume else None)
+    with accelerator.main_process_first():  # it hashes the images, the others find what it has kept
+        compared = compare_with_training(others, data.parts["train"], config.cache_dir)
     model = build_model(config).to(accelerator.device)
     with open_run_dir(config, accelerator, resume):
         if accelerator.is_main_process:
@@ -107,7 +109,7 @@ def train_and_test(
         results = build_results(
             dataclasses.asdict(config),
             origin | {"backbone_weights": model.weights_source},
-            _protocol(config, data.record(), official and tested[0].described["official_split"]),
+            _protocol(config, data.record(compared), official and tested[0].described["official_split"]),
             {part_name(part.database, config.dataset): part for part in tested},
             {"training_seconds": round(seconds, 1)},
             training=dataclasses.asdict(progress)

@@ -22,10 +22,15 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock
 
-from iqa.errors import UserError
+from iqa.errors import UserError, WriteError
+from iqa.system import write_atomically
 
 _log = logging.getLogger(__name__)
-_CHECKS = ("checked_*.npy", "[0-9a-f]" * 32 + ".json")  # of images; the second is how 0.1.0 wrote them at first
+_CHECKS = (
+    "checked_*.npy",
+    "perceptual_hashes.npy",
+    "[0-9a-f]" * 32 + ".json",
+)  # of images; the last is how 0.1.0 wrote them at first
 _MADE = 1 << 32  # set in the mark of a row that is there; the low half is its CRC-32
 
 
@@ -34,6 +39,39 @@ def cache_folder(given: str | None) -> Path:
     if given:
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smart_iqa"
+
+
+def read_records(path: Path, kind: np.dtype) -> np.ndarray:
+    """What is kept of files, sorted by their `key`; nothing where it cannot be read: it only saves time."""
+    try:
+        kept = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return np.zeros(0, kind)
+    return kept if kept.dtype == kind and kept.ndim == 1 else np.zeros(0, kind)
+
+
+def take_known(records: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Fill in the records (n,) whose key is kept; returns the rows of the others."""
+    if not len(kept):
+        return np.arange(len(records))
+    places = np.searchsorted(kept["key"], records["key"]).clip(max=len(kept) - 1)
+    known = kept["key"][places] == records["key"]
+    records[known] = kept[places[known]]
+    return np.flatnonzero(~known)
+
+
+def write_records(path: Path, records: np.ndarray) -> None:
+    """Keep what is known of files; a folder that cannot be written is a warning."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # given a name, numpy would add an ending
+            np.save(file, np.sort(records, order="key"), allow_pickle=False)
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, write)
+    except (OSError, WriteError) as error:
+        _log.warning("not kept for the next start: %s", error)
 
 
 class CacheOnDisk(NamedTuple):

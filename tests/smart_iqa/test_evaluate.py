@@ -269,6 +269,26 @@ def test_three_checkpoints_are_compared_with_the_first(runs, data_root, tmp_path
     assert "not corrected" in capsys.readouterr().out
 
 
+def test_images_of_another_database_that_a_run_has_learned_from_are_said_and_counted(runs, data_root, demo, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(data_root, root)
+    learned = demo.table["path"][demo.table["split"] == "train"].tolist()
+    shutil.copy(learned[3], root / "spaq" / "TestImage" / "2.jpg")
+    results = evaluate(tmp_path / "r.json", root, [runs / "a", runs / "b"], "--datasets", "spaq", "demo")
+    for name in ("a", "b"):
+        found = results["parts"][f"spaq: {name}"]["images_in_training"]
+        assert found["identical_images"] == 1 and found["training_images"] == len(learned)
+        assert "images_in_training" not in results["parts"][f"demo: {name}"]  # its own test part
+        assert any(note.startswith(f"spaq: {name}: 1 of 9 images are byte-") for note in results["protocol"]["notes"])
+
+
+def test_training_images_that_are_not_here_are_not_passed_over_in_silence(runs, data_root, tmp_path):
+    shutil.copytree(data_root / "spaq", tmp_path / "data" / "spaq")
+    results = evaluate(tmp_path / "r.json", tmp_path / "data", [runs / "a"], "--datasets", "spaq")
+    (note,) = results["protocol"]["notes"]
+    assert note.startswith("spaq: a: not compared with the images of training: demo: no database at")
+
+
 def test_runs_with_different_splits_are_compared_where_none_has_trained(runs, data_root, tmp_path):
     results = evaluate(tmp_path / "r.json", data_root, [runs / "a", runs / "c"], "--datasets", "demo")
     for part in ("demo: a", "demo: c"):

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import trees
 from helpers import ROOT, SMALL, command, empty_checkpoint, fill
 from PIL import Image
 
@@ -251,6 +252,21 @@ def test_an_absent_database_for_the_cross_test_is_said_in_one_line(pictures, tmp
     with caplog.at_level("INFO"):
         assert train(pictures, tmp_path, *arguments) == 0
     assert f"no database at {tmp_path / 'kadid-10k'}" in caplog.text
+
+
+def test_images_of_a_cross_test_that_are_among_those_of_training_are_said_and_counted(pictures, tmp_path, caplog):
+    trees.spaq(tmp_path / "spaq", [(f"{i}.png", 10.0 * i) for i in range(9)])
+    for i, scene in enumerate(("scene0_0", "scene1_0", "scene2_0", "scene3_0", "scene4_0")):  # some of them trained on
+        shutil.copy(pictures / f"{scene}.png", tmp_path / "spaq" / "TestImage" / f"{i}.png")
+    arguments = ["--name", "cross", "--epochs", "1", "--cross_datasets", "spaq", "--data_root", tmp_path]
+    assert train(pictures, tmp_path, *arguments) == 0
+    names = json.loads((tmp_path / "cross" / "split.json").read_text())["train"]
+    copied = sum(f"scene{i}_0.png" in names for i in range(5))
+    protocol = json.loads((tmp_path / "cross" / "results.json").read_text())["protocol"]
+    found = protocol["images_in_training"]["spaq"]
+    assert copied and found["identical_images"] == copied and found["images"] == 9
+    assert any(f"spaq: {copied} of 9 images are byte-identical" in note for note in protocol["notes"])
+    assert f"spaq: {copied} of 9 images are byte-identical" in caplog.text
 
 
 def test_predict_scores_files_and_folders_and_writes_csv(run, pictures, tmp_path, capsys):
