@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +24,10 @@ from iqa.data import write_split
 from iqa.errors import UserError
 from iqa.metrics import krcc, mae, plcc, rmse, srcc
 from iqa.results import metrics_table, write_results
+from iqa.runtime import make_accelerator
 from models_swin import SmartIQA
 from smart_iqa import comparing as script
+from smart_iqa.scorer import Scorer
 from smart_iqa.testing import scored_part, split_file, trained_test_table
 
 SMALL = {"backbone": "nano", "pretrained": False, "resize": "none", "patch_size": 32, "test_patch_num": 1}
@@ -311,6 +314,15 @@ def test_checkpoints_of_the_same_name_are_told_apart_by_their_path(runs, data_ro
     paths = [runs / "a", tmp_path / "more" / "a"]
     results = evaluate(tmp_path / "r.json", data_root, paths, "--datasets", "spaq")
     assert list(results["checkpoints"]) == [str(path) for path in paths]
+
+
+def test_the_workers_of_a_table_end_when_it_is_scored(demo):
+    scorer = Scorer(SmartIQA("nano", "concat"), Config(**SMALL | {"num_workers": 1}), make_accelerator("cpu"))
+    table = pd.concat([demo.table] * 3, ignore_index=True)
+    before = set(multiprocessing.active_children())
+    for _ in range(2):
+        assert np.isfinite(scorer.score_table(table)).all()
+        assert set(multiprocessing.active_children()) <= before
 
 
 # Split files of a run ------------------------------------------------------------------------------------------
