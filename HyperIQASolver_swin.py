@@ -455,6 +455,7 @@ class HyperIQASolver:
         self._load(tensors, records, self.last_path)
         load_optimizer_state(self.optimizer.optimizer, tensors, records["param_groups"])
         self.progress = Progress(**records["made"]["progress"])
+        self._count_in_best()
         self.progress.stopped_early = self._is_patience_spent()  # not if there may be more epochs now
         self.so_far = EpochSoFar(**records["made"].get("so_far", {}))
         self._goes_on = self.so_far.epoch > self.progress.epochs_done
@@ -469,6 +470,18 @@ class HyperIQASolver:
             self.average.load_state_dict(averaged)
         _restore_random_states(tensors)
         return self.progress
+
+    def _count_in_best(self) -> None:
+        """Know of a best checkpoint that is newer than the last one: of an epoch that ended in a kill, and comes again.
+
+        On a device that is not bit-equal it need not come out as good again.
+        """
+        if not self.best_path.is_file():
+            return
+        epoch = read_checkpoint(self.best_path)[1]["made"]["epoch"]
+        if epoch > self.progress.epochs_done:
+            record = read_history(self.run_dir / "history.jsonl")[epoch - 1]  # it was written before the checkpoint
+            self.progress.best_epoch, self.progress.best_srcc = epoch, self.merit(record)
 
     def _read_last(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         try:
