@@ -118,6 +118,7 @@ def train_and_test(
         if accelerator.is_main_process:
             write_results(config.run_dir / "results.json", results)
             solver.previous_path.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()  # the results are on disk
     accelerator.free_memory()  # of several rounds each leaves its network and its workers otherwise
     return results
 
