@@ -27,12 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from iqa.checkpoint import (
-    load_model_state,
-    load_optimizer_state,
-    read_checkpoint,
-    save_checkpoint,
-)
+from iqa.checkpoint import load_model_state, load_optimizer_state, read_checkpoint, save_checkpoint
 from iqa.config import Config
 from iqa.errors import Stopped, UserError
 from iqa.evaluation import predict
@@ -41,7 +36,7 @@ from iqa.metrics import plcc, srcc
 from iqa.optimization import make_average, make_optimizer, make_scheduler
 from iqa.photographs import PhotographTerm
 from iqa.results import read_history
-from iqa.runtime import autocast
+from iqa.runtime import autocast, random_states, restore_random_states, seed_pass
 from iqa.system import StopSignals, gather_shares, progress, write_atomically
 
 log = logging.getLogger(__name__)
@@ -202,12 +197,12 @@ class HyperIQASolver:
 
     def _run_epoch(self, epoch: int) -> dict:
         trained = self.train_one_epoch(epoch)
-        states = _random_states()
+        states = random_states()
         try:
             with self.stop.at_once():
                 validated = self.evaluate(self.val_loader)
         except Stopped as stopped:  # training is done, and validation changes nothing but what it draws
-            _restore_random_states(states)
+            restore_random_states(states)
             self._save_and_stop(stopped.signal)
         record = {"epoch": epoch, **trained, **{f"val_{k}": v for k, v in validated.items()}}
         self._finish_epoch(record)
@@ -223,7 +218,7 @@ class HyperIQASolver:
         self.model.train()
         if not self._goes_on:  # else it has drawn its seed already
             self.so_far = EpochSoFar(epoch, skipped_in_a_row=self.so_far.skipped_in_a_row)
-            _seed_pass(self.train_loader)
+            seed_pass(self.train_loader)
         self.train_loader.set_epoch(epoch)  # by Accelerate's loader: it sets the sampler's epoch itself when it starts
         self.train_loader.batch_sampler.start, self._goes_on = self.so_far.batches, False
         try:
@@ -384,7 +379,7 @@ class HyperIQASolver:
 
     def evaluate(self, loader: DataLoader) -> dict[str, float]:
         """SRCC and PLCC on a prepared test loader; of several databases, the mean of each one's own."""
-        _seed_pass(loader)
+        seed_pass(loader)
         scores = predict(self.kept_model, loader, self.to_images, self.accelerator, "validate")
         mos, database = loader.dataset.labels.mos.numpy(), loader.dataset.labels.database.numpy()
         parts = [(scores[database == d], mos[database == d]) for d in np.unique(database)]
@@ -437,7 +432,7 @@ class HyperIQASolver:
         made |= {"scheduler_steps": self.scheduler.last_epoch}
         if self.accelerator.scaler:
             made |= {"scaler": self.accelerator.scaler.state_dict()}
-        extra = _random_states()
+        extra = random_states()
         if self.average is not None:
             extra |= {_AVERAGE + name: tensor for name, tensor in self.average.state_dict().items()}
         model = self.accelerator.unwrap_model(self.model)
@@ -468,20 +463,15 @@ class HyperIQASolver:
         if self.average is not None:
             averaged = {name.removeprefix(_AVERAGE): t for name, t in tensors.items() if name.startswith(_AVERAGE)}
             self.average.load_state_dict(averaged)
-        _restore_random_states(tensors)
+        restore_random_states(tensors)
         return self.progress
 
     def _count_in_best(self) -> None:
-        """Know of a best checkpoint that is newer than the last one: of an epoch that ended in a kill, and comes again.
-
-        On a device that is not bit-equal it need not come out as good again.
-        """
-        if not self.best_path.is_file():
-            return
-        epoch = read_checkpoint(self.best_path)[1]["made"]["epoch"]
-        if epoch > self.progress.epochs_done:
-            record = read_history(self.run_dir / "history.jsonl")[epoch - 1]  # it was written before the checkpoint
-            self.progress.best_epoch, self.progress.best_srcc = epoch, self.merit(record)
+        """Know of a best checkpoint newer than the last one: its epoch ended in a kill and may come out worse."""
+        made = read_checkpoint(self.best_path)[1]["made"] if self.best_path.is_file() else {}
+        if made.get("epoch", 0) > self.progress.epochs_done:
+            record = read_history(self.run_dir / "history.jsonl")[made["epoch"] - 1]  # was written before it
+            self.progress.best_epoch, self.progress.best_srcc = made["epoch"], self.merit(record)
 
     def _read_last(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         try:
@@ -507,21 +497,3 @@ class HyperIQASolver:
     @property
     def _is_main(self) -> bool:
         return self.accelerator.is_main_process
-
-
-def _seed_pass(loader: DataLoader) -> None:
-    """Seed a loader by one draw of the run's generator, so that what follows is the same with any number of workers."""
-    loader.generator.manual_seed(torch.empty((), dtype=torch.int64).random_().item())
-
-
-def _random_states() -> dict[str, torch.Tensor]:
-    states = {"random.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states["random.cuda"] = torch.cuda.get_rng_state()
-    return states
-
-
-def _restore_random_states(tensors: dict[str, torch.Tensor]) -> None:
-    torch.set_rng_state(tensors["random.cpu"])
-    if "random.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["random.cuda"])

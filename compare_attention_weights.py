@@ -397,10 +397,7 @@ def write_comparison(save_dir: Path, samples: Samples, inputs: dict) -> dict:
 
 
 def _save_png(figure: Figure, path: Path) -> None:
-    import matplotlib.pyplot as plt
-
     write_atomically(path, lambda file: figure.savefig(file, format="png"))
-    plt.close(figure)
 
 
 # --------------------------------------------------------------------------------------------------

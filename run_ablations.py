@@ -61,7 +61,7 @@ def read_ablation(file: str, dataset: str | None, seeds: Sequence[int] | None, r
     if content.get("baseline") not in list(content["rows"]):  # YAML may name what no dictionary takes
         raise UserError(f"{file}: baseline {content.get('baseline')!r} is not one of its rows")
     seeds = seeds or content.get("seeds") or [0]
-    if not isinstance(seeds, list) or len(set(seeds)) < len(seeds):
+    if not isinstance(seeds, list) or len(set(map(repr, seeds))) < len(seeds):
         raise UserError(f"{file}: seeds: expected a list of different whole numbers, got {seeds}")
     if dataset:
         name = f"{name}_{dataset}"

@@ -59,8 +59,23 @@ def build_model(config: Config) -> SmartIQA:
     from models_swin import SmartIQA
 
     seed_everything(config.seed)
+    if config.init_from is not None:
+        return _warm_model(config)
     pretrained = config.pretrained and config.backbone_weights is None
     return SmartIQA(**architecture_of(config), pretrained=pretrained, backbone_weights=config.backbone_weights)
+
+
+def _warm_model(config: Config) -> SmartIQA:
+    """The network with every tensor of `init_from` that fits; the others start as without it."""
+    from iqa.checkpoint import load_fitting_state, read_checkpoint
+    from models_swin import SmartIQA
+    from smart_iqa.scorer import checkpoint_file
+
+    file = checkpoint_file(str(config.init_from))
+    model = SmartIQA(**architecture_of(config))
+    taken, total = load_fitting_state(model, read_checkpoint(file)[0], file)
+    model.weights_source = f"{config.init_from} ({taken} of {total} tensors)"
+    return model
 
 
 def train_and_test(

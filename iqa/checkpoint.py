@@ -150,6 +150,24 @@ def load_model_state(
     model.load_state_dict(theirs)
 
 
+def load_fitting_state(model: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> tuple[int, int]:
+    """Load those of a checkpoint's model tensors whose name and shape the model has too.
+
+    Returns:
+        How many, of how many the model has.
+
+    Raises:
+        UserError: none fits.
+    """
+    ours = model.state_dict()
+    theirs = {name.removeprefix(_MODEL): tensor for name, tensor in tensors.items() if name.startswith(_MODEL)}
+    fitting = {n: t for n, t in theirs.items() if n in ours and t.shape == ours[n].shape}
+    if not fitting:
+        raise UserError(f"{source} has no tensor that fits this network: give another one, or leave init_from out")
+    model.load_state_dict(fitting, strict=False)
+    return len(fitting), len(ours)
+
+
 def load_optimizer_state(
     optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], param_groups: list[dict]
 ) -> None:

@@ -113,6 +113,7 @@ class Config:
     )
     pretrained: bool = _setting(True, "start from ImageNet weights: training from scratch needs far more images")
     backbone_weights: str | None = _setting(None, "file with backbone weights (.pth, .safetensors)")
+    init_from: str | None = _setting(None, "start from the network of this run, or of a model of the package")
     drop_path_rate: float | None = _setting(None, "stochastic depth (default: by backbone)", low=0, below=1)
     dropout_rate: float | None = _setting(
         None, "dropout of reduce and TargetNet (default: by backbone)", low=0, below=1
@@ -209,6 +210,8 @@ class Config:
             raise UserError(f"folds: expected 0 or at least 3 (train, val, test), got {self.folds}")
         if self.backbone_weights and not self.pretrained:
             raise UserError("backbone_weights and no_pretrained contradict each other: give one of them")
+        if self.init_from and self.backbone_weights:
+            raise UserError("init_from and backbone_weights each say where to start: give one of them")
 
     @property
     def run_name(self) -> str:

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import InitProcessGroupKwargs
+from torch.utils.data import DataLoader
 
 from iqa.errors import UserError
 from iqa.system import keep_freed_memory
@@ -69,3 +70,23 @@ def require_compiler() -> None:
 def seed_everything(seed: int) -> None:
     """Seed torch's generators; crops and splits have generators of their own."""
     torch.manual_seed(seed)
+
+
+def seed_pass(loader: DataLoader) -> None:
+    """Seed a loader by one draw of the run's generator, so that what follows is the same with any number of workers."""
+    loader.generator.manual_seed(torch.empty((), dtype=torch.int64).random_().item())
+
+
+def random_states() -> dict[str, torch.Tensor]:
+    """The states of torch's generators, by name, as tensors for a checkpoint."""
+    states = {"random.cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["random.cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def restore_random_states(tensors: dict[str, torch.Tensor]) -> None:
+    """Put torch's generators into the states that `random_states` gave."""
+    torch.set_rng_state(tensors["random.cpu"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])

@@ -160,7 +160,7 @@ def load_model(checkpoint: str | Path = DEFAULT, device: str = "auto", **changes
     Raises:
         UserError: no such run, or a checkpoint that does not fit.
     """
-    file = _checkpoint_file(checkpoint)
+    file = checkpoint_file(checkpoint)
     if is_published(checkpoint):
         config = Config(device=device, **changes)
         return Scorer(model_from_published(read_state_dict(file)), config, make_accelerator(device))
@@ -179,7 +179,12 @@ def is_published(checkpoint: str | Path) -> bool:
     return Path(checkpoint).is_file() and Path(checkpoint).suffix != ".safetensors"
 
 
-def _checkpoint_file(checkpoint: str | Path) -> Path:
+def checkpoint_file(checkpoint: str | Path) -> Path:
+    """The file of a run's best weights, of a model of the package, or the file itself.
+
+    Raises:
+        UserError: there is none.
+    """
     path = Path(checkpoint)
     if path.exists():
         return path / "best.safetensors" if path.is_dir() else path
@@ -203,7 +208,7 @@ def load_run_config(checkpoint: str | Path) -> Config:
     Raises:
         UserError: no such run.
     """
-    file = _checkpoint_file(checkpoint)
+    file = checkpoint_file(checkpoint)
     beside = file.with_name("config.yaml")
     return load_config(beside) if beside.is_file() else _config_of(file, read_checkpoint(file)[1]["made"])
 

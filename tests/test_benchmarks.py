@@ -173,6 +173,9 @@ def test_a_page_gets_every_kind_of_result(quick):
     ]
     modes = {"full": {"srcc": 0.8, "difference": -0.01, "interval": [-0.02, 0.0], "relative_time": 0.2}}
     results.append(("d.json", {"kind": "test_modes", "modes": modes, **other}))
+    counts = {"tried": 3, "read": 2, "refused": 1, "wrong": 0}
+    tried = {"kinds": {"cut short": counts}, "total": counts, "slowest_file": "a.png", "pillow": "13", **other}
+    results.append(("e.json", {"kind": "reliability_inputs", **tried}))
     pages = [page.filled((ROOT / name).read_text(), results) for name in page.PAGES]
     assert page.NOTHING not in "".join(pages)
     assert "| loading | 1,000 | 1.5 | 400 |" in pages[0] and "out of memory" in pages[0]

@@ -16,7 +16,7 @@ from hypothesis import given, settings, strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from iqa.checkpoint import load_model_state, load_optimizer_state, read_checkpoint, save_checkpoint
+from iqa.checkpoint import load_fitting_state, load_model_state, load_optimizer_state, read_checkpoint, save_checkpoint
 from iqa.errors import UserError
 from iqa.system import lock_folder, write_atomically, write_json
 
@@ -259,3 +259,22 @@ def test_a_folder_is_one_processs_at_a_time_and_a_killed_one_leaves_nothing(tmp_
     other.join()
     with lock_folder(tmp_path / "run"), lock_folder(tmp_path / "run"):
         assert not list((tmp_path / "run").glob("*.tmp")) + list((tmp_path / "run").glob(".*.tmp"))
+
+
+def test_a_warm_start_takes_the_tensors_that_fit_and_says_how_many(tmp_path):
+    path = tmp_path / "a.safetensors"
+    torch.manual_seed(0)
+    save_checkpoint(path, nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), {})
+    tensors, _ = read_checkpoint(path)
+    other = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 5))
+    before = other[1].weight.clone()
+    assert load_fitting_state(other, tensors, path) == (2, 4)
+    assert torch.equal(other[0].weight, tensors["model.0.weight"])
+    assert torch.equal(other[1].weight, before)
+
+
+def test_a_warm_start_from_what_fits_nowhere_is_refused(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, nn.Linear(4, 3), {})
+    with pytest.raises(UserError, match="no tensor that fits"):
+        load_fitting_state(nn.Linear(7, 7), read_checkpoint(path)[0], path)

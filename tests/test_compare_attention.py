@@ -147,7 +147,8 @@ def test_the_same_samples_are_drawn_of_both_and_drawn_alike_each_time(tmp_path, 
     found = compare(flags, tmp_path / "one")
     assert found["n"] == 100 and found["error"]["difference"] == 0 and found["statistics"]["entropy"]["note"]
     compare(flags, tmp_path / "two")
-    assert Image.open(tmp_path / "one" / "attention_heatmap_example_1.png").size[0] > 200
+    with Image.open(tmp_path / "one" / "attention_heatmap_example_1.png") as image:
+        assert image.size[0] > 200
     for name in FILES - {"comparison.json"}:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert compare(flags[:-2], tmp_path / "all")["n"] == 150

@@ -29,6 +29,7 @@ from iqa.errors import UserError
 
 TYPES = typing.get_type_hints(Config)
 BOOLEANS = [name for name in FIELDS if TYPES[name] is bool]
+LAST_GROUPS = ["photographs without scores", "after training", "machine"]
 ALIASES = {"model_size", "attention_fusion", "use_multiscale", "test_random_crop"}
 ATTENTION = [name for name, kind in FUSION_KINDS.items() if kind.weighs_stages]
 # A value for each setting that is not its default, as a command line gives it and as the Config holds it.
@@ -37,6 +38,7 @@ SPECIAL = {
     "mos_range": (["1", "5"], [1.0, 5.0]),
     "cross_datasets": (["live", "csiq"], ["live", "csiq"]),
     "also_train_on": (["live", "csiq"], ["live", "csiq"]),
+    "photo_sides": (["96", "128"], [96, 128]),
 }
 
 
@@ -319,7 +321,7 @@ def test_help_lists_every_setting_in_its_group() -> None:
         for group in parser()._action_groups
         if group.title
     }
-    assert list(flags)[2:] == ["run", "data", "network", "training", "after training", "machine"]
+    assert list(flags)[2:] == ["run", "data", "network", "training", *LAST_GROUPS]
     assert flags["run"] == {"name", "results_dir", "seed"}
     assert {"resize", "cache_dir", "test_random_crop"} < flags["data"] and {"lr", "folds"} < flags["training"]
     assert {"model_size", "attention_fusion", "use_multiscale", "freeze_backbone"} < flags["network"]

@@ -47,6 +47,7 @@ from .scores import (
     draw_training_curves as draw_training_curves,
     draw_waterfall as draw_waterfall,
 )
+from .sheet import MOST as MOST, draw_sheet as draw_sheet
 from .stages import draw_distribution as draw_distribution, draw_stage_weights as draw_stage_weights
 from .style import (
     COLOURS as COLOURS,

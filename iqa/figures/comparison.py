@@ -38,7 +38,8 @@ def draw_attention_comparison(
     plt.style.use(STYLE)
     names = list(statistics)
     rows = [names] + ([["by layer"] * len(names)] if len(layers) > 1 else [])
-    figure, axes = plt.subplot_mosaic(rows, figsize=(PAGE_WIDTH, 2.6 * len(rows)))
+    figure = Figure(figsize=(PAGE_WIDTH, 2.6 * len(rows)))
+    axes = figure.subplot_mosaic(rows)
     for name, by_model in statistics.items():
         _draw_boxes(axes[name], by_model)
         axes[name].set_title(name)

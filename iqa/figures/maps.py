@@ -36,10 +36,14 @@ def draw_panel(
     plt.style.use(STYLE)
     width = PAGE_WIDTH / 4
     height = width * np.clip(image.shape[0] / image.shape[1], 0.5, 1.6)
-    figure, (row, scales) = plt.subplots(
-        2, len(parts), figsize=(width * len(parts), height + 1.05), squeeze=False, height_ratios=(height, 0.07),
+    figure = Figure(figsize=(width * len(parts), height + 1.05))
+    row, scales = figure.subplots(
+        2,
+        len(parts),
+        squeeze=False,
+        height_ratios=(height, 0.07),
         width_ratios=[0.8 if part == "weights" else 1 for part in parts],
-    )  # fmt: skip
+    )
     for part, axes, scale in zip(parts, row, scales, strict=True):
         if part in ("image", "weights"):
             scale.set_axis_off()
@@ -105,9 +109,8 @@ def _draw_scale(axes: Axes, drawn: AxesImage, unit: str, extend: str) -> None:
 
 
 def save_panel(figure: Figure, file: Path) -> None:
-    """Write a panel as PNG for the screen and close it."""
+    """Write a panel as PNG for the screen."""
     figure.savefig(file, dpi=PANEL_DPI)
-    plt.close(figure)
 
 
 def draw_example(
@@ -123,7 +126,8 @@ def draw_example(
         crop: (H, W, 3) uint8, drawn beside its maps; None where the samples are not images.
     """
     plt.style.use(STYLE)
-    figure, axes = plt.subplots(1, len(shown) + (crop is not None), figsize=(PAGE_WIDTH, 2.9), squeeze=False)
+    figure = Figure(figsize=(PAGE_WIDTH, 2.9))
+    axes = figure.subplots(1, len(shown) + (crop is not None), squeeze=False)
     panels = list(axes[0])
     if crop is not None:
         panels[0].imshow(crop)

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import jinja2
 import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from markupsafe import Markup, escape
@@ -115,7 +114,6 @@ def _in_both_schemes(draw: Callable[[Sequence[str]], Figure]) -> dict[str, str]:
         with matplotlib.rc_context(dict.fromkeys(inked, ink) | {"grid.color": "#868e99", "text.parse_math": False}):
             figure, file = draw(_COLOURS[scheme]), BytesIO()
             figure.savefig(file, format="png", dpi=200, transparent=True)
-            plt.close(figure)
         drawn[scheme] = _data_address("image/png", file.getvalue())
     return drawn
 

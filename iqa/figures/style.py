@@ -48,19 +48,19 @@ STYLE: dict[str, Any] = {
 def new_figure(width: float = COLUMN_WIDTH, height: float = 2.4, columns: int = 1) -> tuple[Figure, list]:
     """Make a figure in the style, `width` x `height` inches, with `columns` axes beside each other."""
     plt.style.use(STYLE)  # not for a moment only: legends and titles added later read it too
-    figure, axes = plt.subplots(1, columns, figsize=(width, height), squeeze=False)
+    figure = Figure(figsize=(width, height))
+    axes = figure.subplots(1, columns, squeeze=False)
     return figure, list(axes[0])
 
 
 def save_figure(figure: Figure, path: Path) -> list[Path]:
-    """Write `path` as PDF and PNG and close the figure."""
+    """Write `path` as PDF and PNG."""
     files = [path.with_name(path.name + ending) for ending in (".pdf", ".png")]
     for file in files:
         # Without the date the same results give the same bytes.
         metadata = {"CreationDate": None} if file.suffix == ".pdf" else {}
         figure.savefig(file, metadata=metadata)
         figure.set_layout_engine("none")  # laid out by now; a second time takes as long again
-    plt.close(figure)
     return files
 
 
@@ -91,9 +91,8 @@ def shorten(name: str, length: int = LABEL_LENGTH) -> str:
 def new_panels(width: float, heights: Sequence[float]) -> tuple[Figure, list]:
     """Make a figure in the style with axes under each other, `heights` inches each."""
     plt.style.use(STYLE)
-    figure, axes = plt.subplots(
-        len(heights), 1, figsize=(width, sum(heights)), height_ratios=list(heights), squeeze=False
-    )
+    figure = Figure(figsize=(width, sum(heights)))
+    axes = figure.subplots(len(heights), 1, height_ratios=list(heights), squeeze=False)
     return figure, list(axes[:, 0])
 
 
@@ -178,7 +177,8 @@ def new_grid(panels: int, columns: int | None = None) -> tuple[Figure, list]:
     width = PAGE_WIDTH if panels > 1 else COLUMN_WIDTH
     plt.style.use(STYLE)
     size = (width, min(9.0, 0.4 + rows * (width / columns + 0.15)))
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
+    figure = Figure(figsize=size)
+    axes = figure.subplots(rows, columns, squeeze=False)
     for unused in axes.flat[panels:]:
         unused.set_axis_off()
     return figure, list(axes.flat[:panels])

@@ -22,6 +22,7 @@ from iqa.errors import Parser, UserError
 from iqa.system import start_logging
 
 COVERAGE = 0.9
+PLACES = ("data_root", "data_path", "cache_dir", "split_file", "photos", "init_from")  # of the machine it was made on
 
 
 def half_width(scores: np.ndarray, mos: np.ndarray, coverage: float = COVERAGE) -> float:
@@ -73,7 +74,7 @@ def pack(run: str | Path, output: str | Path, data_root: str | None = None, **ch
     width = half_width(scorer.score_table(val), val["mos"].to_numpy())
     scores, mos = scorer.score_table(test), test["mos"].to_numpy()
     made = dict(read_checkpoint(run / "best.safetensors")[1]["made"])
-    made["config"] = dataclasses.asdict(scorer.config) | {"data_root": None, "cache_dir": None, "device": "auto"}
+    made["config"] = dataclasses.asdict(scorer.config) | dict.fromkeys(PLACES) | {"device": "auto"}
     made["meaning"] = {
         "half_width": round(width, 2),
         "coverage": COVERAGE,

@@ -1,6 +1,7 @@
 """Score images with the model that comes with the package, or with a finished run.
 
     smart-iqa predict photo.jpg holiday/ --output scores.csv
+    smart-iqa predict photo.jpg holiday/ --sheet best_to_worst.png
     smart-iqa predict photo.jpg --checkpoint results/demo
 
 From Python:
@@ -24,7 +25,7 @@ import pandas as pd
 
 from iqa.choices import DEVICES
 from iqa.errors import Parser, UserError
-from iqa.system import is_first_process, spreadsheet_safe, start_logging
+from iqa.system import is_first_process, spreadsheet_safe, start_logging, write_atomically
 
 if TYPE_CHECKING:
     from smart_iqa.shipped import Meaning
@@ -73,6 +74,7 @@ def make_parser() -> Parser:
         help="a model of the package, folder of a run, file of `pack`, or a published file (.pth, .pkl) [default]",
     )
     parser.add_argument("--output", metavar="FILE.csv", help="also write the scores as CSV (image,score,...)")
+    parser.add_argument("--sheet", metavar="FILE.png", help="also draw the images with their scores, best first")
     parser.add_argument("--device", choices=DEVICES, default="auto")
     return parser
 
@@ -83,9 +85,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     start_logging()
     from smart_iqa.scorer import load_model
 
-    output = Path(arguments.output) if arguments.output else None
-    if output is not None and not output.parent.is_dir():
-        raise UserError(f"--output: no folder {output.parent}")
+    output, sheet = (Path(file) if file else None for file in (arguments.output, arguments.sheet))
+    for flag, file in {"--output": output, "--sheet": sheet}.items():
+        if file is not None and not file.parent.is_dir():
+            raise UserError(f"{flag}: no folder {file.parent}")
     scorer = load_model(arguments.checkpoint, arguments.device)
     paths = find_images(arguments.paths)
     scores, problems = scorer.score_readable(paths)
@@ -96,7 +99,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(table.to_string(index=False))
     if output is not None:
         spreadsheet_safe(table).to_csv(output, index=False)
+    if sheet is not None and len(table):
+        _write_sheet(sheet, table)
     if problems:
         for problem in problems.values():
             print(f"error: {problem}", file=sys.stderr)
         sys.exit(2)
+
+
+def _write_sheet(file: Path, table: pd.DataFrame) -> None:
+    from iqa.figures import draw_sheet
+
+    figure = draw_sheet(table["image"].tolist(), table["score"].tolist())
+    write_atomically(file, lambda temporary: figure.savefig(temporary, format="png", dpi=150))

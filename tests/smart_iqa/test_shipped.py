@@ -105,3 +105,11 @@ def test_the_model_of_the_package_says_what_it_was_measured_on():
 
 
 EXPECTED = (0.0, 0.0, 0.0, 0.0)
+
+
+def test_a_sheet_shows_the_images_from_best_to_worst(written, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    arguments = ["--checkpoint", written.folder / "run", "--device", "cpu", "--sheet", sheet]
+    assert command("predict", written.folder / "data", *arguments) == 0
+    assert min(Image.open(sheet).size) > 300
+    assert command("predict", written.folder / "data", *arguments[:-1], tmp_path / "nowhere" / "a.png") == 2
