@@ -27,12 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.tensorboard import SummaryWriter
 
-from iqa.checkpoint import (
-    load_model_state,
-    load_optimizer_state,
-    read_checkpoint,
-    save_checkpoint,
-)
+from iqa.checkpoint import load_model_state, load_optimizer_state, read_checkpoint, save_checkpoint
 from iqa.config import Config
 from iqa.errors import Stopped, UserError
 from iqa.evaluation import predict
@@ -455,6 +450,7 @@ class HyperIQASolver:
         self._load(tensors, records, self.last_path)
         load_optimizer_state(self.optimizer.optimizer, tensors, records["param_groups"])
         self.progress = Progress(**records["made"]["progress"])
+        self._count_in_best()
         self.progress.stopped_early = self._is_patience_spent()  # not if there may be more epochs now
         self.so_far = EpochSoFar(**records["made"].get("so_far", {}))
         self._goes_on = self.so_far.epoch > self.progress.epochs_done
@@ -469,6 +465,13 @@ class HyperIQASolver:
             self.average.load_state_dict(averaged)
         restore_random_states(tensors)
         return self.progress
+
+    def _count_in_best(self) -> None:
+        """Know of a best checkpoint newer than the last one: its epoch ended in a kill and may come out worse."""
+        made = read_checkpoint(self.best_path)[1]["made"] if self.best_path.is_file() else {}
+        if made.get("epoch", 0) > self.progress.epochs_done:
+            record = read_history(self.run_dir / "history.jsonl")[made["epoch"] - 1]  # was written before it
+            self.progress.best_epoch, self.progress.best_srcc = made["epoch"], self.merit(record)
 
     def _read_last(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         try:

@@ -121,8 +121,8 @@ class PixelCache:
         sizes = resized_sizes(table, self.resize, self.least)
         self.shapes = np.insert(sizes[:, ::-1], 0, 3, axis=1)  # (n, 3): channels, height, width
         self.row_of = {path: row for row, path in enumerate(table["path"])}
-        key = {"images": image_fingerprint(table), "pillow": PIL.__version__}
         name = f"pixels_{config.resize}_{config.patch_size}"
+        key = {"images": image_fingerprint(table), "made": name, "pillow": PIL.__version__}
         self.rows = RowCache(folder / name, key, self.shapes.prod(axis=1), "decoded images")
 
     def read(self, path: str) -> np.ndarray:

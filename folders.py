@@ -125,9 +125,12 @@ def _labels(row: Sequence[int], image: Sequence[str], stored: Sequence, **column
     return pd.DataFrame(table | defaults | columns)
 
 
+_KONIQ_SPLIT = "koniq10k_distributions_sets.csv"
+
+
 def _read_koniq(source: _Source) -> pd.DataFrame:
     """KonIQ-10k (Hosu et al. 2020). The label file with the split has MOS on 0..100, the other one 1..5."""
-    with_split = source.find("koniq10k_distributions_sets.csv")
+    with_split = source.find(_KONIQ_SPLIT)
     file = with_split or source.label_file("koniq10k_scores_and_distributions.csv")
     score_column = "MOS" if with_split else "MOS_zscore"
     rows = read_csv_rows(file, ["image_name", score_column, "SD"] + (["set"] if with_split else []))
@@ -374,10 +377,11 @@ class _Layout:
     read: Callable[[_Source], pd.DataFrame]
     lower_is_better: bool = False
     any_table: bool = False
+    split_file: str | None = None  # holds the official split; without it the database can be read too
 
 
 _LAYOUTS = {
-    "koniq-10k": _Layout(10073, (0, 100), _read_koniq),
+    "koniq-10k": _Layout(10073, (0, 100), _read_koniq, split_file=_KONIQ_SPLIT),
     "spaq": _Layout(11125, (0, 100), _read_spaq),
     "kadid-10k": _Layout(10125, (1, 5), _read_kadid),
     "agiqa-3k": _Layout(2982, (0, 5), _read_agiqa),
@@ -612,6 +616,8 @@ def _notes(name: str, layout: _Layout, table: pd.DataFrame, range_is_assumed: bo
     notes = []
     if layout.count and len(table) != layout.count:
         notes.append(f"{name} has {len(table)} images here, {layout.count} are published")
+    if layout.split_file and (table.split == "").all():
+        notes.append(f"{name}: {layout.split_file} is not there: its official split is unknown and not used")
     span = table.mos.max() - table.mos.min()
     if range_is_assumed and len(table) > 1 and span < _SMALL_CORNER:
         notes.append(

@@ -24,7 +24,7 @@ from iqa.config import Config, load_yaml, resolve, shipped_config
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.metrics import STATISTICS, Place, Statistic, compare_dependent, shown_in
 from iqa.results import markdown_table, predictions_table, provenance, read_history, read_results
-from iqa.system import spreadsheet_safe, start_logging, write_atomically, write_json
+from iqa.system import is_first_process, spreadsheet_safe, start_logging, write_atomically, write_json
 
 log = logging.getLogger(__name__)
 
@@ -224,7 +224,7 @@ def ablate(
         results_dir: where runs and tables are written, in a folder per file.
 
     Returns:
-        The record of each file, as in its `table.json`.
+        The record of each file, as in its `table.json`; nothing in other processes than the first one.
 
     Raises:
         UserError: a file is wrong, or a run of other settings is in the place of one.
@@ -232,7 +232,8 @@ def ablate(
     records = []
     for ablation in [read_ablation(str(file), dataset, seeds, str(results_dir)) for file in files]:
         run_all(ablation)
-        records.append(write_tables(ablation, make_rows(ablation), Path(results_dir) / ablation.name))
+        if is_first_process():
+            records.append(write_tables(ablation, make_rows(ablation), Path(results_dir) / ablation.name))
     return records
 
 

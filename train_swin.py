@@ -22,7 +22,15 @@ from iqa.config import Config
 from iqa.data import cache_folder
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.metrics import Place, across_splits, shown_in
-from iqa.results import build_results, metrics_table, part_name, provenance, read_results, write_results
+from iqa.results import (
+    SELECTED_ON_TEST,
+    build_results,
+    metrics_table,
+    part_name,
+    provenance,
+    read_results,
+    write_results,
+)
 from iqa.system import lock_folder, start_logging, write_json
 from smart_iqa.runs import add_run_flags, open_run_dir, require_new, saying_how_to_go_on, settings_of
 
@@ -92,11 +100,13 @@ def train_and_test(
     """
     from smart_iqa.frozen_features import prepare_images
     from smart_iqa.scorer import Scorer
-    from smart_iqa.testing import test_databases
+    from smart_iqa.testing import compare_with_training, test_databases
     from smart_iqa.training_data import make_training_data
 
     origin = provenance()  # before training: the commit may move on meanwhile
     data = make_training_data(databases, config, official, fold, config.run_dir if resume else None)
+    with accelerator.main_process_first():  # it hashes the images, the others find what it has kept
+        compared = compare_with_training(others, data.parts["train"], config.cache_dir)
     model = build_model(config).to(accelerator.device)
     with open_run_dir(config, accelerator, resume):
         if accelerator.is_main_process:
@@ -114,7 +124,7 @@ def train_and_test(
         results = build_results(
             dataclasses.asdict(config),
             origin | {"backbone_weights": model.weights_source},
-            _protocol(config, data.record(), official and tested[0].described["official_split"]),
+            _protocol(config, data.record(compared), official and tested[0].described["official_split"]),
             {part_name(part.database, config.dataset): part for part in tested},
             {"training_seconds": round(seconds, 1)},
             training=dataclasses.asdict(progress)
@@ -123,6 +133,7 @@ def train_and_test(
         if accelerator.is_main_process:
             write_results(config.run_dir / "results.json", results)
             solver.previous_path.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()  # the results are on disk
     accelerator.free_memory()  # of several rounds each leaves its network and its workers otherwise
     return results
 
@@ -189,7 +200,7 @@ def _protocol(config: Config, record: dict, official: bool) -> dict:
     if config.folds:
         split = f"{config.folds} folds by content"
     return {
-        "name": "ours",
+        "name": "ours" + (SELECTED_ON_TEST if config.select_on == "test" else ""),
         "split": f"file {config.split_file}" if config.split_file else split,
         "selected_on": config.select_on,
         "test_crops": config.test_crops_in_words,

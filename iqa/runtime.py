@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 import shutil
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
+from accelerate.utils import InitProcessGroupKwargs
 from torch.utils.data import DataLoader
 
 from iqa.errors import UserError
 from iqa.system import keep_freed_memory
+
+# How long processes wait for one of them: the first one checks and hashes a whole database while the others wait.
+WAIT = datetime.timedelta(hours=12)
 
 
 def make_accelerator(device: str = "auto", precision: str = "fp32", accumulate: int = 1) -> Accelerator:
@@ -35,7 +40,12 @@ def make_accelerator(device: str = "auto", precision: str = "fp32", accumulate: 
     mixed = {"fp32": "no"}.get(precision, precision)
     for kind in (PartialState, AcceleratorState, GradientState):  # else the first one's settings are a process's only
         kind._shared_state = {}
-    return Accelerator(cpu=device == "cpu", mixed_precision=mixed, gradient_accumulation_steps=accumulate)
+    return Accelerator(
+        cpu=device == "cpu",
+        mixed_precision=mixed,
+        gradient_accumulation_steps=accumulate,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
+    )
 
 
 def autocast(accelerator: Accelerator) -> torch.autocast:

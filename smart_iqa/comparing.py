@@ -21,9 +21,24 @@ from iqa.config import CONFIGS, Config, load_yaml, resolve
 from iqa.data import file_hash, read_split
 from iqa.errors import UserError
 from iqa.metrics import MOST_IMAGES_IN_PAIRS, in_words
-from iqa.results import PROTOCOLS, ScoredPart, build_results, compare_predictions, provenance, read_json
+from iqa.results import (
+    PROTOCOLS,
+    SELECTED_ON_TEST,
+    ScoredPart,
+    build_results,
+    compare_predictions,
+    provenance,
+    read_json,
+)
 from smart_iqa.scorer import is_published, load_model, load_run_config, run_folder
-from smart_iqa.testing import read_databases, split_file, test_databases, trained_test_table
+from smart_iqa.testing import (
+    compare_with_training,
+    read_databases,
+    split_file,
+    test_databases,
+    trained_part,
+    trained_test_table,
+)
 
 log = logging.getLogger(__name__)
 
@@ -189,11 +204,14 @@ def evaluate(
         scorer = load_model(checkpoint.path, device, **changes)
         for database in databases:
             warn_of_small_images(tables[database.name], scorer.config, database.name)
+        compared = _compare_with_training(checkpoint, databases, tables, data_root)
         described["checkpoints"][checkpoint.name] = _describe_checkpoint(checkpoint, scorer.config)
         for part in test_databases(scorer, databases, tables):
             name = part.database if len(runs) == 1 else f"{part.database}: {checkpoint.name}"
             tested[name] = part
-            described["parts"][name] = _describe_part(part, checkpoint, lists[part.database][1])
+            described["parts"][name] = _describe_part(
+                part, checkpoint, lists[part.database][1], compared.get(part.database, {})
+            )
     return build_results(
         dataclasses.asdict(scorer.config if len(runs) == 1 else runs[0].config),
         origin,
@@ -300,10 +318,46 @@ def _describe_checkpoint(checkpoint: Checkpoint, config: Config) -> dict:
     }
 
 
-def _describe_part(part: ScoredPart, checkpoint: Checkpoint, listed: dict) -> dict:
-    """What a results file says of a part: whose scores it holds, and of which images."""
+def _compare_with_training(
+    checkpoint: Checkpoint, databases: Sequence[Database], tables: dict[str, pd.DataFrame], data_root: str | None
+) -> dict[str, dict]:
+    """By name of each database that a checkpoint was not trained on: which images are among those of training."""
+    foreign = [d for d in databases if is_published(checkpoint.path) or d.name not in checkpoint.trained_on()]
+    if not foreign:
+        return {}
+    try:
+        learned = _training_images(checkpoint, data_root)
+    except UserError as error:
+        note = f"{checkpoint.name}: not compared with the images of training: {error}"
+        return {database.name: {"notes": [note]} for database in foreign}
+    tested = [dataclasses.replace(database, table=tables[database.name]) for database in foreign]
+    return {
+        name: {
+            "images_in_training": overlap.record(),
+            "notes": [f"{checkpoint.name}: {line}" for line in overlap.in_words()],
+        }
+        for name, overlap in compare_with_training(tested, learned, checkpoint.config.cache_dir).items()
+    }
+
+
+def _training_images(checkpoint: Checkpoint, data_root: str | None) -> pd.DataFrame:
+    """The images that a checkpoint has learned from.
+
+    Raises:
+        UserError: they are unknown, or not here.
+    """
+    if is_published(checkpoint.path):
+        raise UserError("a published file does not say which they are")
+    skip = checkpoint.config.skip_bad_images
+    databases = _databases_of([checkpoint], checkpoint.trained_on(), data_root, skip)
+    return pd.concat([trained_part(checkpoint.run, d, "train") for d in databases], ignore_index=True)
+
+
+def _describe_part(part: ScoredPart, checkpoint: Checkpoint, listed: dict, compared: dict) -> dict:
+    """What a results file says of a part: whose scores it holds, of which images, and which of them were learned."""
     counts = {key: part.metrics[key] for key in ("n", "contents", "fingerprint")}
-    return {"database": part.database, "checkpoint": checkpoint.name, **counts, **listed}
+    notes = listed["notes"] + compared.get("notes", [])
+    return {"database": part.database, "checkpoint": checkpoint.name, **counts, **listed, **compared, "notes": notes}
 
 
 def _describe_protocol(protocol: str, split_file: str | None, described: dict[str, dict]) -> dict:
@@ -312,6 +366,7 @@ def _describe_protocol(protocol: str, split_file: str | None, described: dict[st
     tested_with = [checkpoint["tested_with"] for checkpoint in checkpoints.values()]
     crops = {describe_crops(settings["test_mode"], settings["test_patch_num"]) for settings in tested_with}
     resizes = {settings["resize"] for settings in tested_with}
+    selected_on = [checkpoint["selected_on"] for checkpoint in checkpoints.values()]
     notes = [
         f"{name} was chosen on the test part: its scores on {', '.join(checkpoint['trained_on'])} are optimistic "
         "and cannot be compared with others"
@@ -321,10 +376,10 @@ def _describe_protocol(protocol: str, split_file: str | None, described: dict[st
     notes += [f"{name}: {note}" for name, checkpoint in checkpoints.items() for note in checkpoint["training_notes"]]
     notes += [f"{part['database']}: {note}" for part in described["parts"].values() for note in part["notes"]]
     return {
-        "name": protocol,
+        "name": protocol + (SELECTED_ON_TEST if "test" in selected_on else ""),
         "description": PROTOCOLS[protocol],
         "split_file": split_file,
-        "selected_on": ", ".join(dict.fromkeys(c["selected_on"] for c in checkpoints.values())),
+        "selected_on": ", ".join(dict.fromkeys(selected_on)),
         "resize": resizes.pop() if len(resizes) == 1 else "as each run",
         "test_crops": crops.pop() if len(crops) == 1 else "as each run",
         "notes": list(dict.fromkeys(notes)),

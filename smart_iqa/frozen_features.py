@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +37,7 @@ from iqa.data import RowCache
 from iqa.errors import UserError
 from iqa.runtime import autocast
 from iqa.system import progress
-from models_swin import SmartIQA
+from models_swin import Backbone, SmartIQA
 
 _CROPS_AT_ONCE = 64
 
@@ -80,14 +79,14 @@ class FrozenFeatures:
         self.row_of = {path: row for row, path in enumerate(table["path"])}
         self.size = sum(channels * side**2 for _, channels, side in model.feature_grids)
         self.shapes = {True: (config.train_patch_num, 2, self.size), False: (config.test_crops, 1, self.size)}
-        images, backbone = image_fingerprint(table), _backbone_digest(model)
+        device = accelerator.device.type
+        made_by = {"images": image_fingerprint(table), "device": device, "grids": model.feature_grids}
+        made_by |= _backbone_record(model.backbone)
         self.rows: dict[bool, RowCache] = {}
         for training, shape in self.shapes.items():
-            what = f"{'training' if training else 'test'} features of a frozen backbone"
-            made_by = _settings(config, training) | {"backbone": backbone, "grids": model.feature_grids}
-            name = f"features_{hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:12]}"
-            key = made_by | {"images": images}
-            self.rows[training] = RowCache(folder / name, key, [2 * int(np.prod(shape))] * len(table), what)
+            of = "training" if training else "test"
+            key, sizes = _settings(config, training) | made_by, [2 * int(np.prod(shape))] * len(table)
+            self.rows[training] = RowCache(folder / f"features_{of}", key, sizes, f"{of} features of a frozen backbone")
 
     def covers(self, table: pd.DataFrame) -> bool:
         """Whether every image of a table is one of this cache's."""
@@ -212,10 +211,11 @@ def _settings(config: Config, training: bool) -> dict:
     return settings | {package: importlib.metadata.version(package) for package in ("torch", "timm", "pillow")}
 
 
-def _backbone_digest(model: SmartIQA) -> str:
-    """SHA-256 over the names and values of the backbone's tensors."""
+def _backbone_record(backbone: Backbone) -> dict:
+    """What decides a backbone's features: tensors alone do not tell `efficientnet_lite0` from its tf_ namesake."""
     digest = hashlib.sha256()
-    for name, tensor in model.backbone.state_dict().items():
+    for name, tensor in backbone.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    record = {"tensors": digest.hexdigest(), "architecture": backbone.timm_name, "padded_to": backbone.patch}
+    return record | {"mean": backbone.mean, "std": backbone.std}

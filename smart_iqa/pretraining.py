@@ -226,6 +226,7 @@ def pretrain(config: Config, resume: bool = False) -> Path:
             crops = 3 * solver.crops_per_epoch * progress.epochs_done
             record |= {"photographs": len(files), "crops": crops, "history": solver.history}
             write_json(config.run_dir / "pretraining.json", record)
+    accelerator.wait_for_everyone()  # the weights are on disk
     return weights
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -62,7 +63,14 @@ class Scorer:
     def _loader(self, dataset: CropDataset | FeatureDataset) -> DataLoader:
         few = len(dataset) < 64  # starting processes would take longer than decoding
         config = dataclasses.replace(self.config, num_workers=0) if few else self.config
-        return self.accelerator.prepare(test_loader(dataset, config))
+        here = self.accelerator
+        return prepare_data_loader(  # `here.prepare` would keep it, and its workers, for as long as this scorer lives
+            test_loader(dataset, config),
+            here.device,
+            num_processes=here.num_processes,
+            process_index=here.process_index,
+            put_on_device=True,
+        )
 
     def score(self, images: str | Path | Sequence[str | Path]) -> float | np.ndarray:
         """Quality of an image, or of several: 0..100, higher is better.

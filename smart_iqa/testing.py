@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from folders import Database, DatabaseNotFound, read_database, read_run_database
-from iqa.data import read_split
+from iqa.data import Overlap, find_overlap, read_split
 from iqa.errors import UserError
 from iqa.results import ScoredPart, part_metrics, prediction_rows, read_json
 from models_swin import FUSIONS, SmartIQA
@@ -75,6 +75,23 @@ def test_databases(scorer: Scorer, databases: Sequence[Database], tables: dict[s
     return [test_part(scorer, database, tables.get(database.name, database.table)) for database in databases]
 
 
+def compare_with_training(
+    databases: Sequence[Database], learned: pd.DataFrame, cache_dir: str | None
+) -> dict[str, Overlap]:
+    """By name of databases that a run was not trained on: their images among those of training; a find is a warning.
+
+    Args:
+        databases: with the images to test on in their tables.
+        learned: the images of training: columns image, path, file_hash.
+        cache_dir: keeps perceptual hashes.
+    """
+    found = {database.name: find_overlap(database.table, learned, cache_dir) for database in databases}
+    for name, overlap in found.items():
+        for line in overlap.in_words():
+            log.warning("%s: %s", name, line)
+    return found
+
+
 def read_databases(
     names: Sequence[str],
     data_root: str | None,
@@ -101,16 +118,21 @@ def read_databases(
 
 
 def trained_test_table(run: Path, database: Database) -> pd.DataFrame:
-    """The test split of a database that a run was trained on: from its split file, else the official one.
+    """The test part of a database that a run was trained on: see `trained_part`."""
+    return trained_part(run, database, "test")
+
+
+def trained_part(run: Path, database: Database, part: str) -> pd.DataFrame:
+    """A part of a database that a run was trained on: by the run's split file, else the official split.
 
     Raises:
         UserError: the split file does not fit the database, or there is neither a file nor an official split.
     """
     file = split_file(run, database.name)
-    if file is None and not (database.table["split"] == "test").any():
-        raise UserError(f"{run} has no split.json, and {database.name} no official split: the test part is unknown")
+    if file is None and not (database.table["split"] == part).any():
+        raise UserError(f"{run} has no split.json, and {database.name} no official split: the {part} part is unknown")
     split = read_split(file, database) if file else database.table["split"]
-    return database.table[split.to_numpy() == "test"].reset_index(drop=True)
+    return database.table[split.to_numpy() == part].reset_index(drop=True)
 
 
 def unseen_images(scorer: Scorer, run: Path, dataset: str, data_root: str | None) -> tuple[Database, pd.DataFrame]:

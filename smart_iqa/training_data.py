@@ -16,7 +16,7 @@ import pandas as pd
 
 from folders import Database
 from iqa.config import Config
-from iqa.data import PARTS, check_leakage, kfold, read_split, split_database, write_split
+from iqa.data import PARTS, Overlap, check_leakage, kfold, read_split, split_database, write_split
 from iqa.errors import UserError
 from iqa.results import read_json
 
@@ -59,13 +59,19 @@ class TrainingData:
             if not path.is_file():
                 write_split(path, database, split, seed)
 
-    def record(self) -> dict:
-        """What a results file says of it: images and contents of each part, scale of each database, notes."""
+    def record(self, others: dict[str, Overlap]) -> dict:
+        """What a results file says of it: images and contents of each part, scale of each database, notes.
+
+        Args:
+            others: images of training in other databases, by name.
+        """
+        found = {"images_in_training": {name: overlap.record() for name, overlap in others.items()}} if others else {}
         return {
             "n": {part: len(table) for part, table in self.parts.items()},
             "contents": {part: _contents(table) for part, table in self.parts.items()},
             "trained_on": {name: scale._asdict() for name, scale in self.scales.items()},
-            "notes": self.notes,
+            **found,
+            "notes": self.notes + [f"{name}: {line}" for name, each in others.items() for line in each.in_words()],
         }
 
     def in_words(self) -> str:

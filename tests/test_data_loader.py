@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import pickle
 import platform
 import re
 from pathlib import Path
@@ -507,6 +508,17 @@ def test_a_changed_picture_is_decoded_anew(table: pd.DataFrame, tmp_path: Path) 
     Image.new("RGB", (60, 48), "red").save(table["path"][0])
     pixels = PixelCache(tmp_path / "cache", table, small()).read(table["path"][0])
     assert pixels.mean(axis=(1, 2)).tolist() == [255, 0, 0]
+
+
+def test_a_worker_that_opens_its_cache_late_reads_its_own_pictures(table: pd.DataFrame, tmp_path: Path) -> None:
+    mine = PixelCache(tmp_path / "csv", table, small())
+    sent_to_worker = pickle.dumps(mine)
+    other = table.assign(path=table["path"][::-1].to_numpy())  # another table of the same names, sizes and sum
+    PixelCache(tmp_path / "csv", other, small()).read(other["path"][0])
+    path = table["path"][0]
+    assert np.array_equal(
+        pickle.loads(sent_to_worker).read(path), data_loader.load_image(path, None, small().patch_size)
+    )
 
 
 def test_a_picture_turned_by_its_camera_has_its_place_upright(tmp_path: Path) -> None:

@@ -111,10 +111,13 @@ def test_koniq_takes_mos_from_the_file_with_the_split_and_scales_sd_from_five_po
     assert list(column(database, "split").values()) == ["train", "test", "val"]
 
 
-def test_koniq_without_the_split_file_takes_the_z_score_and_has_no_split(tmp_path: Path) -> None:
+def test_koniq_without_the_split_file_takes_the_z_score_and_says_that_it_has_no_split(tmp_path: Path) -> None:
     trees.koniq_without_split(tmp_path / "koniq-10k", [("10004473376.jpg", 3.828571, 0.527, 77.38)])
     database = read_database("koniq-10k", data_root=tmp_path)
     assert database.table.mos.tolist() == [77.38] and database.table.split.tolist() == [""]
+    (note,) = (note for note in database.notes if "split" in note)
+    assert "koniq10k_distributions_sets.csv is not there" in note
+    assert not any("split" in note for note in read_tree("koniq-10k", tmp_path / "whole").notes)
 
 
 def test_koniq_prefers_the_larger_images(tmp_path: Path) -> None:

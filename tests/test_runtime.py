@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
+from unittest import mock
+
 import pytest
 import torch
 
@@ -26,6 +29,18 @@ def test_a_device_asked_for_later_is_not_the_first_ones(monkeypatch):
     monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "meta")
     assert make_accelerator("auto").device.type == "meta"
     assert first.device.type == "cpu"
+
+
+def test_processes_wait_for_one_that_checks_a_large_database(monkeypatch):
+    """NCCL itself gives up after ten minutes."""
+    place = {"RANK": 1, "LOCAL_RANK": 1, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    for name, value in (place | {"MASTER_ADDR": "localhost", "MASTER_PORT": 29500, "OMP_NUM_THREADS": 1}).items():
+        monkeypatch.setenv(name, str(value))
+    joined = mock.Mock(side_effect=InterruptedError)
+    monkeypatch.setattr(torch.distributed, "init_process_group", joined)
+    with pytest.raises(InterruptedError):
+        make_accelerator("cpu")
+    assert joined.call_args.kwargs["timeout"] >= datetime.timedelta(hours=6)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -277,6 +278,24 @@ def test_a_damaged_last_checkpoint_is_replaced_by_the_one_before_and_a_line_says
     resumed.fit()
     assert_equal_states(state(whole), state(resumed))
     assert checksum(resumed.best_path) == checksum(whole.best_path)
+
+
+@pytest.mark.parametrize("again", [0.89, 0.91])
+def test_a_best_checkpoint_that_was_written_just_before_a_kill_is_known_to_the_resumed_run(
+    table, tmp_path, monkeypatch, again
+):
+    """On a device that is not bit-equal the epoch that is done again may be a little better or worse."""
+    stopped, scores = make_solver(table, tmp_path / "run"), iter([0.8, 0.9, again, 0.7, 0.7])
+    monkeypatch.setattr(HyperIQASolver, "evaluate", lambda *_: {"srcc": next(scores), "plcc": 0.5})
+    stopped.fit(last_epoch=1)
+    stopped._save_last = mock.Mock(side_effect=KeyboardInterrupt)  # best is written, last is not
+    with pytest.raises(KeyboardInterrupt):
+        stopped.fit(last_epoch=2)
+    resumed = make_solver(table, tmp_path / "run")
+    assert resumed.resume().epochs_done == 1
+    progress = resumed.fit()
+    assert (progress.best_epoch, progress.best_srcc) == (2, max(0.9, again))
+    assert read_checkpoint(resumed.best_path)[1]["made"]["val_srcc"] == progress.best_srcc
 
 
 def test_two_damaged_checkpoints_stop_the_run_by_name(table, tmp_path):

@@ -33,9 +33,11 @@ from .near_duplicates import (
     NEAR_BITS as NEAR_BITS,
     ClosePairs as ClosePairs,
     close_pairs as close_pairs,
+    count_unhashed as count_unhashed,
     perceptual_hash as perceptual_hash,
     perceptual_hashes as perceptual_hashes,
 )
+from .overlap import Overlap as Overlap, find_overlap as find_overlap
 from .splits import (
     PARTS as PARTS,
     check_leakage as check_leakage,

@@ -8,6 +8,7 @@ read. Processes may fill one cache at the same time: what they write is the same
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import logging
 import os
@@ -21,10 +22,15 @@ from typing import NamedTuple
 import numpy as np
 from filelock import FileLock
 
-from iqa.errors import UserError
+from iqa.errors import UserError, WriteError
+from iqa.system import write_atomically
 
 _log = logging.getLogger(__name__)
-_CHECKS = ("checked_*.npy", "[0-9a-f]" * 32 + ".json")  # of images; the second is how 0.1.0 wrote them at first
+_CHECKS = (
+    "checked_*.npy",
+    "perceptual_hashes.npy",
+    "[0-9a-f]" * 32 + ".json",
+)  # of images; the last is how 0.1.0 wrote them at first
 _MADE = 1 << 32  # set in the mark of a row that is there; the low half is its CRC-32
 
 
@@ -33,6 +39,39 @@ def cache_folder(given: str | None) -> Path:
     if given:
         return Path(given)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "smart_iqa"
+
+
+def read_records(path: Path, kind: np.dtype) -> np.ndarray:
+    """What is kept of files, sorted by their `key`; nothing where it cannot be read: it only saves time."""
+    try:
+        kept = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return np.zeros(0, kind)
+    return kept if kept.dtype == kind and kept.ndim == 1 else np.zeros(0, kind)
+
+
+def take_known(records: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    """Fill in the records (n,) whose key is kept; returns the rows of the others."""
+    if not len(kept):
+        return np.arange(len(records))
+    places = np.searchsorted(kept["key"], records["key"]).clip(max=len(kept) - 1)
+    known = kept["key"][places] == records["key"]
+    records[known] = kept[places[known]]
+    return np.flatnonzero(~known)
+
+
+def write_records(path: Path, records: np.ndarray) -> None:
+    """Keep what is known of files; a folder that cannot be written is a warning."""
+
+    def write(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # given a name, numpy would add an ending
+            np.save(file, np.sort(records, order="key"), allow_pickle=False)
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, write)
+    except (OSError, WriteError) as error:
+        _log.warning("not kept for the next start: %s", error)
 
 
 class CacheOnDisk(NamedTuple):
@@ -76,8 +115,11 @@ def remove_cache(folder: Path, cache: CacheOnDisk) -> None:
 class RowCache:
     """Numbered rows of bytes in one memory-mapped file; a row not made yet reads as None.
 
+    The folder's name ends in a hash of `key` and sizes, so that caches of other things lie beside it. What the folder
+    holds is compared with the key by each process that opens it.
+
     Args:
-        folder: where the files lie; a cache there with another `key` or other sizes is stale and made anew.
+        folder: where the files lie, without that ending.
         key: JSON-ready; everything that the rows depend on.
         sizes: bytes of each row, (n,).
         what: names the content in messages.
@@ -87,12 +129,13 @@ class RowCache:
     """
 
     def __init__(self, folder: Path, key: dict, sizes: Sequence[int], what: str):
-        self.folder, self.what = Path(folder), what
+        self.what = what
         self.offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self._key = json.dumps({"key": key, "bytes": int(self.offsets[-1]), "rows": len(sizes)}, sort_keys=True)
+        self.folder = Path(f"{folder}_{hashlib.sha256(self._key.encode()).hexdigest()[:12]}")
         self._maps: tuple[np.ndarray, np.ndarray] | None = None
-        self._create_unless_current()
         self._checked = np.zeros(len(sizes), dtype=bool)
+        self._open()
 
     def __len__(self) -> int:
         return len(self._checked)
@@ -131,9 +174,7 @@ class RowCache:
 
     def _open(self) -> tuple[np.ndarray, np.ndarray]:
         if self._maps is None:
-            data = np.memmap(self.folder / "rows.bin", dtype=np.uint8, mode="r+")
-            marks = np.memmap(self.folder / "marks.bin", dtype=np.uint64, mode="r+")
-            self._maps = np.asarray(data), np.asarray(marks)  # plain views: numpy's memmap slices cost 10 us each
+            self._maps = self._current_maps()
         return self._maps
 
     def _is_current(self) -> bool:
@@ -142,13 +183,17 @@ class RowCache:
         except OSError:
             return False
 
-    def _create_unless_current(self) -> None:
+    def _current_maps(self) -> tuple[np.ndarray, np.ndarray]:
+        """The files, made if they are not there."""
         size = int(self.offsets[-1])
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(self.folder.parent / f".{self.folder.name}.lock"):  # one of several processes makes it
                 if not self._is_current():
                     self._create(size)
+                data = np.memmap(self.folder / "rows.bin", dtype=np.uint8, mode="r+")
+                marks = np.memmap(self.folder / "marks.bin", dtype=np.uint64, mode="r+")
+            return np.asarray(data), np.asarray(marks)  # plain views: numpy's memmap slices cost 10 us each
         except OSError as error:
             raise UserError(
                 f"the cache of {self.what} needs {size / 1e9:.2f} GB in {self.folder.parent}: {error.strerror}; "

@@ -9,7 +9,6 @@ size and time of last change.
 from __future__ import annotations
 
 import hashlib
-import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -21,11 +20,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageOps
 
-from iqa.data.cache import cache_folder
+from iqa.data.cache import cache_folder, read_records, take_known, write_records
 from iqa.errors import UserError
-from iqa.system import in_threads, write_atomically
+from iqa.system import in_threads
 
-_log = logging.getLogger(__name__)
 # Pillow warns of an image over its limit of pixels, also of one inside another, and decodes it; here it is refused.
 warnings.simplefilter("error", Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", category=UserWarning, module="PIL")  # of damaged tags; the image is read or refused
@@ -146,21 +144,18 @@ def check_images(paths: Sequence[str | Path], cache_key: str, cache_dir: str | N
     """
     name = f"checked_{Path(cache_key).name[:60]}_{_digest(cache_key.encode())[:12]}.npy"
     cache_path = cache_folder(cache_dir) / name
-    cached = _read_cache(cache_path)
+    cached = read_records(cache_path, _RECORD)
     found, problems = np.zeros(len(paths), _RECORD), {}
     for row, path in enumerate(paths):
         found["key"][row] = _key(path)
-    places = np.searchsorted(cached["key"], found["key"]).clip(max=max(0, len(cached) - 1))
-    known = cached["key"][places] == found["key"] if len(cached) else np.zeros(len(paths), dtype=bool)
-    found[known] = cached[places[known]]
-    unknown = np.flatnonzero(~known)
+    unknown = take_known(found, cached)
     checked = in_threads(check_image, [paths[row] for row in unknown], "check images")
     for row, file in zip(unknown.tolist(), checked, strict=True):
         found[["file_hash", "width", "height"]][row] = file.file_hash.encode(), file.width, file.height
         if file.problem:
             problems[row] = file.problem
     if len(unknown):
-        _write_cache(cache_path, np.concatenate([cached, found[unknown][found["file_hash"][unknown] != b""]]))
+        write_records(cache_path, np.concatenate([cached, found[unknown][found["file_hash"][unknown] != b""]]))
     return ImageFiles(found["file_hash"], np.stack([found["width"], found["height"]], axis=1).astype(int), problems)
 
 
@@ -197,27 +192,6 @@ def _key(path: str | Path) -> bytes:
     except (OSError, ValueError):
         return b""
     return _digest(f"{path}|{status.st_size}|{status.st_mtime_ns}".encode(errors="surrogateescape")).encode()
-
-
-def _read_cache(path: Path) -> np.ndarray:
-    """The cache, sorted by key, or an empty one where there is none that can be read: it only saves time."""
-    try:
-        cached = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return np.zeros(0, _RECORD)
-    return cached if cached.dtype == _RECORD and cached.ndim == 1 else np.zeros(0, _RECORD)
-
-
-def _write_cache(path: Path, records: np.ndarray) -> None:
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # given a name, numpy would add an ending
-            np.save(file, np.sort(records, order="key"), allow_pickle=False)
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, write)
-    except OSError as error:
-        _log.warning("image check not cached, the next start checks again: %s", error)
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:

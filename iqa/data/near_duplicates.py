@@ -1,8 +1,8 @@
 """Images that look the same though their bytes differ: perceptual hashes and the pairs that are close.
 
-For `smart-iqa check-splits`: image files -> one hash of 256 bits each -> pairs between two parts within a Hamming
-distance. The hash is `imagehash.phash`: signs of the low frequencies of a small grey picture, which re-encoding,
-scaling and brightness hardly change.
+For `smart-iqa check-splits` and `iqa.data.overlap`: image files -> one hash of 256 bits each -> pairs within a
+Hamming distance. The hash is `imagehash.phash`: signs of the low frequencies of a small grey picture, which
+re-encoding, scaling and brightness hardly change. Hashes are kept in the user's cache folder, by the bytes of the file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import NamedTuple
 import imagehash
 import numpy as np
 
+from iqa.data.cache import cache_folder, read_records, take_known, write_records
 from iqa.data.images import ImageFileError, opened, pillow
 from iqa.errors import UserError
 from iqa.system import in_threads
@@ -26,6 +27,8 @@ HASH_BITS = HASH_SIDE**2
 # 52 bits or more.
 NEAR_BITS = 36
 _DECODED_SIDE = 128  # pixels; twice the picture that phash transforms
+_KEPT = "perceptual_hashes.npy"
+_RECORD = np.dtype([("key", "S32"), ("hash", "<u8", (HASH_BITS // 64,))])  # the key is the hash of a file's bytes
 _PAIRS_AT_ONCE = 1 << 20  # 32 MB of differences
 _LONGEST_PART = 22  # bits; an index has a number for each value
 
@@ -38,7 +41,7 @@ class ClosePairs(NamedTuple):
     distance: np.ndarray
 
 
-def perceptual_hash(path: Path) -> np.ndarray:
+def perceptual_hash(path: str | Path) -> np.ndarray:
     """The perceptual hash of an image file.
 
     Args:
@@ -59,11 +62,15 @@ def perceptual_hash(path: Path) -> np.ndarray:
     return np.packbits(imagehash.phash(grey, hash_size=HASH_SIDE).hash).view(np.uint64)
 
 
-def perceptual_hashes(paths: Sequence[Path]) -> np.ndarray:
+def perceptual_hashes(
+    paths: Sequence[str | Path], file_hashes: Sequence[str] | None = None, cache_dir: str | None = None
+) -> np.ndarray:
     """Perceptual hashes of many files, with a few threads.
 
     Args:
         paths: image files.
+        file_hashes: of their bytes, by which what is found is kept and found again; None keeps nothing.
+        cache_dir: where it is kept; None takes the user's cache folder.
 
     Returns:
         uint64 (N, 4), in the order of `paths`.
@@ -71,10 +78,27 @@ def perceptual_hashes(paths: Sequence[Path]) -> np.ndarray:
     Raises:
         UserError: a file does not open as an image.
     """
-    found = np.zeros((len(paths), HASH_BITS // 64), dtype=np.uint64)
-    for row, words in enumerate(in_threads(perceptual_hash, paths, "perceptual hashes")):
-        found[row] = words
-    return found
+    records, kept, unknown = _known(["" for _ in paths] if file_hashes is None else file_hashes, cache_dir)
+    hashes = in_threads(perceptual_hash, [paths[row] for row in unknown], "perceptual hashes")
+    for row, words in zip(unknown.tolist(), hashes, strict=True):
+        records["hash"][row] = words
+    new = np.unique(records[unknown][records["key"][unknown] != b""])
+    if len(new):
+        write_records(cache_folder(cache_dir) / _KEPT, np.concatenate([kept, new]))
+    return records["hash"]
+
+
+def count_unhashed(file_hashes: Sequence[str], cache_dir: str | None = None) -> int:
+    """How many of these files `perceptual_hashes` would have to decode."""
+    return len(_known(file_hashes, cache_dir)[2])
+
+
+def _known(file_hashes: Sequence[str], cache_dir: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A record for each file, all that is kept, and the rows of the records that are not known."""
+    kept = read_records(cache_folder(cache_dir) / _KEPT, _RECORD)
+    records = np.zeros(len(file_hashes), _RECORD)
+    records["key"] = [file_hash.encode() for file_hash in file_hashes]
+    return records, kept, take_known(records, kept)
 
 
 def close_pairs(first: np.ndarray, second: np.ndarray, threshold: int = NEAR_BITS) -> ClosePairs:

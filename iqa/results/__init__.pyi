@@ -32,6 +32,7 @@ from .rows import (
 )
 from .schema import (
     PROTOCOLS as PROTOCOLS,
+    SELECTED_ON_TEST as SELECTED_ON_TEST,
     check_results as check_results,
     compare_predictions as compare_predictions,
     digest as digest,

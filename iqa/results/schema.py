@@ -39,6 +39,7 @@ PROTOCOLS = {
     "paper": "as the published numbers were tested: crops and resizing of configs/koniq_paper.yaml",
     "playground": "the test images of a list made elsewhere",
 }
+SELECTED_ON_TEST = ", selected on test"  # ends a protocol's name where the test part chose a checkpoint
 REQUIRED = ("config", "provenance", "protocol", "metrics", "predictions", "timings")
 REQUIRED_METRICS = ("n", "srcc", "plcc", "krcc", "rmse", "srcc_ci95")
 # Fields that a file need not have, and their kinds; null is as good as missing.

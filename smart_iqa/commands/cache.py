@@ -1,10 +1,10 @@
 """List the caches on disk, and remove them.
 
     smart-iqa cache
-    smart-iqa cache --remove koniq-10k/pixels_512x384_224
+    smart-iqa cache --remove koniq-10k/pixels_512x384_224_0123456789ab
 
-They hold decoded images, features of frozen backbones, and which images have been checked. All are made again when
-they are needed, so nothing is lost but time.
+They hold decoded images, features of frozen backbones, which images have been checked, and perceptual hashes. All are
+made again when they are needed, so nothing is lost but time.
 """
 
 from __future__ import annotations

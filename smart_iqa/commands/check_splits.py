@@ -14,7 +14,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -85,7 +84,7 @@ def _identical(table: pd.DataFrame, groups: list[list[str]]) -> dict:
 def _near_identical(table: pd.DataFrame, threshold: int) -> dict:
     """Pairs of different files in two parts whose hashes are close; counted by pair of parts."""
     used = table[table.part != ""].reset_index(drop=True)
-    hashes = perceptual_hashes([Path(path) for path in used.path])
+    hashes = perceptual_hashes(used.path.tolist(), used.file_hash.tolist())
     pairs = pd.concat(list(_pairs_between_parts(used, hashes, threshold)), ignore_index=True)
     examples = pairs.sort_values("distance", kind="stable").head(EXAMPLES)
     return {

@@ -42,7 +42,7 @@ def test_a_row_that_was_damaged_on_disk_is_missing_again(tmp_path):
     cache = make(tmp_path)
     for row, content in enumerate(ROWS):
         cache.write(row, content)
-    file = tmp_path / "cache" / "rows.bin"
+    (file,) = tmp_path.glob("cache_*/rows.bin")
     content = bytearray(file.read_bytes())
     content[100] ^= 1  # in row 2
     file.write_bytes(content)
@@ -50,19 +50,33 @@ def test_a_row_that_was_damaged_on_disk_is_missing_again(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"key": "b"}, {"sizes": [5, 0, 301, 17]}])
-def test_a_cache_of_something_else_is_made_anew(tmp_path, change, caplog):
+def test_a_cache_of_something_else_lies_beside_it(tmp_path, change):
+    first = make(tmp_path)
+    first.write(0, ROWS[0])
+    other = make(tmp_path, **change)
+    assert other.read(0) is None
+    other.write(0, ROWS[0][::-1])
+    for reader in (first, make(tmp_path), pickle.loads(pickle.dumps(first))):
+        assert np.array_equal(reader.read(0), ROWS[0])
+
+
+def test_what_a_folder_holds_is_looked_at_again_by_who_opens_it_later(tmp_path, caplog):
     caplog.set_level("INFO")
+    unopened = pickle.dumps(make(tmp_path))
     make(tmp_path).write(0, ROWS[0])
-    assert make(tmp_path).read(0) is not None
-    assert make(tmp_path, **change).read(0) is None
+    (file,) = tmp_path.glob("cache_*/cache.json")
+    file.write_text("{}")  # as if another cache had been put there
+    assert pickle.loads(unopened).read(0) is None
     assert "renewing the stale cache of test rows" in caplog.text
+    shutil.rmtree(file.parent)  # by `smart-iqa cache --remove`
+    assert pickle.loads(unopened).read(0) is None
 
 
 def test_its_size_is_said_before_it_is_written(tmp_path, caplog):
     caplog.set_level("INFO")
     RowCache(tmp_path / "cache", {}, [10**7], "test rows")
     assert "caching test rows (0.01 GB)" in caplog.text and "--no_cache" in caplog.text
-    assert (tmp_path / "cache" / "rows.bin").stat().st_size == 10**7
+    assert next(tmp_path.glob("cache_*/rows.bin")).stat().st_size == 10**7
 
 
 def test_a_disk_without_room_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
@@ -85,7 +99,8 @@ def _fill(folder: Path) -> None:
 
 
 def test_processes_that_start_at_once_on_a_stale_cache_agree(tmp_path):
-    make(tmp_path, "old").write(0, ROWS[0])
+    make(tmp_path, "new").write(0, ROWS[0][::-1])
+    next(tmp_path.glob("cache_*/cache.json")).write_text("{}")
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=_fill, args=(tmp_path,)) for _ in range(3)]
     for worker in workers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import multiprocessing
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +24,10 @@ from iqa.data import write_split
 from iqa.errors import UserError
 from iqa.metrics import krcc, mae, plcc, rmse, srcc
 from iqa.results import metrics_table, write_results
+from iqa.runtime import make_accelerator
 from models_swin import SmartIQA
 from smart_iqa import comparing as script
+from smart_iqa.scorer import Scorer
 from smart_iqa.testing import scored_part, split_file, trained_test_table
 
 SMALL = {"backbone": "nano", "pretrained": False, "resize": "none", "patch_size": 32, "test_patch_num": 1}
@@ -156,6 +159,7 @@ def test_results_say_seed_split_versions_commit_and_what_chose_the_checkpoint(on
 def test_a_checkpoint_chosen_on_test_stays_marked(runs, data_root, tmp_path, capsys):
     results = evaluate(tmp_path / "c.json", data_root, [runs / "c"], "--datasets", "demo")
     assert results["protocol"]["selected_on"] == "test"
+    assert results["protocol"]["name"] == "ours, selected on test"
     assert "c was chosen on the test part" in results["protocol"]["notes"][0]
     assert "note: c was chosen on the test part" in capsys.readouterr().out
 
@@ -268,6 +272,26 @@ def test_three_checkpoints_are_compared_with_the_first(runs, data_root, tmp_path
     assert "not corrected" in capsys.readouterr().out
 
 
+def test_images_of_another_database_that_a_run_has_learned_from_are_said_and_counted(runs, data_root, demo, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(data_root, root)
+    learned = demo.table["path"][demo.table["split"] == "train"].tolist()
+    shutil.copy(learned[3], root / "spaq" / "TestImage" / "2.jpg")
+    results = evaluate(tmp_path / "r.json", root, [runs / "a", runs / "b"], "--datasets", "spaq", "demo")
+    for name in ("a", "b"):
+        found = results["parts"][f"spaq: {name}"]["images_in_training"]
+        assert found["identical_images"] == 1 and found["training_images"] == len(learned)
+        assert "images_in_training" not in results["parts"][f"demo: {name}"]  # its own test part
+        assert any(note.startswith(f"spaq: {name}: 1 of 9 images are byte-") for note in results["protocol"]["notes"])
+
+
+def test_training_images_that_are_not_here_are_not_passed_over_in_silence(runs, data_root, tmp_path):
+    shutil.copytree(data_root / "spaq", tmp_path / "data" / "spaq")
+    results = evaluate(tmp_path / "r.json", tmp_path / "data", [runs / "a"], "--datasets", "spaq")
+    (note,) = results["protocol"]["notes"]
+    assert note.startswith("spaq: a: not compared with the images of training: demo: no database at")
+
+
 def test_runs_with_different_splits_are_compared_where_none_has_trained(runs, data_root, tmp_path):
     results = evaluate(tmp_path / "r.json", data_root, [runs / "a", runs / "c"], "--datasets", "demo")
     for part in ("demo: a", "demo: c"):
@@ -290,6 +314,15 @@ def test_checkpoints_of_the_same_name_are_told_apart_by_their_path(runs, data_ro
     paths = [runs / "a", tmp_path / "more" / "a"]
     results = evaluate(tmp_path / "r.json", data_root, paths, "--datasets", "spaq")
     assert list(results["checkpoints"]) == [str(path) for path in paths]
+
+
+def test_the_workers_of_a_table_end_when_it_is_scored(demo):
+    scorer = Scorer(SmartIQA("nano", "concat"), Config(**SMALL | {"num_workers": 1}), make_accelerator("cpu"))
+    table = pd.concat([demo.table] * 3, ignore_index=True)
+    before = set(multiprocessing.active_children())
+    for _ in range(2):
+        assert np.isfinite(scorer.score_table(table)).all()
+        assert set(multiprocessing.active_children()) <= before
 
 
 # Split files of a run ------------------------------------------------------------------------------------------

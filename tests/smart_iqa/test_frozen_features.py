@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,7 @@ import torch
 from helpers import command
 from PIL import Image
 
-from data_loader import Preparation
+from data_loader import Preparation, _as_it_is
 from iqa.choices import FUSION_KINDS
 from iqa.config import resolve
 from iqa.errors import UserError
@@ -101,6 +102,26 @@ def test_another_backbone_or_other_crops_are_other_features(tmp_path, table):
     assert more.__getitems__([0]).crops.shape[1] == 3
 
 
+def test_backbones_of_the_same_tensors_that_pad_differently_have_features_of_their_own(tmp_path, table):
+    ours, theirs = (
+        SmartIQA(name, "channel", freeze_backbone=True) for name in ("efficientnet_lite0", "tf_efficientnet_lite0")
+    )
+    theirs.load_state_dict(ours.state_dict())
+    one, other = (frozen(tmp_path, table[:2], model=m).dataset(table[:2]).__getitems__([0, 1]) for m in (ours, theirs))
+    assert not torch.equal(one.crops, other.crops)
+
+
+def test_another_normalisation_or_device_is_other_features(tmp_path, table):
+    model = SmartIQA("nano", "channel", freeze_backbone=True)
+    folders = [frozen(tmp_path, table, model=model).rows[False].folder]
+    for name, value in (("mean", (0.5, 0.5, 0.5)), ("std", (0.5, 0.5, 0.5))):
+        setattr(model.backbone, name, value)
+        folders.append(frozen(tmp_path, table, model=model).rows[False].folder)
+    gpu = SimpleNamespace(device=torch.device("cuda"))
+    folders.append(FrozenFeatures(tmp_path, table, CONFIG, model, gpu).rows[False].folder)
+    assert len(set(folders)) == 4
+
+
 def test_one_cache_serves_every_fusion_and_content_branch(tmp_path, table, monkeypatch):
     frozen(tmp_path, table).dataset(table)
     monkeypatch.setattr(FrozenFeatures, "_features", None)  # nothing is left to compute
@@ -135,6 +156,18 @@ def test_a_changed_picture_makes_its_features_anew(tmp_path, table):
     first = frozen(tmp_path / "cache", copy).dataset(copy).__getitems__([0]).crops
     Image.new("RGB", (70, 60), "blue").save(copy.loc[0, "path"])
     assert not torch.equal(first, frozen(tmp_path / "cache", copy).dataset(copy).__getitems__([0]).crops)
+
+
+def test_spawned_workers_read_the_features_of_their_own_pictures(tmp_path, table):
+    mine = frozen(tmp_path, table)
+    dataset = mine.dataset(table)
+    expected = dataset.__getitems__(range(30)).crops
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size=30, num_workers=1, multiprocessing_context="spawn", collate_fn=_as_it_is
+    )
+    other = table.assign(path=table["path"][::-1].to_numpy())  # another table of the same names, in the same place
+    frozen(tmp_path, other).dataset(other)
+    assert torch.equal(next(iter(loader)).crops, expected)
 
 
 def test_cached_training_gives_what_uncached_training_gives(tmp_path, table):

@@ -146,3 +146,24 @@ def test_two_processes_score_and_evaluate_as_one_does_and_one_of_them_writes(pic
     assert together["score"].to_numpy() == pytest.approx(alone["score"].to_numpy(), abs=1e-3)
     metrics = [read_json(tmp_path / f"{n}.json")["metrics"]["csv"]["srcc"] for n in (1, 2)]
     assert metrics[1] == pytest.approx(metrics[0])
+
+
+def test_processes_wait_for_the_results_that_an_ablation_reads_and_one_of_them_writes_the_table(pictures, tmp_path):
+    late = """
+import time, train_swin
+write = train_swin.write_results
+def write_late(*what):
+    time.sleep(4)
+    write(*what)
+train_swin.write_results = write_late
+"""
+    shared = {"dataset": "csv", "data_path": str(pictures / "table.csv"), "cache_dir": str(tmp_path / "cache")}
+    shared |= {"backbone": "nano", "pretrained": False, "spaq": False, "patch_size": 32, "resize": "none", "epochs": 1}
+    shared |= {"train_patch_num": 1, "test_patch_num": 2, "num_workers": 0, "device": "cpu", "batch_size": 4}
+    ablation = {"baseline": "a", "rows": {"a": {}}, "seeds": [0], "shared": shared}
+    (tmp_path / "few.yaml").write_text(json.dumps(ablation))
+    results = tmp_path / "results"
+    arguments = ["run_ablations", str(tmp_path / "few.yaml"), "--results_dir", str(results)]
+    done = launch(tmp_path, 2, arguments, script=late + RUN_EACH)
+    assert done.returncode == 0, done.stderr
+    assert (results / "few" / "table.json").is_file() and done.stdout.count("paired bootstrap over contents") == 1

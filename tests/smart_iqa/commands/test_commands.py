@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import trees
 from helpers import ROOT, SMALL, command, empty_checkpoint, fill
 from PIL import Image
 
@@ -253,6 +254,21 @@ def test_an_absent_database_for_the_cross_test_is_said_in_one_line(pictures, tmp
     assert f"no database at {tmp_path / 'kadid-10k'}" in caplog.text
 
 
+def test_images_of_a_cross_test_that_are_among_those_of_training_are_said_and_counted(pictures, tmp_path, caplog):
+    trees.spaq(tmp_path / "spaq", [(f"{i}.png", 10.0 * i) for i in range(9)])
+    for i, scene in enumerate(("scene0_0", "scene1_0", "scene2_0", "scene3_0", "scene4_0")):  # some of them trained on
+        shutil.copy(pictures / f"{scene}.png", tmp_path / "spaq" / "TestImage" / f"{i}.png")
+    arguments = ["--name", "cross", "--epochs", "1", "--cross_datasets", "spaq", "--data_root", tmp_path]
+    assert train(pictures, tmp_path, *arguments) == 0
+    names = json.loads((tmp_path / "cross" / "split.json").read_text())["train"]
+    copied = sum(f"scene{i}_0.png" in names for i in range(5))
+    protocol = json.loads((tmp_path / "cross" / "results.json").read_text())["protocol"]
+    found = protocol["images_in_training"]["spaq"]
+    assert copied and found["identical_images"] == copied and found["images"] == 9
+    assert any(f"spaq: {copied} of 9 images are byte-identical" in note for note in protocol["notes"])
+    assert f"spaq: {copied} of 9 images are byte-identical" in caplog.text
+
+
 def test_predict_scores_files_and_folders_and_writes_csv(run, pictures, tmp_path, capsys):
     one = pictures / "scene0_0.png"
     assert command("predict", one, pictures, "--checkpoint", run, "--output", tmp_path / "scores.csv") == 0
@@ -372,4 +388,5 @@ def test_a_published_file_is_a_checkpoint_like_any_other(pictures, tmp_path):
 def test_a_run_chosen_on_the_test_part_says_so_in_its_results(pictures, tmp_path, caplog):
     assert train(pictures, tmp_path, "--name", "marked", "--epochs", "1", "--select_on", "test") == 0
     assert "chosen on the test split" in caplog.text
-    assert json.loads((tmp_path / "marked" / "results.json").read_text())["protocol"]["selected_on"] == "test"
+    protocol = json.loads((tmp_path / "marked" / "results.json").read_text())["protocol"]
+    assert protocol["selected_on"] == "test" and protocol["name"] == "ours, selected on test"
