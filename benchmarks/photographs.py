@@ -4,7 +4,7 @@
 
 The photographs are those that every training leaves out (`iqa.photographs.held_out`). A *step* goes from the original
 to level 1 or from a level to the next; the score should fall in each. *Below* is the share of distorted copies that
-score below their original. Sizes are made by Lanczos filtering, the longer side as named; a size that would enlarge a
+score below their original; copies that equal the original are not counted. Sizes are made by Lanczos filtering, the longer side as named; a size that would enlarge a
 photograph is left out.
 """
 
@@ -30,16 +30,21 @@ SIZES = (160, 192, 224, 256, 320)
 
 
 def distorted_scores(scorer: Scorer, photograph: Image.Image, folder: Path) -> np.ndarray:
-    """Scores (kinds, 1 + levels) of a photograph and its distorted copies, the original first."""
+    """Scores (kinds, 1 + levels) of a photograph and its distorted copies, the original first.
+
+    NaN stands for copies that are the original: less saturation does nothing to a grey photograph.
+    """
     pixels = np.asarray(photograph)
     photograph.save(folder / "original.png")
-    paths = [folder / "original.png"]
+    paths, same = [folder / "original.png"], []
     for number, kind in enumerate(DISTORTIONS):
         for level in range(1, NUM_LEVELS + 1):
             paths.append(folder / f"{kind}_{level}.png")
-            Image.fromarray(distort(pixels, kind, level, np.random.default_rng([number, level]))).save(paths[-1])
+            copy = distort(pixels, kind, level, np.random.default_rng([number, level]))
+            same.append(np.array_equal(copy, pixels))
+            Image.fromarray(copy).save(paths[-1])
     original, *others = scorer.score(paths)
-    levels = np.reshape(others, (len(DISTORTIONS), NUM_LEVELS))
+    levels = np.where(same, np.nan, others).reshape(len(DISTORTIONS), NUM_LEVELS)
     return np.concatenate([np.full((len(DISTORTIONS), 1), original), levels], axis=1)
 
 
@@ -57,16 +62,22 @@ def size_scores(scorer: Scorer, photograph: Image.Image, folder: Path) -> dict[i
 
 def summarise(scores: np.ndarray) -> dict:
     """Shares in percent of scores (photographs, kinds, 1 + levels), and the median rank correlation with the level."""
-    falls, below = np.diff(scores, axis=2) < 0, scores[:, :, 1:] < scores[:, :, :1]
-    ranks = [-spearmanr(range(NUM_LEVELS), levels).statistic for levels in scores[:, :, 1:].reshape(-1, NUM_LEVELS)]
-    by_kind = {kind: round(100 * falls[:, number].mean(), 2) for number, kind in enumerate(DISTORTIONS)}
+    steps, gaps = np.diff(scores, axis=2), scores[:, :, 1:] - scores[:, :, :1]
+    whole = [levels for levels in scores[:, :, 1:].reshape(-1, NUM_LEVELS) if np.isfinite(levels).all()]
+    ranks = [-spearmanr(range(NUM_LEVELS), levels).statistic for levels in whole]
+    by_kind = {kind: _share_below_0(steps[:, number]) for number, kind in enumerate(DISTORTIONS)}
     return {
         "photographs": len(scores),
-        "falling_steps": round(100 * falls.mean(), 2),
+        "falling_steps": _share_below_0(steps),
         "falling_steps_by_kind": by_kind,
-        "below_original": round(100 * below.mean(), 2),
+        "below_original": _share_below_0(gaps),
         "median_spearman_with_level": round(float(np.median(ranks)), 4),
     }
+
+
+def _share_below_0(values: np.ndarray) -> float:
+    """Percent, of those that are not NaN."""
+    return round(100 * float((values < 0).sum() / np.isfinite(values).sum()), 2)
 
 
 def summarise_sizes(scores: Sequence[dict[int, float]]) -> dict:

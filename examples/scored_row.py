@@ -8,7 +8,7 @@ The photograph is "coffee" of scikit-image (Rachel Michetti, public domain), 600
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -23,9 +23,16 @@ COPIES = (
 )  # fmt: skip
 
 
+def make_parser() -> argparse.ArgumentParser:
+    """The command's one argument."""
+    parser = argparse.ArgumentParser(description="Make distorted copies of a photograph, as files to score.")
+    parser.add_argument("folder", help="where the files are written")
+    return parser
+
+
 def main() -> None:
     """Write the original and its copies to the folder that the command line names."""
-    folder = Path(sys.argv[1])
+    folder = Path(make_parser().parse_args().folder)
     folder.mkdir(parents=True, exist_ok=True)
     original = data.coffee()
     Image.fromarray(original).save(folder / "original.png")
