@@ -4,8 +4,8 @@
 
 The photographs are those that every training leaves out (`iqa.photographs.held_out`). A *step* goes from the original
 to level 1 or from a level to the next; the score should fall in each. *Below* is the share of distorted copies that
-score below their original; copies that equal the original are not counted. Sizes are made by Lanczos filtering, the longer side as named; a size that would enlarge a
-photograph is left out.
+score below their original; copies that equal the original are not counted. Sizes are made by Lanczos filtering, the
+longer side as named; a size that would enlarge a photograph is left out.
 """
 
 from __future__ import annotations

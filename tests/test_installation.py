@@ -34,7 +34,9 @@ def test_every_file_of_the_packages_and_every_configuration_is_in_it(wheel):
     code = {str(f.relative_to(ROOT)) for f in packages if f.suffix in (".py", ".pyi", ".html")}
     configs = {f"iqa/{f.relative_to(ROOT)}" for f in (ROOT / "configs").rglob("*.yaml")}
     assert {"iqa/figures/page.html", "iqa/metrics/__init__.pyi"} <= code and len(configs) > 10
-    assert code | configs <= set(wheel.namelist())
+    weights = {str(file.relative_to(ROOT)) for file in (ROOT / "smart_iqa" / "weights").glob("*.safetensors")}
+    assert weights
+    assert code | configs | weights <= set(wheel.namelist())
 
 
 def test_it_asks_for_the_pinned_packages_and_installs_one_command(wheel):
