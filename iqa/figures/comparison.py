@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from iqa.figures.style import COLOURS, PAGE_WIDTH, STYLE
+from iqa.figures.style import COLOURS, PAGE_WIDTH, STYLE, blank
 
 LEAST_SPAN = 0.02  # of an axis, relative to its values: what differs by less should not look different
 
@@ -38,7 +38,7 @@ def draw_attention_comparison(
     plt.style.use(STYLE)
     names = list(statistics)
     rows = [names] + ([["by layer"] * len(names)] if len(layers) > 1 else [])
-    figure = Figure(figsize=(PAGE_WIDTH, 2.6 * len(rows)))
+    figure = blank(PAGE_WIDTH, 2.6 * len(rows))
     axes = figure.subplot_mosaic(rows)
     for name, by_model in statistics.items():
         _draw_boxes(axes[name], by_model)

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 
-from iqa.figures.style import COLOURS, PAGE_WIDTH, STYLE
+from iqa.figures.style import COLOURS, PAGE_WIDTH, STYLE, blank
 
 PANEL_DPI = 150
 
@@ -36,7 +36,7 @@ def draw_panel(
     plt.style.use(STYLE)
     width = PAGE_WIDTH / 4
     height = width * np.clip(image.shape[0] / image.shape[1], 0.5, 1.6)
-    figure = Figure(figsize=(width * len(parts), height + 1.05))
+    figure = blank(width * len(parts), height + 1.05)
     row, scales = figure.subplots(
         2,
         len(parts),
@@ -126,7 +126,7 @@ def draw_example(
         crop: (H, W, 3) uint8, drawn beside its maps; None where the samples are not images.
     """
     plt.style.use(STYLE)
-    figure = Figure(figsize=(PAGE_WIDTH, 2.9))
+    figure = blank(PAGE_WIDTH, 2.9)
     axes = figure.subplots(1, len(shown) + (crop is not None), squeeze=False)
     panels = list(axes[0])
     if crop is not None:

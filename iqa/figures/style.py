@@ -12,6 +12,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  (the backend has to be chosen first)
+from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from matplotlib.patches import Patch  # noqa: E402
 
@@ -45,10 +46,17 @@ STYLE: dict[str, Any] = {
 }
 
 
+def blank(width: float, height: float) -> Figure:
+    """Make a figure without axes, `width` x `height` inches; nothing keeps it once it is no longer used."""
+    figure = Figure(figsize=(width, height))
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def new_figure(width: float = COLUMN_WIDTH, height: float = 2.4, columns: int = 1) -> tuple[Figure, list]:
     """Make a figure in the style, `width` x `height` inches, with `columns` axes beside each other."""
     plt.style.use(STYLE)  # not for a moment only: legends and titles added later read it too
-    figure = Figure(figsize=(width, height))
+    figure = blank(width, height)
     axes = figure.subplots(1, columns, squeeze=False)
     return figure, list(axes[0])
 
@@ -91,7 +99,7 @@ def shorten(name: str, length: int = LABEL_LENGTH) -> str:
 def new_panels(width: float, heights: Sequence[float]) -> tuple[Figure, list]:
     """Make a figure in the style with axes under each other, `heights` inches each."""
     plt.style.use(STYLE)
-    figure = Figure(figsize=(width, sum(heights)))
+    figure = blank(width, sum(heights))
     axes = figure.subplots(len(heights), 1, height_ratios=list(heights), squeeze=False)
     return figure, list(axes[:, 0])
 
@@ -177,7 +185,7 @@ def new_grid(panels: int, columns: int | None = None) -> tuple[Figure, list]:
     width = PAGE_WIDTH if panels > 1 else COLUMN_WIDTH
     plt.style.use(STYLE)
     size = (width, min(9.0, 0.4 + rows * (width / columns + 0.15)))
-    figure = Figure(figsize=size)
+    figure = blank(*size)
     axes = figure.subplots(rows, columns, squeeze=False)
     for unused in axes.flat[panels:]:
         unused.set_axis_off()

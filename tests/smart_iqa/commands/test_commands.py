@@ -171,7 +171,7 @@ def test_a_terminated_run_says_how_to_go_on(pictures, tmp_path):
         "--epochs",
         "9",
         "--train_patch_num",
-        "9",
+        "3",
     ]
     started = [sys.executable, ROOT / "train_swin.py", *flags, "--results_dir", tmp_path, "--name", "run"]
     with subprocess.Popen(list(map(str, started)), stderr=subprocess.PIPE, text=True) as process:
