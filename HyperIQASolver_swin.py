@@ -364,7 +364,8 @@ class HyperIQASolver:
         loss = self.loss(every_score, labels[:, 0], labels[:, 1], labels[:, 2].long())
         if self.photographs is not None:
             step = number * self.accelerator.num_processes + self.accelerator.process_index
-            loss = loss + self.config.photo_weight * self.photographs(self._score, step)
+            share = self.config.photo_weight / self.accelerator.num_processes  # each process has photographs of its own
+            loss = loss + share * self.photographs(self._score, step)
         return loss, scores
 
     def _score(self, images: Tensor) -> Tensor:

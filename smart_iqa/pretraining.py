@@ -147,7 +147,8 @@ class PretrainingSolver(HyperIQASolver):
         """distil_weight * distil + photo_weight * quality, of this process's share, and the quality of its crops."""
         seed = self.config.seed + batch.seed * self.accelerator.num_processes + self.accelerator.process_index
         distil, loss, (quality, _) = self._losses(torch.tensor(batch.rows), self._side(batch.epoch), seed)
-        return self.config.distil_weight * distil + self.config.photo_weight * loss, quality[0]
+        total = self.config.distil_weight * distil + self.config.photo_weight * loss
+        return total / self.accelerator.num_processes, quality[0]  # the solver adds up what the processes give
 
     def _side(self, epoch: int) -> int:
         """Crops grow as the epochs go: each side of `photo_sides` has its share of them."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -459,3 +460,19 @@ def test_a_resumed_fp16_run_goes_on_with_its_scale(table, tmp_path):
     resumed.fit()
     assert_equal_states(state(whole), state(resumed))
     assert resumed.accelerator.scaler.state_dict() == whole.accelerator.scaler.state_dict()
+
+
+@pytest.mark.parametrize("processes", [1, 4])
+def test_photographs_weigh_the_same_however_many_processes_share_them(processes):
+    solver = object.__new__(HyperIQASolver)
+    solver.config = Config(photo_weight=2.0)
+    solver.accelerator = SimpleNamespace(num_processes=processes, process_index=0, mixed_precision="no")
+    solver.accelerator.device, solver.accelerator.gather = torch.device("cpu"), lambda values: values
+    solver.to_images, solver.model = lambda crops, augment, jitter: crops, lambda images: images
+    solver.loss, solver.photographs = lambda *values: torch.tensor(0.0), lambda score, step: torch.tensor(3.0)
+    batch = SimpleNamespace(crops=torch.ones(2), augment=None, mos=torch.ones(2), mos_std=torch.ones(2))
+    batch.database = torch.zeros(2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("HyperIQASolver_swin.gather_shares", lambda accelerator, scores, labels, size: (scores, labels))
+        loss, _ = solver.batch_loss(batch, 2, 0)
+    assert loss.item() * processes == 6  # what `backward` is given, for one process and added up for several
