@@ -84,3 +84,10 @@ def test_no_photographs_are_one_line(tmp_path, capsys, arguments, word):
 def test_sides_grow_with_the_epochs(photos, tmp_path):
     assert pretrain(photos, tmp_path, "--photo_sides", "32", "48") == 0
     assert json.loads((tmp_path / "run" / "pretraining.json").read_text())["config"]["photo_sides"] == [32, 48]
+
+
+def test_other_photographs_do_not_go_on_with_a_run(photos, tmp_path, capsys):
+    assert pretrain(photos, tmp_path) == 0
+    other = photos.rename(tmp_path / "other")
+    assert pretrain(other, tmp_path, "--resume") == 2
+    assert "photos is" in capsys.readouterr().err
