@@ -98,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(table):
         print(table.to_string(index=False))
     if output is not None:
-        spreadsheet_safe(table).to_csv(output, index=False)
+        write_atomically(output, lambda temporary: spreadsheet_safe(table).to_csv(temporary, index=False))
     if sheet is not None and len(table):
         _write_sheet(sheet, table)
     if problems:
