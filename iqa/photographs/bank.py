@@ -99,13 +99,6 @@ class Photographs:
         top, left = down * (height - extent), across * (width - extent)
         return self._cut(rows, top, left, extent, flip < 0.5, side)
 
-    def middles(self, rows: Tensor, side: int) -> Tensor:
-        """The largest middle squares of photographs (B,), as crops (B, 3, side, side) in 0..1."""
-        height, width = self.sizes[rows].unbind(dim=1)
-        extent = torch.minimum(height, width)
-        top, left = (height - extent) / 2, (width - extent) / 2
-        return self._cut(rows, top, left, extent, torch.zeros(len(rows), dtype=torch.bool), side)
-
     def _cut(self, rows: Tensor, top: Tensor, left: Tensor, extent: Tensor, flip: Tensor, side: int) -> Tensor:
         """Squares of `extent` pixels at (top, left): whole pixels where that is `side`, else resampled."""
         canvas, device = self.pixels.shape[-1], self.pixels.device

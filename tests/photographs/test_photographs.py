@@ -60,10 +60,14 @@ def test_crops_follow_from_their_seed_and_show_the_photograph(photographs):
     assert not torch.equal(crops[0], photographs.crops(rows, 32, torch.Generator().manual_seed(5)))
 
 
-def test_the_middle_of_a_square_photograph_is_the_photograph(photographs):
+def test_a_crop_of_a_photographs_own_size_is_the_photograph_or_its_mirror_image(photographs):
     row = [file.stem for file in photographs.files].index("5")
-    middle = photographs.middles(torch.tensor([row]), 64)[0]
-    assert torch.allclose(middle * 255, photographs.pixels[row, :, :64, :64].float(), atol=1e-3)
+    crops = photographs.crops(torch.tensor([row] * 8), 64, torch.Generator().manual_seed(0))
+    own = photographs.pixels[row, :, :64, :64].float()
+    as_it_is = [torch.allclose(crop * 255, own, atol=1e-3) for crop in crops]
+    mirrored = [torch.allclose(crop.flip(-1) * 255, own, atol=1e-3) for crop in crops]
+    assert any(as_it_is) and any(mirrored)
+    assert all(a != b for a, b in zip(as_it_is, mirrored, strict=True))
 
 
 def test_a_triplet_is_the_crop_and_two_copies_less_and_less_like_it(photographs):
