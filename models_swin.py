@@ -9,7 +9,7 @@
 
 The HyperNet idea and its sizes are HyperIQA's (Su et al., "Blindly Assess Image Quality in the Wild
 Guided by a Self-Adaptive Hyper Network", CVPR 2020); the backbone is Swin (Liu et al., ICCV 2021) or
-any timm model that yields four stages of features.
+any timm model that yields four stages of features, plain vision transformers at four depths included.
 
     >>> model = SmartIQA(backbone="nano", fusion="channel").eval()
     >>> model(torch.zeros(2, 3, 224, 224)).shape
@@ -32,6 +32,7 @@ from iqa.system import declare_missing_operators
 
 declare_missing_operators()
 import timm  # noqa: E402  (importing timm imports torchvision, which needs the line above)
+from timm.models._features import FeatureGetterNet  # noqa: E402
 
 GRID = 7  # side of the maps that fusion and HyperNet work on
 HYPER_CHANNELS = 112
@@ -67,6 +68,8 @@ BACKBONES = {
     "resnet50": BackboneSpec("resnet50", reduce_channels=(1024, 512, HYPER_CHANNELS)),
 }
 _ANY_SIZE = {"timm.models.swin_transformer", "timm.models.swin_transformer_v2"}
+# One width and stride from input to output: ViT, CLIP, SigLIP, DINOv2; EVA, DINOv3; DeiT.
+_PLAIN = {"timm.models.vision_transformer", "timm.models.eva", "timm.models.deit"}
 
 
 def backbone_spec(name: str) -> BackboneSpec:
@@ -90,6 +93,8 @@ def backbone_spec(name: str) -> BackboneSpec:
 class Backbone(nn.Module):
     """A timm feature extractor reduced to its last four stages, in NCHW.
 
+    A plain vision transformer gives four maps of one stride, taken after each quarter of its blocks.
+
     Args:
         name: a key of `BACKBONES` or any timm model name.
         drop_path_rate: stochastic depth; None takes the backbone's usual value.
@@ -111,7 +116,8 @@ class Backbone(nn.Module):
         self.channels: list[int] = info.channels()[-4:]
         self.strides: list[int] = info.reduction()[-4:]
         self.channels_last_output = str(getattr(body, "output_fmt", "NCHW")).endswith("NHWC")
-        self.patch = 4  # Swin's patch embedding takes sides divisible by 4; a CNN takes them too
+        # Swin's patch embedding takes sides divisible by 4; a CNN takes them too; a plain transformer's patches do not
+        self.patch = self.strides[0] if isinstance(body, FeatureGetterNet) else 4
         self.is_convolutional = any(keeps_batch_statistics(m) for m in body.modules())
         if self.is_convolutional:
             body.to(memory_format=torch.channels_last)  # twice as fast for a CNN; Swin gains nothing
@@ -123,12 +129,13 @@ class Backbone(nn.Module):
 
         A stage's downsampling belongs to its first block.
         """
-        stem, blocks = list(self.body.parameters(recurse=False)), []
-        for child in self.body.children():
-            if isinstance(child, nn.Sequential | nn.ModuleList) or hasattr(child, "blocks"):
+        body = self.body.model if isinstance(self.body, FeatureGetterNet) else self.body
+        stem, blocks = list(body.parameters(recurse=False)), []
+        for child in body.children():
+            if (isinstance(child, nn.Sequential | nn.ModuleList) and len(child)) or hasattr(child, "blocks"):
                 blocks += _blocks_of(child)
-            else:
-                stem += child.parameters()
+            else:  # the last norm of a plain transformer learns as its last block
+                (blocks[-1] if blocks else stem).extend(child.parameters())
         return [layer for layer in (stem, *blocks) if layer]
 
     def normalise(self, images: Tensor) -> Tensor:
@@ -177,12 +184,16 @@ def _blocks_of(module: nn.Module) -> list[list[nn.Parameter]]:
 def _create_features(spec: BackboneSpec, drop_path_rate: float) -> Any:
     """timm's `features_only` form of a backbone, randomly initialised; timm declares no type for its attributes."""
     options = dict(spec.build)
-    if timm.models.model_entrypoint(spec.timm_name).__module__ in _ANY_SIZE:
+    family = timm.models.model_entrypoint(spec.timm_name).__module__
+    if family in _ANY_SIZE:
         options["strict_img_size"] = False
     if drop_path_rate:
         options["drop_path_rate"] = drop_path_rate
     try:
-        body: Any = timm.create_model(spec.timm_name, pretrained=False, features_only=True, **options)
+        if family in _PLAIN:
+            body: Any = _four_depths(timm.create_model(spec.timm_name, dynamic_img_size=True, num_classes=0, **options))
+        else:
+            body = timm.create_model(spec.timm_name, pretrained=False, features_only=True, **options)
     except (TypeError, RuntimeError, AttributeError) as error:
         raise UserError(f"backbone {spec.timm_name!r} cannot be built for features: {error}") from error
     for module in body.modules():
@@ -192,6 +203,18 @@ def _create_features(spec: BackboneSpec, drop_path_rate: float) -> Any:
                 module.attn.fused_attn = True  # timm leaves torch's scaled_dot_product_attention off, as untested
         elif isinstance(module, timm.layers.DropPath) and not drop_path_rate:
             module.drop_prob = 0.0  # Swin's own default in timm is 0.1
+    return body
+
+
+def _four_depths(transformer: Any) -> FeatureGetterNet:
+    """A plain transformer as a feature extractor: its tokens after each quarter of its blocks, as maps.
+
+    All pass its last norm, since the scale of the tokens grows with depth; so does the linear evaluation of DINOv2
+    (Oquab et al., 2023). Positions are resampled to the size of the images.
+    """
+    depth = len(transformer.blocks)
+    body = FeatureGetterNet(transformer, [depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)], norm=True)
+    body.pretrained_cfg = transformer.pretrained_cfg
     return body
 
 

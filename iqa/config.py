@@ -106,7 +106,7 @@ class Config:
     cache_dir: str | None = _setting(None, "where (default: smart_iqa in the user's cache folder)")
 
     # Network.
-    backbone: str = _setting("tiny", f"{', '.join(MODEL_SIZES)} (Swin) or any timm model with four stages")
+    backbone: str = _setting("tiny", f"{', '.join(MODEL_SIZES)} (Swin), any timm model with four stages, or a ViT")
     fusion: str = _setting("concat", "how the four stages are joined", tuple(FUSION_KINDS))
     content_vector: str = _setting(
         "lda", "TargetNet's input: small grids of each stage, or averages", ("lda", "pooled")

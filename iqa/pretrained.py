@@ -155,7 +155,7 @@ def _differs_from_published(backbone: nn.Module) -> bool:
     """Whether the body was built with sizes of its own, as `nano` is."""
     with torch.device("meta"):
         published = timm.create_model(backbone.timm_name, features_only=True)
-    return published.feature_info.channels()[-4:] != backbone.channels
+    return set(published.feature_info.channels()[-4:]) != set(backbone.channels)  # timm takes three depths of a ViT
 
 
 def _hub_reachable() -> bool:
@@ -170,11 +170,11 @@ def _hub_reachable() -> bool:
 
 
 def _load_body(body: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Copy `state` into a timm feature extractor, whose first name part may be flattened (layers_0)."""
+    """Copy `state` into a timm feature extractor; its names may start with `model.`, or be flattened (layers_0)."""
     ours = body.state_dict()
     found = {}
     for name, tensor in ours.items():
-        full_name = re.sub(r"^([a-z_]+?)_(\d+)\.", r"\1.\2.", name)
+        full_name = _whole_name(name)
         theirs = state.get(name, state.get(full_name))
         if theirs is None and name.endswith("num_batches_tracked"):
             theirs = tensor
@@ -187,8 +187,13 @@ def _load_body(body: nn.Module, state: dict[str, Tensor], source: str) -> None:
             )
         found[name] = theirs
     used = {id(tensor) for tensor in found.values()}
-    parts = {re.sub(r"^([a-z_]+?)_(\d+)\.", r"\1.\2.", name).split(".")[0] for name in ours}
+    parts = {_whole_name(name).split(".")[0] for name in ours}
     left = (n for n, t in state.items() if id(t) not in used and n.split(".")[0] in parts and not _COMPUTED.search(n))
     if (name := next(left, None)) is not None:
         raise UserError(f"{source} is of a larger network: the backbone has no tensor {name!r}")
     body.load_state_dict(found)
+
+
+def _whole_name(name: str) -> str:
+    """A tensor's name in the whole network, from that in its feature extractor."""
+    return re.sub(r"^([a-z_]+?)_(\d+)\.", r"\1.\2.", name.removeprefix("model."))

@@ -405,9 +405,9 @@ def test_an_unknown_fusion_or_content_vector_is_refused_with_the_known_ones() ->
 
 
 def test_a_backbone_with_fewer_than_four_stages_is_refused() -> None:
-    # timm gives three feature maps of a plain vision transformer, all at one resolution.
-    with torch.device("meta"), pytest.raises(UserError, match="'vit_tiny_patch16_224' has 3 stages; four are needed"):
-        Backbone("vit_tiny_patch16_224")
+    # timm gives three feature maps of BEiT, whose positions are of one size of image.
+    with torch.device("meta"), pytest.raises(UserError, match="'beit_base_patch16_224' has 3 stages; four are needed"):
+        Backbone("beit_base_patch16_224")
 
 
 def test_a_drop_path_rate_for_a_backbone_without_stochastic_depth_is_refused() -> None:

@@ -47,7 +47,10 @@ def parse_variant(text: str) -> tuple[str, str]:
 
 def backbone_stages(model: SmartIQA) -> dict[str, int]:
     """Count the parameters of the backbone's top-level parts, as timm names them."""
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.backbone.body.named_children()}
+    body = model.backbone.body
+    body = getattr(body, "model", body)  # of a plain transformer, the whole of it
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in body.named_children()}
+    counts["own"] = sum(p.numel() for p in body.parameters(recurse=False))  # positions and class token
     return {name: count for name, count in counts.items() if count}
 
 
