@@ -20,6 +20,8 @@ from __future__ import annotations
 
 import difflib
 import functools
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -161,6 +163,84 @@ class Backbone(nn.Module):
 
 
 SwinBackbone = Backbone  # by its name in the design, where every backbone is a Swin
+
+
+class JoinedBackbone(nn.Module):
+    """Several looks at an image as one backbone: other networks, other scales, deviations beside means.
+
+    Each stage is the concatenation, over backbones and scales, of the means (and deviations) within 7x7 cells, so
+    that maps of different sizes meet. Deviations tell fine texture from flat areas of the same mean.
+
+    Args:
+        names: of the backbones, as `Backbone` takes them.
+        scales: of the image that each of them sees; 0.5 halves its sides.
+        deviation: give the deviation within each cell beside its mean.
+        drop_path_rate: as `Backbone` takes it.
+    """
+
+    def __init__(
+        self, names: Sequence[str], scales: Sequence[float], deviation: bool, drop_path_rate: float | None = None
+    ):
+        super().__init__()
+        self.members = nn.ModuleList(Backbone(name, drop_path_rate) for name in names)
+        self.scales, self.deviation = tuple(scales), deviation
+        self.name, self.timm_name = "+".join(names), "+".join(member.timm_name for member in self.members)
+        looks = len(self.scales) * (1 + deviation)
+        self.channels = [looks * sum(widths) for widths in zip(*(m.channels for m in self.members), strict=True)]
+        self.strides: list[int] = self.members[0].strides
+        self.patch = 1  # each member pads for itself
+        self.is_convolutional = any(member.is_convolutional for member in self.members)
+        self.mean: tuple[float, ...] = self.members[0].mean
+        self.std: tuple[float, ...] = self.members[0].std
+
+    def layer_parameters(self) -> list[list[nn.Parameter]]:
+        """The parameters by layer, from input to output: the members' last layers lie side by side, and so on back."""
+        by_depth = itertools.zip_longest(*(reversed(m.layer_parameters()) for m in self.members), fillvalue=())
+        return [[p for layer in layers for p in layer] for layers in by_depth][::-1]
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in 0..1 as `forward` expects them."""
+        return self.members[0].normalise(images)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Normalised images (B, 3, H, W) -> four maps (B, C_i, 7, 7), in fp32.
+
+        Raises:
+            ValueError: a side is below 32 pixels at the smallest scale.
+        """
+        looks = [member(self._seen_by(member, images, scale)) for member in self.members for scale in self.scales]
+        pool = cell_statistics if self.deviation else to_grid
+        return [torch.cat([pool(stage.float()) for stage in stages], dim=1) for stages in zip(*looks, strict=True)]
+
+    def _seen_by(self, member: Backbone, images: Tensor, scale: float) -> Tensor:
+        if (member.mean, member.std) != (self.mean, self.std):
+            mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (self.mean, self.std))
+            images = member.normalise(images * std + mean)
+        if scale == 1:
+            return images
+        return F.interpolate(images, scale_factor=scale, mode="bilinear", antialias=True)
+
+
+def cell_statistics(stage: Tensor) -> Tensor:
+    """Mean and deviation of a map (B, C, H, W) within 7x7 cells: (B, 2C, 7, 7)."""
+    mean = to_grid(stage)
+    # A root has no finite slope at 0, and rounding may take a flat cell's variance below it.
+    deviation = (to_grid(stage * stage) - mean * mean).clamp(min=1e-6).sqrt()
+    return torch.cat([mean, deviation], dim=1)
+
+
+def make_backbone(
+    name: str, scales: Sequence[float] = (1.0,), deviation: bool = False, drop_path_rate: float | None = None
+) -> Backbone | JoinedBackbone:
+    """The backbone of a name, or of several joined by `+`, at one scale or several.
+
+    Raises:
+        UserError: one of the names is unknown.
+    """
+    names = name.split("+")
+    if len(names) == 1 and tuple(scales) == (1.0,) and not deviation:
+        return Backbone(name, drop_path_rate)
+    return JoinedBackbone(names, scales, deviation, drop_path_rate)
 
 
 def keeps_batch_statistics(module: nn.Module) -> bool:
@@ -586,9 +666,11 @@ class SmartIQA(nn.Module):
     """Blind image quality assessment: normalised images (B, 3, H, W) -> scores (B,), higher is better.
 
     Args:
-        backbone: `nano`, `tiny`, `small`, `base` (Swin) or any timm model with four stages.
+        backbone: `nano`, `tiny`, `small`, `base` (Swin) or any timm model with four stages; several joined by `+`.
         fusion: a key of `FUSIONS`.
         content_vector: a key of `CONTENT_BRANCHES`.
+        scales: of the image that the backbone sees; their stages are joined.
+        deviation: join each stage's deviation within 7x7 cells to its mean.
         pretrained: load the backbone's ImageNet weights (see `iqa.pretrained`); False builds offline.
         backbone_weights: read the backbone's weights from this file instead.
         drop_path_rate: stochastic depth of the backbone; None takes the backbone's usual value.
@@ -611,14 +693,16 @@ class SmartIQA(nn.Module):
         freeze_backbone: bool = False,
         freeze_batch_norm: bool = True,
         content_vector: str = "lda",
+        scales: Sequence[float] = (1.0,),
+        deviation: bool = False,
     ):
         super().__init__()
         for kind, name, table in (("fusion", fusion, FUSIONS), ("content_vector", content_vector, CONTENT_BRANCHES)):
             if name not in table:
                 raise UserError(f"unknown {kind} {name!r}; known: {', '.join(table)}")
-        spec = backbone_spec(backbone)
+        spec = backbone_spec(backbone.split("+")[0])
         dropout_rate = spec.dropout_rate if dropout_rate is None else dropout_rate
-        self.backbone = Backbone(backbone, drop_path_rate)
+        self.backbone = make_backbone(backbone, scales, deviation, drop_path_rate)
         self.content = CONTENT_BRANCHES[content_vector](self.backbone.channels)
         self.fusion = FUSIONS[fusion](self.backbone.channels)
         from_vector = self.fusion.gives_vector
@@ -630,7 +714,10 @@ class SmartIQA(nn.Module):
         if pretrained or backbone_weights:
             from iqa.pretrained import load_backbone_weights
 
-            self.weights_source = load_backbone_weights(self.backbone, backbone_weights)
+            members = getattr(self.backbone, "members", [self.backbone])
+            if backbone_weights and len(members) > 1:
+                raise UserError(f"backbone_weights: one file cannot fill {len(members)} backbones ({backbone})")
+            self.weights_source = "; ".join(load_backbone_weights(member, backbone_weights) for member in members)
         self.freeze_backbone, self.freeze_batch_norm = freeze_backbone, freeze_batch_norm
         self.backbone.requires_grad_(not freeze_backbone)
 
@@ -681,9 +768,12 @@ class SmartIQA(nn.Module):
         Raises:
             UserError: the fusion weighs positions before they are pooled.
         """
-        if not self.fusion.grids:
+        content, fusion = self.branch_grids
+        if not fusion:
             raise UserError(f"{type(self.fusion).__name__} weighs positions before pooling: it has no features to keep")
         sides = [(side, GRID, 1) for side in LDA_GRIDS] + [(GRID, 1)]
+        if max(*content, *fusion) == 1:  # averages alone: a hundredth of the room
+            sides = [(1,)] * len(sides)
         return [
             (stage, channels, side) for stage, channels in enumerate(self.backbone.channels) for side in sides[stage]
         ]
@@ -692,7 +782,8 @@ class SmartIQA(nn.Module):
         """All that the rest of the network reads of the backbone: images (B, 3, H, W) -> (B, D).
 
         Pooling commutes with the 1x1 convolutions that come first, so `score_features` gives the scores of the images.
-        The features are the same for every fusion and content branch, so that one cache serves them all.
+        The features are the same for every fusion and content branch, so that one cache serves them all; those that
+        read nothing but averages have a small one of their own.
         """
         stages = self.backbone(images)
         pooled = [F.adaptive_avg_pool2d(stages[i].float(), side).flatten(1) for i, _, side in self.feature_grids]
@@ -707,9 +798,15 @@ class SmartIQA(nn.Module):
             for (stage, channels, side), flat in zip(grids, maps, strict=True)
         }
         # A stage that a branch does not read (side 0) still has its place in the list.
-        branches = (self.content.grids, self.fusion.grids)
-        content, fusion = ([by_place[stage, side or 1] for stage, side in enumerate(sides)] for sides in branches)
+        content, fusion = (
+            [by_place[stage, side or 1] for stage, side in enumerate(sides)] for sides in self.branch_grids
+        )
         return content, fusion
+
+    @property
+    def branch_grids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """At which side content branch and fusion pool each stage; see `Branch`."""
+        return self.content.grids, self.fusion.grids
 
     def parameter_groups(self, lr: float, lr_ratio: float, layer_decay: float | None = None) -> list[dict]:
         """Optimizer groups: the backbone at `lr`, everything new (LDA included) at `lr * lr_ratio`.
@@ -732,6 +829,103 @@ class SmartIQA(nn.Module):
         new = [p for name, p in self.named_parameters() if not name.startswith("backbone.")]
         groups.append({"name": "head", "params": new, "lr": lr * lr_ratio})
         return [group for group in groups if group["params"]]
+
+
+class PlainNetwork(SmartIQA):
+    """The control that generated weights have to beat: one MLP for all images, of about as many parameters.
+
+    It reads the average of every stage, as `PooledContent` does, and has the depth of TargetNet. Arguments are those
+    of `SmartIQA`; fusion and content vector only set how many parameters there are to match.
+    """
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options)
+        size, inputs = sum(p.numel() for p in self._head_parameters()), sum(self.backbone.channels)
+        dropout_rate = self.target_net.dropout.p
+        del self.content, self.fusion, self.reduce, self.hypernet, self.target_net
+        # Two hidden layers of width w have w * (inputs + w) weights.
+        width = round((-inputs + (inputs**2 + 4 * size) ** 0.5) / 2)
+        self.mlp = nn.Sequential(
+            *(nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(dropout_rate)),
+            *(nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout_rate)),
+            nn.Linear(width, 1),
+        )
+        for layer in self.mlp[::3]:
+            nn.init.kaiming_normal_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        nn.init.constant_(self.mlp[-1].bias, MID_SCORE)
+
+    @property
+    def branch_grids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Averages of every stage."""
+        return PooledContent.grids, PooledContent.grids
+
+    def _head_parameters(self) -> list[nn.Parameter]:
+        return [p for name, p in self.named_parameters() if not name.startswith("backbone.")]
+
+    def from_stages(self, content_stages: list[Tensor], fusion_stages: list[Tensor]) -> Inspection:
+        """Everything after the backbone; there is no attention, and no weight is generated."""
+        dtype = self.mlp[0].weight.dtype
+        with torch.autocast(content_stages[0].device.type, enabled=False):
+            pooled = torch.cat([_to_vector(stage.to(dtype)) for stage in content_stages], dim=1)
+            scores = self.mlp(pooled).squeeze(1)
+        return Inspection(scores, None, None, TargetWeights([], []), pooled)
+
+
+class Ensemble(nn.Module):
+    """Networks of one architecture whose scores are averaged: one model.
+
+    Frozen backbones are equal, so that all networks share the first one's.
+
+    Args:
+        networks: at least one.
+    """
+
+    def __init__(self, networks: Sequence[SmartIQA]):
+        super().__init__()
+        self.backbone = networks[0].backbone
+        self.freeze_backbone = networks[0].freeze_backbone
+        self.weights_source = networks[0].weights_source
+        if self.freeze_backbone:
+            for network in networks:
+                del network.backbone
+                object.__setattr__(network, "backbone", self.backbone)  # no module of its own: stored and moved once
+        self.networks: Sequence[SmartIQA] = nn.ModuleList(networks)  # type: ignore[assignment]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) -> scores (B,)."""
+        if not self.freeze_backbone:
+            return torch.stack([network(images) for network in self.networks]).mean(dim=0)
+        stages = self.backbone(images)
+        return torch.stack([network.from_stages(stages, stages).scores for network in self.networks]).mean(dim=0)
+
+    def score_features(self, features: Tensor) -> Tensor:
+        """`pooled_features` of images (B, D) -> the scores (B,) that `forward` gives those images."""
+        return torch.stack([network.score_features(features) for network in self.networks]).mean(dim=0)
+
+    @property
+    def feature_grids(self) -> list[tuple[int, int, int]]:
+        """As of each network."""
+        return self.networks[0].feature_grids
+
+    def pooled_features(self, images: Tensor) -> Tensor:
+        """As of each network, whose backbones are frozen and equal."""
+        return self.networks[0].pooled_features(images)
+
+
+HEADS: dict[str, type[SmartIQA]] = {"hypernet": SmartIQA, "mlp": PlainNetwork}
+
+
+def build_network(members: int = 1, head: str = "hypernet", **architecture: Any) -> SmartIQA | Ensemble:
+    """The network of an architecture, or an ensemble of them.
+
+    Args:
+        members: how many networks; 1 is no ensemble.
+        head: a key of `HEADS`.
+        **architecture: arguments of `SmartIQA`.
+    """
+    networks = [HEADS[head](**architecture) for _ in range(members)]
+    return networks[0] if members == 1 else Ensemble(networks)
 
 
 def _reduce(in_channels: int, widths: tuple[int, ...], dropout_rate: float, from_vector: bool) -> nn.Sequential:

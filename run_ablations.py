@@ -131,10 +131,10 @@ def _costs(configs: Sequence[Config]) -> dict:
     import torch
 
     from iqa.costs import count_macs, measure_latency
-    from models_swin import SmartIQA
+    from models_swin import build_network
     from train_swin import architecture_of
 
-    model = SmartIQA(**architecture_of(configs[0]))
+    model = build_network(**architecture_of(configs[0]))
     histories = [read_history(config.run_dir / "history.jsonl") for config in configs]
     best = [read_results(config.run_dir)["training"]["best_epoch"] for config in configs]
     latency = measure_latency(model, batch=1, passes=LATENCY_PASSES, device=torch.device("cpu"))

@@ -49,30 +49,32 @@ log = logging.getLogger(__name__)
 def architecture_of(config: Config) -> dict:
     """The arguments that rebuild a run's network without any weights."""
     keys = ("backbone", "fusion", "content_vector", "drop_path_rate", "dropout_rate")
-    keys += ("freeze_backbone", "freeze_batch_norm")
-    return {key: getattr(config, key) for key in keys}
+    keys += ("freeze_backbone", "freeze_batch_norm", "scales", "deviation", "head")
+    defaults = {"scales": [1.0], "deviation": False, "head": "hypernet"}  # unsaid, as before there were others
+    given = {key: getattr(config, key) for key in keys}
+    return {key: value for key, value in given.items() if key not in defaults or value != defaults[key]}
 
 
 def build_model(config: Config) -> SmartIQA:
     """The network of a run, seeded, with the pretrained weights that its settings ask for."""
     from iqa.runtime import seed_everything
-    from models_swin import SmartIQA
+    from models_swin import build_network
 
     seed_everything(config.seed)
     if config.init_from is not None:
         return _warm_model(config)
     pretrained = config.pretrained and config.backbone_weights is None
-    return SmartIQA(**architecture_of(config), pretrained=pretrained, backbone_weights=config.backbone_weights)
+    return build_network(**architecture_of(config), pretrained=pretrained, backbone_weights=config.backbone_weights)
 
 
 def _warm_model(config: Config) -> SmartIQA:
     """The network with every tensor of `init_from` that fits; the others start as without it."""
     from iqa.checkpoint import load_fitting_state, read_checkpoint
-    from models_swin import SmartIQA
+    from models_swin import build_network
     from smart_iqa.scorer import checkpoint_file
 
     file = checkpoint_file(str(config.init_from))
-    model = SmartIQA(**architecture_of(config))
+    model = build_network(**architecture_of(config))
     taken, total = load_fitting_state(model, read_checkpoint(file)[0], file)
     model.weights_source = f"{config.init_from} ({taken} of {total} tensors)"
     return model

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+HEADS = ("hypernet", "mlp")
 MODEL_SIZES = ("nano", "tiny", "small", "base")  # of Swin
 
 # A primary loss and the function of `iqa.losses` that computes it.

@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from iqa.choices import DEVICES, FUSION_KINDS, LOSSES, MODEL_SIZES, TEST_MODES, describe_crops
+from iqa.choices import DEVICES, FUSION_KINDS, HEADS, LOSSES, MODEL_SIZES, TEST_MODES, describe_crops
 from iqa.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -111,6 +111,9 @@ class Config:
     content_vector: str = _setting(
         "lda", "TargetNet's input: small grids of each stage, or averages", ("lda", "pooled")
     )
+    scales: list[float] = _setting([1.0], "of the image that the backbone sees; their stages are joined")
+    deviation: bool = _setting(False, "join each stage's deviation within 7x7 cells to its mean")
+    head: str = _setting("hypernet", "what scores the stages; mlp is the control without generated weights", HEADS)
     pretrained: bool = _setting(True, "start from ImageNet weights: training from scratch needs far more images")
     backbone_weights: str | None = _setting(None, "file with backbone weights (.pth, .safetensors)")
     init_from: str | None = _setting(None, "start from the network of this run, or of a model of the package")
@@ -153,6 +156,7 @@ class Config:
     early_stopping: bool = _setting(True, "stop when validation no longer improves")
     checkpoint_every: int = _setting(0, "steps between checkpoints within an epoch (default: at its end only)", low=0)
     select_on: str = _setting("val", "split that chooses the checkpoint; test marks the results", ("val", "test"))
+    ensemble: int = _setting(1, "networks of seeds of their own, on one split, whose scores are averaged", low=1)
     train_test_num: int = _setting(1, "rounds over different splits; reports median, mean, deviation", low=1)
     folds: int = _setting(0, "cross-validation by content in this many rounds, at least 3 (default: none)", low=0)
 

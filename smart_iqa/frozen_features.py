@@ -37,7 +37,7 @@ from iqa.data import RowCache
 from iqa.errors import UserError
 from iqa.runtime import autocast
 from iqa.system import progress
-from models_swin import Backbone, SmartIQA
+from models_swin import Backbone, Ensemble, JoinedBackbone, SmartIQA
 
 _CROPS_AT_ONCE = 64
 
@@ -48,14 +48,15 @@ class FeatureNetwork(SmartIQA):
     It holds the modules of `model` by the same names: what one learns the other knows, and their checkpoints are one.
     """
 
-    def __init__(self, model: SmartIQA):
+    def __init__(self, model: SmartIQA | Ensemble):
         nn.Module.__init__(self)
         self._modules = model._modules
-        self.freeze_backbone, self.freeze_batch_norm = model.freeze_backbone, model.freeze_batch_norm
+        object.__setattr__(self, "_scoring", model)  # no module beside its own modules: their names stay
+        self.freeze_backbone, self.freeze_batch_norm = model.freeze_backbone, True  # a frozen backbone's stays anyway
 
     def forward(self, features: Tensor) -> Tensor:
         """Pooled features (B, D) -> scores (B,)."""
-        return self.score_features(features)
+        return self._scoring.score_features(features)
 
 
 class FrozenFeatures:
@@ -74,7 +75,9 @@ class FrozenFeatures:
         UserError: the fusion has no pooled features, or there is no room for them.
     """
 
-    def __init__(self, folder: Path, table: pd.DataFrame, config: Config, model: SmartIQA, accelerator: Accelerator):
+    def __init__(
+        self, folder: Path, table: pd.DataFrame, config: Config, model: SmartIQA | Ensemble, accelerator: Accelerator
+    ):
         self.config, self.network, self.accelerator = config, FeatureNetwork(model), accelerator
         self.row_of = {path: row for row, path in enumerate(table["path"])}
         self.size = sum(channels * side**2 for _, channels, side in model.feature_grids)
@@ -188,7 +191,7 @@ class FeatureDataset(Dataset):
 
 
 def prepare_images(
-    config: Config, folder: Path, table: pd.DataFrame, model: SmartIQA, accelerator: Accelerator
+    config: Config, folder: Path, table: pd.DataFrame, model: SmartIQA | Ensemble, accelerator: Accelerator
 ) -> Preparation | FrozenFeatures:
     """How a run's images come to its network: cached features of a frozen backbone, or cached or plain pixels.
 
@@ -211,11 +214,13 @@ def _settings(config: Config, training: bool) -> dict:
     return settings | {package: importlib.metadata.version(package) for package in ("torch", "timm", "pillow")}
 
 
-def _backbone_record(backbone: Backbone) -> dict:
+def _backbone_record(backbone: Backbone | JoinedBackbone) -> dict:
     """What decides a backbone's features: tensors alone do not tell `efficientnet_lite0` from its tf_ namesake."""
     digest = hashlib.sha256()
     for name, tensor in backbone.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
     record = {"tensors": digest.hexdigest(), "architecture": backbone.timm_name, "padded_to": backbone.patch}
+    if isinstance(backbone, JoinedBackbone):
+        record |= {"scales": backbone.scales, "deviation": backbone.deviation}
     return record | {"mean": backbone.mean, "std": backbone.std}

@@ -22,7 +22,7 @@ from iqa.errors import UserError
 from iqa.evaluation import predict
 from iqa.pretrained import read_state_dict
 from iqa.runtime import make_accelerator
-from models_swin import SmartIQA
+from models_swin import SmartIQA, build_network
 from smart_iqa.frozen_features import FeatureDataset, FrozenFeatures
 from smart_iqa.published import model_from_published
 from smart_iqa.shipped import DEFAULT, Meaning, shipped_file, shipped_names
@@ -167,7 +167,7 @@ def load_model(checkpoint: str | Path = DEFAULT, device: str = "auto", **changes
     tensors, records = read_checkpoint(file)
     made = records["made"]
     config = dataclasses.replace(_config_of(file, made), device=device, **changes)
-    model = SmartIQA(**made["architecture"])
+    model = build_network(**made["architecture"])
     load_model_state(model, tensors, file)
     scorer = Scorer(model, config, make_accelerator(device, config.precision), scales=made.get("scales"))
     scorer.meaning = Meaning(**made["meaning"]) if "meaning" in made else None
