@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 HEADS = ("hypernet", "mlp")
+TRACKERS = ("tensorboard", "wandb", "mlflow")  # by the name of their package
 MODEL_SIZES = ("nano", "tiny", "small", "base")  # of Swin
 
 # A primary loss and the function of `iqa.losses` that computes it.

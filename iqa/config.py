@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from iqa.choices import DEVICES, FUSION_KINDS, HEADS, LOSSES, MODEL_SIZES, TEST_MODES, describe_crops
+from iqa.choices import DEVICES, FUSION_KINDS, HEADS, LOSSES, MODEL_SIZES, TEST_MODES, TRACKERS, describe_crops
 from iqa.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -66,6 +66,8 @@ class Config:
     # The run.
     name: str | None = _setting(None, "name of the run (default: from dataset, backbone, fusion, seed)")
     results_dir: str = _setting("results", "where runs are written")
+    tracker: str = _setting("tensorboard", "what logs the run; wandb and mlflow are packages of their own", TRACKERS)
+    log_every: int = _setting(50, "steps between values for the tracker; 0: by epoch only", low=0)
     seed: int = _setting(0, "seeds initialisation, splits, crops and dropout", low=0)
 
     # Data.
@@ -95,6 +97,9 @@ class Config:
     patch_size: int = _setting(224, "side of a crop; 224 is what the backbones were pretrained on", low=32)
     train_patch_num: int = _setting(20, "training crops per image and epoch, as the paper", low=1)
     test_patch_num: int = _setting(20, "test crops per image, averaged, as the paper", low=1)
+    test_batch_size: int = _setting(
+        0, "crops scored at once (default: batch_size; on a GPU as many as fit where training does)", low=0
+    )
     test_mode: str = _setting(
         "random",
         "how a test image is cropped; random is seeded by the image",
@@ -104,6 +109,9 @@ class Config:
     num_workers: int = _setting(2, "processes that decode images", low=0)
     cache: bool = _setting(True, "keep decoded images, and features of a frozen backbone, on disk")
     cache_dir: str | None = _setting(None, "where (default: smart_iqa in the user's cache folder)")
+    cache_limit: float | None = _setting(
+        None, "gigabytes that all caches may take; those used longest ago go (default: no limit)", above=0
+    )
 
     # Network.
     backbone: str = _setting("tiny", f"{', '.join(MODEL_SIZES)} (Swin), any timm model with four stages, or a ViT")
@@ -155,6 +163,7 @@ class Config:
     patience: int = _setting(7, "epochs without a better validation SRCC before stopping", low=1)
     early_stopping: bool = _setting(True, "stop when validation no longer improves")
     checkpoint_every: int = _setting(0, "steps between checkpoints within an epoch (default: at its end only)", low=0)
+    keep_last: bool = _setting(False, "keep last.safetensors of a complete run, to go on with more epochs later")
     select_on: str = _setting("val", "split that chooses the checkpoint; test marks the results", ("val", "test"))
     ensemble: int = _setting(1, "networks of seeds of their own, on one split, whose scores are averaged", low=1)
     train_test_num: int = _setting(1, "rounds over different splits; reports median, mean, deviation", low=1)
@@ -178,7 +187,16 @@ class Config:
 
     # Machine.
     device: str = _setting("auto", "where to compute", DEVICES)
-    precision: str = _setting("fp32", "arithmetic of the backbone; the rest is fp32", ("fp32", "bf16", "fp16"))
+    precision: str = _setting(
+        "auto",
+        "arithmetic of the backbone, the rest is fp32; auto: bf16 on a GPU that has it, else fp32",
+        ("auto", "fp32", "bf16", "fp16"),
+    )
+    fused_attn: str = _setting(
+        "auto",
+        "torch's scaled_dot_product_attention; auto: on for Swin, off in bf16 on a CPU",
+        ("auto", "on", "off"),
+    )
     compile: bool = _setting(False, "compile the network with torch.compile")
 
     def __post_init__(self):

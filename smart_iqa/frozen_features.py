@@ -35,7 +35,7 @@ from data_loader import (
 from iqa.config import Config
 from iqa.data import RowCache
 from iqa.errors import UserError
-from iqa.runtime import autocast
+from iqa.runtime import autocast, precision_of
 from iqa.system import progress
 from models_swin import Backbone, Ensemble, JoinedBackbone, SmartIQA
 
@@ -84,12 +84,14 @@ class FrozenFeatures:
         self.shapes = {True: (config.train_patch_num, 2, self.size), False: (config.test_crops, 1, self.size)}
         device = accelerator.device.type
         made_by = {"images": image_fingerprint(table), "device": device, "grids": model.feature_grids}
+        made_by |= {"precision": precision_of(accelerator)}
         made_by |= _backbone_record(model.backbone)
         self.rows: dict[bool, RowCache] = {}
         for training, shape in self.shapes.items():
             of = "training" if training else "test"
             key, sizes = _settings(config, training) | made_by, [2 * int(np.prod(shape))] * len(table)
-            self.rows[training] = RowCache(folder / f"features_{of}", key, sizes, f"{of} features of a frozen backbone")
+            name, what = folder / f"features_{of}", f"{of} features of a frozen backbone"
+            self.rows[training] = RowCache(name, key, sizes, what, config.cache_limit, piecewise=True)
 
     def covers(self, table: pd.DataFrame) -> bool:
         """Whether every image of a table is one of this cache's."""
@@ -103,6 +105,7 @@ class FrozenFeatures:
             training: training crops with both flips, instead of test crops.
         """
         wanted = np.array([self.row_of[path] for path in table["path"]])
+        self.rows[training].reserve(wanted)
         processes, mine = self.accelerator.num_processes, self.accelerator.process_index
         missing = set(self.rows[training].missing(wanted)[mine::processes].tolist())
         self._compute(table[[row in missing for row in wanted]], training)
@@ -208,9 +211,9 @@ def prepare_images(
 
 
 def _settings(config: Config, training: bool) -> dict:
-    """The settings that decide what pixels the backbone sees, and its arithmetic."""
+    """The settings that decide what pixels the backbone sees, and the packages that compute."""
     crops = {"training": config.train_patch_num} if training else {config.test_mode: config.test_crops}
-    settings = {"patch_size": config.patch_size, "resize": config.resize, "crops": crops, "precision": config.precision}
+    settings = {"patch_size": config.patch_size, "resize": config.resize, "crops": crops}
     return settings | {package: importlib.metadata.version(package) for package in ("torch", "timm", "pillow")}
 
 

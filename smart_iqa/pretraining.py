@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,7 +33,8 @@ from iqa.photographs import Photographs, held_out, list_photographs, make_triple
 from iqa.pretrained import load_backbone_weights
 from iqa.results import provenance
 from iqa.runtime import autocast, make_accelerator, seed_everything
-from iqa.system import write_atomically, write_json
+from iqa.system import shard_sizes, sum_shares, write_atomically, write_json
+from iqa.watching import require_tracker
 from models_swin import Backbone
 from smart_iqa.runs import open_run_dir, require_new
 
@@ -141,25 +143,28 @@ class PretrainingSolver(HyperIQASolver):
 
     def __init__(self, teacher: Teacher, photographs: Photographs, **options: Any):
         super().__init__(**options)
+        self.val_loader = options["val_loader"]  # every process sees all photographs held out: they are few
         self.teacher, self.bank = teacher, photographs
 
     def batch_loss(self, batch: PhotoBatch, size: int, number: int) -> tuple[Tensor, Tensor]:
-        """distil_weight * distil + photo_weight * quality, of this process's share, and the quality of its crops."""
+        """distil_weight * distil + photo_weight * quality of the whole batch, and the quality of the crops here."""
         seed = self.config.seed + batch.seed * self.accelerator.num_processes + self.accelerator.process_index
-        distil, loss, (quality, _) = self._losses(torch.tensor(batch.rows), self._side(batch.epoch), seed)
+        distil, loss, (quality, _) = self._losses(self.model, batch, self._side(batch.epoch), seed)
         total = self.config.distil_weight * distil + self.config.photo_weight * loss
-        return total / self.accelerator.num_processes, quality[0]  # the solver adds up what the processes give
+        mine = shard_sizes(size, self.accelerator.num_processes)[self.accelerator.process_index]
+        return sum_shares(self.accelerator, total * (mine / size)), quality[0]
 
     def _side(self, epoch: int) -> int:
         """Crops grow as the epochs go: each side of `photo_sides` has its share of them."""
         sides = self.config.photo_sides
         return sides[min((epoch - 1) * len(sides) // self.config.epochs, len(sides) - 1)]
 
-    def _losses(self, rows: Tensor, side: int, seed: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    def _losses(
+        self, model: nn.Module, batch: PhotoBatch, side: int, seed: int
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Distil loss, quality loss, and quality (3, B) as predicted and as it is."""
-        images, similarity = make_triplets(self.bank, rows, side, seed)
+        images, similarity = make_triplets(self.bank, torch.tensor(batch.rows), side, seed)
         images = images.flatten(0, 1)
-        model = self.model if self.model.training else self.kept_model
         with autocast(self.accelerator):
             taught, quality = model(images)
             truth = self.teacher(images)
@@ -171,20 +176,19 @@ class PretrainingSolver(HyperIQASolver):
     @torch.no_grad()
     def evaluate(self, loader: DataLoader) -> dict[str, float]:
         """Both losses on photographs held out, and how well the quality is predicted."""
-        self.kept_model.eval()
-        side = self.config.photo_sides[-1]
-        found = [
-            self._losses(torch.tensor(batch.rows), side, _HELD_OUT_SEED + number) for number, batch in enumerate(loader)
-        ]
+        model, side = self.kept_model.eval(), self.config.photo_sides[-1]
+        found = [self._losses(model, batch, side, _HELD_OUT_SEED + number) for number, batch in enumerate(loader)]
         distil = torch.stack([losses for losses, _, _ in found]).mean().item()
         quality = torch.stack([losses for _, losses, _ in found]).mean().item()
         predicted, true = (torch.cat([pair[i][1:].flatten() for *_, pair in found]).cpu().numpy() for i in (0, 1))
-        return {
+        record = {
             "loss": self.config.distil_weight * distil + self.config.photo_weight * quality,
             "distil": distil,
             "srcc": srcc(predicted.astype(np.float64), true.astype(np.float64)),
             "plcc": plcc(predicted.astype(np.float64), true.astype(np.float64)),
         }
+        # A process's batch statistics are its own until the next step: all go by the first one's, and stop together.
+        return broadcast_object_list([record])[0]
 
     def merit(self, record: dict) -> float:
         """The lower the loss on photographs held out, the better."""
@@ -206,6 +210,7 @@ def pretrain(config: Config, resume: bool = False) -> Path:
     """
     if config.photos is None:
         raise UserError("photos: give --photos FOLDER, a folder of photographs to learn from")
+    require_tracker(config.tracker)
     require_new(config.run_dir, resume)
     files = list_photographs(config.photos)
     if len(files) < 2:
@@ -215,8 +220,8 @@ def pretrain(config: Config, resume: bool = False) -> Path:
     record: dict[str, Any] = {"config": dataclasses.asdict(config), "provenance": provenance()}
     record["teacher"] = solver.teacher.source
     with open_run_dir(config, accelerator, resume):
-        if resume and solver.last_path.is_file():
-            solver.resume()
+        if resume:
+            solver.resume_if_begun()
         log.info("%s: %s learns from %s on %d photographs", config.run_dir, config.backbone, config.teacher, len(files))
         progress = solver.fit()
         student = solver.load_best()
@@ -227,6 +232,7 @@ def pretrain(config: Config, resume: bool = False) -> Path:
             crops = 3 * solver.crops_per_epoch * progress.epochs_done
             record |= {"photographs": len(files), "crops": crops, "history": solver.history}
             write_json(config.run_dir / "pretraining.json", record)
+            solver.remove_what_only_continuing_needs()
     accelerator.wait_for_everyone()  # the weights are on disk
     return weights
 
