@@ -56,12 +56,20 @@ def architecture_of(config: Config) -> dict:
 
 
 def build_model(config: Config) -> SmartIQA:
-    """The network of a run, seeded, with the pretrained weights that its settings ask for."""
+    """The network of a run, seeded, with the weights to start from, of which those learn that its settings name."""
+    from iqa.learning import limit_learning
     from iqa.runtime import seed_everything
     from models_swin import build_network
 
     seed_everything(config.seed)
     if config.init_from is not None:
+        model = _warm_model(config)
+    else:
+        pretrained = config.pretrained and config.backbone_weights is None
+        weights = {"pretrained": pretrained, "backbone_weights": config.backbone_weights}
+        model = SmartIQA(**architecture_of(config), **weights)
+    limit_learning(model.backbone, config.freeze_stages, config.lora_rank, config.grad_checkpointing)
+    return model
         return _warm_model(config)
     pretrained = config.pretrained and config.backbone_weights is None
     return build_network(**architecture_of(config), pretrained=pretrained, backbone_weights=config.backbone_weights)
@@ -100,6 +108,7 @@ def train_and_test(
         resume: continue from the last checkpoint if there is one.
         fold: number of the fold to test on, if the settings ask for cross-validation.
     """
+    from iqa.learning import merge_adapters_in_place
     from iqa.runtime import fuse_attention, precision_of
     from smart_iqa.frozen_features import prepare_images
     from smart_iqa.scorer import Scorer
@@ -123,6 +132,7 @@ def train_and_test(
         made = {"architecture": architecture_of(config), "scales": data.scales}
         solver = _make_solver(config, data.parts, preparation, accelerator, made)
         progress, seconds = _train(solver, {model, preparation.network}, resume)
+        merge_adapters_in_place(model.backbone)
         scorer = Scorer(model, config, accelerator, preparation, data.scales)
         tested = test_databases(scorer, [*databases, *others], data.test_tables())
         results = build_results(
@@ -222,6 +232,7 @@ def run(config: Config, resume: bool = False) -> dict:
     """
     from data_loader import warn_of_small_images
     from iqa.runtime import make_accelerator, require_compiler
+    from smart_iqa.preflight import check_needs
     from iqa.watching import require_tracker
     from smart_iqa.testing import read_databases
 
@@ -239,11 +250,10 @@ def run(config: Config, resume: bool = False) -> dict:
             pass
     _warn(config)
     with accelerator.main_process_first():  # it checks the images, the others find its notes
-        databases = [read_run_database(config)]
-        databases += read_databases(
-            config.also_train_on, config.data_root, config.skip_bad_images, cache_dir=config.cache_dir
-        )
-        others = _other_databases(config)
+        to_test = check_needs(config, architecture_of(config), resume)
+        how = (config.data_places, config.skip_bad_images, config.cache_dir)
+        databases = [read_run_database(config), *read_databases(config.also_train_on, *how)]
+        others = read_databases(to_test, *how)
     for note in (f"{database.name}: {note}" for database in databases for note in database.notes):
         log.info("%s", note)
     for each in (*databases, *others):
@@ -263,17 +273,6 @@ def _warn(config: Config) -> None:
         )
     if config.allow_leakage:
         log.warning("contents may be in two parts: results are marked so and are too good to be true")
-
-
-def _other_databases(config: Config) -> list[Database]:
-    from smart_iqa.testing import read_databases
-
-    names = [*(["spaq"] if config.spaq else []), *config.cross_datasets]
-    names = [name for name in names if name not in (config.dataset, *config.also_train_on)]
-    for name in names:
-        if name not in DATABASES:
-            raise UserError(f"cross_datasets: unknown database {name!r}; known: {', '.join(DATABASES)}")
-    return read_databases(names, config.data_root, config.skip_bad_images, optional=names, cache_dir=config.cache_dir)
 
 
 def _run_splits(

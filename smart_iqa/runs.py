@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iqa.config import Config, add_config_flags, config_from_flags, given_settings, load_config
+from iqa.config import Config, load_config
 from iqa.errors import Stopped, UserError
+from iqa.flags import add_config_flags, config_from_flags, given_settings
 from iqa.system import StopSignals, lock_folder, write_atomically
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 # What may differ when a stopped run goes on: where and how it runs, not what it computes; see also `_may_change`.
 CHANGEABLE = {"device", "num_workers", "data_root", "data_path", "results_dir", "name", "cache_dir", "compile"}
 CHANGEABLE |= {"checkpoint_every", "tracker", "log_every", "cache_limit", "keep_last"}
+CHANGEABLE |= {"data_paths", "grad_checkpointing", "skip_absent"}
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:

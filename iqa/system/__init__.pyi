@@ -6,6 +6,7 @@ from .devices import (
 )
 from .distributed import gather_shares as gather_shares, shard_sizes as shard_sizes, sum_shares as sum_shares
 from .files import (
+    FolderBusyError as FolderBusyError,
     lock_folder as lock_folder,
     spreadsheet_safe as spreadsheet_safe,
     write_atomically as write_atomically,
