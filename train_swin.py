@@ -13,7 +13,7 @@ import dataclasses
 import logging
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
 
@@ -31,7 +31,7 @@ from iqa.results import (
     read_results,
     write_results,
 )
-from iqa.system import is_first_process, lock_folder, start_logging, write_json
+from iqa.system import is_first_process, lock_folder, start_logging, write_atomically, write_json
 from smart_iqa.runs import add_run_flags, open_run_dir, require_new, saying_how_to_go_on, settings_of
 
 if TYPE_CHECKING:
@@ -40,10 +40,12 @@ if TYPE_CHECKING:
     from data_loader import Preparation
     from HyperIQASolver_swin import HyperIQASolver, Progress
     from iqa.photographs import PhotographTerm
-    from models_swin import SmartIQA
+    from models_swin import Ensemble, SmartIQA
     from smart_iqa.frozen_features import FeatureNetwork, FrozenFeatures
+    from smart_iqa.training_data import TrainingData
 
 log = logging.getLogger(__name__)
+NEXT_NETWORK = 1000  # between the seeds of an ensemble's networks: splits count theirs by one
 
 
 def architecture_of(config: Config) -> dict:
@@ -67,12 +69,9 @@ def build_model(config: Config) -> SmartIQA:
     else:
         pretrained = config.pretrained and config.backbone_weights is None
         weights = {"pretrained": pretrained, "backbone_weights": config.backbone_weights}
-        model = SmartIQA(**architecture_of(config), **weights)
+        model = build_network(**architecture_of(config), **weights)
     limit_learning(model.backbone, config.freeze_stages, config.lora_rank, config.grad_checkpointing)
     return model
-        return _warm_model(config)
-    pretrained = config.pretrained and config.backbone_weights is None
-    return build_network(**architecture_of(config), pretrained=pretrained, backbone_weights=config.backbone_weights)
 
 
 def _warm_model(config: Config) -> SmartIQA:
@@ -108,9 +107,7 @@ def train_and_test(
         resume: continue from the last checkpoint if there is one.
         fold: number of the fold to test on, if the settings ask for cross-validation.
     """
-    from iqa.learning import merge_adapters_in_place
-    from iqa.runtime import fuse_attention, precision_of
-    from smart_iqa.frozen_features import prepare_images
+    from iqa.runtime import precision_of
     from smart_iqa.scorer import Scorer
     from smart_iqa.testing import compare_with_training, test_databases
     from smart_iqa.training_data import make_training_data
@@ -119,20 +116,14 @@ def train_and_test(
     data = make_training_data(databases, config, official, fold, config.run_dir if resume else None)
     with accelerator.main_process_first():  # it hashes the images, the others find what it has kept
         compared = compare_with_training(others, data.parts["train"], config.cache_dir)
-    model = build_model(config).to(accelerator.device)
-    fuse_attention(model, config.fused_attn, accelerator)
     with open_run_dir(config, accelerator, resume):
         if accelerator.is_main_process:
             data.write_splits(config.run_dir, config.seed)
         accelerator.wait_for_everyone()
-        described = f"{config.backbone} with {config.fusion} fusion, weights: {model.weights_source}"
-        log.info("%s: %s; %s", config.run_dir, data.in_words(), described)
-        images, caches = data.images(), cache_folder(config.cache_dir) / "+".join(data.scales)
-        preparation = prepare_images(config, caches, images, model, accelerator)
-        made = {"architecture": architecture_of(config), "scales": data.scales}
-        solver = _make_solver(config, data.parts, preparation, accelerator, made)
-        progress, seconds = _train(solver, {model, preparation.network}, resume)
-        merge_adapters_in_place(model.backbone)
+        log.info("%s: %s", config.run_dir, data.in_words())
+        trained = [_train_network(one, data, accelerator, resume) for one in _networks(config)]
+        training = _training_record(trained, databases, data, accelerator)
+        model, preparation = _average(config, trained, data, accelerator)
         scorer = Scorer(model, config, accelerator, preparation, data.scales)
         tested = test_databases(scorer, [*databases, *others], data.test_tables())
         results = build_results(
@@ -140,17 +131,104 @@ def train_and_test(
             origin | {"backbone_weights": model.weights_source},
             _protocol(config, data.record(compared), official and tested[0].described["official_split"]),
             {part_name(part.database, config.dataset): part for part in tested},
-            {"training_seconds": round(seconds, 1)},
-            training=dataclasses.asdict(progress)
+            {"training_seconds": round(sum(one.seconds for one in trained), 1)},
+            training=training
             | {"parameters": sum(p.numel() for p in model.parameters()), "processes": accelerator.num_processes}
             | {"precision": precision_of(accelerator)},
         )
         if accelerator.is_main_process:
             write_results(config.run_dir / "results.json", results)
-            solver.remove_what_only_continuing_needs()
+            for one in trained:
+                one.solver.remove_what_only_continuing_needs()
     accelerator.wait_for_everyone()  # the results are on disk
     accelerator.free_memory()  # of several rounds each leaves its network and its workers otherwise
     return results
+
+
+class Trained(NamedTuple):
+    """A network at the epoch that validation chose, and how it came there."""
+
+    config: Config
+    model: SmartIQA
+    preparation: Preparation | FrozenFeatures
+    solver: HyperIQASolver
+    progress: Progress
+    seconds: float
+
+
+def _networks(config: Config) -> list[Config]:
+    """The settings of each network of a run: an ensemble's have seeds and folders of their own."""
+    if config.ensemble == 1:
+        return [config]
+    return [
+        dataclasses.replace(
+            config, name=f"{config.run_name}/network_{i:02d}", seed=config.seed + i * NEXT_NETWORK, ensemble=1
+        )
+        for i in range(config.ensemble)
+    ]
+
+
+def _train_network(config: Config, data: TrainingData, accelerator: Accelerator, resume: bool) -> Trained:
+    """Train one network on the train part of a run's data, and choose on val."""
+    from iqa.learning import merge_adapters_in_place
+    from iqa.runtime import fuse_attention
+
+    model = build_model(config).to(accelerator.device)
+    fuse_attention(model, config.fused_attn, accelerator)
+    log.info("%s with %s fusion, weights: %s", config.backbone, config.fusion, model.weights_source)
+    config.run_dir.mkdir(parents=True, exist_ok=True)
+    preparation = _prepare(config, data, model, accelerator)
+    made = {"architecture": architecture_of(config), "scales": data.scales}
+    solver = _make_solver(config, data.parts, preparation, accelerator, made)
+    progress, seconds = _train(solver, {model, preparation.network}, resume)
+    merge_adapters_in_place(model.backbone)
+    return Trained(config, model, preparation, solver, progress, seconds)
+
+
+def _prepare(
+    config: Config, data: TrainingData, model: SmartIQA | Ensemble, accelerator: Accelerator
+) -> Preparation | FrozenFeatures:
+    from smart_iqa.frozen_features import prepare_images
+
+    caches = cache_folder(config.cache_dir) / "+".join(data.scales)
+    return prepare_images(config, caches, data.images(), model, accelerator)
+
+
+def _average(
+    config: Config, trained: list[Trained], data: TrainingData, accelerator: Accelerator
+) -> tuple[SmartIQA | Ensemble, Preparation | FrozenFeatures]:
+    """The network of a run and what prepares its images; several are joined, and written as the run's best."""
+    from iqa.checkpoint import save_checkpoint
+    from models_swin import Ensemble
+
+    if len(trained) == 1:
+        return trained[0].model, trained[0].preparation
+    model = Ensemble([one.model for one in trained])
+    if accelerator.is_main_process:
+        for one in trained:
+            settings = one.config.to_yaml()  # so that its folder is a run's, which analysis commands take
+            write_atomically(one.config.run_dir / "config.yaml", lambda file, text=settings: file.write_text(text))
+        made = {"architecture": architecture_of(config) | {"members": len(trained)}, "scales": data.scales}
+        save_checkpoint(config.run_dir / "best.safetensors", model, made)
+    return model, _prepare(config, data, model, accelerator)
+
+
+def _training_record(
+    trained: list[Trained], databases: list[Database], data: TrainingData, accelerator: Accelerator
+) -> dict:
+    """What results say of the training; of an ensemble also what each of its networks would reach alone."""
+    from smart_iqa.scorer import Scorer
+    from smart_iqa.testing import test_part
+
+    records = [dataclasses.asdict(one.progress) for one in trained]
+    if len(trained) == 1:
+        return records[0]
+    networks = []
+    for one, record in zip(trained, records, strict=True):
+        scorer = Scorer(one.model, one.config, accelerator, one.preparation, data.scales)
+        alone = test_part(scorer, databases[0], data.test_tables()[databases[0].name]).metrics
+        networks.append({"seed": one.config.seed, **record, "test": {key: alone[key] for key in ("srcc", "plcc")}})
+    return max(records, key=lambda record: record["best_srcc"]) | {"networks": networks}
 
 
 def _train(solver: HyperIQASolver, networks: set[SmartIQA | FeatureNetwork], resume: bool) -> tuple[Progress, float]:
@@ -232,8 +310,8 @@ def run(config: Config, resume: bool = False) -> dict:
     """
     from data_loader import warn_of_small_images
     from iqa.runtime import make_accelerator, require_compiler
-    from smart_iqa.preflight import check_needs
     from iqa.watching import require_tracker
+    from smart_iqa.preflight import check_needs
     from smart_iqa.testing import read_databases
 
     for name in (config.dataset, *config.also_train_on):
