@@ -388,7 +388,7 @@ class HyperIQASolver:
         state, epoch = self.progress, record["epoch"]
         state.epochs_done = epoch
         score = self.merit(record)
-        is_best = score > state.best_srcc
+        is_best = score > state.best_srcc or self.config.select_on == "last"
         if is_best:
             state.best_epoch, state.best_srcc = epoch, score
         state.stopped_early = self._is_patience_spent()
@@ -397,9 +397,13 @@ class HyperIQASolver:
             self._write(record, is_best)
         log.info(
             "epoch %d/%d  loss %.3f  %s SRCC %.4f PLCC %.4f  %.1f crops/s%s", epoch, self.config.epochs,
-            record["train_loss"], self.config.select_on, record["val_srcc"], record["val_plcc"],
+            record["train_loss"], self._judged_on, record["val_srcc"], record["val_plcc"],
             record["crops_per_s"], "  best" if is_best else "",
         )  # fmt: skip
+
+    @property
+    def _judged_on(self) -> str:
+        return "learned val" if self.config.select_on == "last" else self.config.select_on
 
     def _is_patience_spent(self) -> bool:
         state, config = self.progress, self.config

@@ -168,14 +168,14 @@ def seeded_generator(*key: object) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
-def augmentation(rng: np.random.Generator, jitter: bool) -> list[float]:
+def augmentation(rng: np.random.Generator, jitter: bool, flip: bool = True) -> list[float]:
     """Flip (0 or 1), then factors of brightness, contrast and saturation, and turns of hue."""
-    flip = float(rng.random() < 0.5)
+    flipped = float(flip and rng.random() < 0.5)
     if not jitter:
-        return [flip, *UNCHANGED[1:]]
+        return [flipped, *UNCHANGED[1:]]
     draws = rng.random(len(JITTER)).tolist()  # one call: this runs for every crop
     change = [most * (2 * draw - 1) for most, draw in zip(JITTER, draws, strict=True)]
-    return [flip, 1 + change[0], 1 + change[1], 1 + change[2], change[3]]
+    return [flipped, 1 + change[0], 1 + change[1], 1 + change[2], change[3]]
 
 
 class CropDataset(Dataset):
@@ -233,7 +233,7 @@ class CropDataset(Dataset):
         rng = seeded_generator("train", self.config.seed, self.images[row], epoch, crop)
         place = self._frozen_generator(row, crop) if self.config.freeze_backbone else rng
         corners = crop_corners(*pixels.shape[1:], side, "random", 1, place)
-        return _Cut(pixels, corners, (side, side), [augmentation(rng, self.config.color_jitter)])
+        return _Cut(pixels, corners, (side, side), [augmentation(rng, self.config.color_jitter, self.config.flip)])
 
     def _frozen_generator(self, row: int, crop: int) -> np.random.Generator:
         return seeded_generator("frozen", self.images[row], crop % self.config.train_patch_num)

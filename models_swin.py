@@ -21,7 +21,7 @@ from __future__ import annotations
 import difflib
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -642,11 +642,11 @@ class HyperNet(nn.Module):
 
 
 class TargetNet(nn.Module):
-    """A batch of small networks, one per image: sigmoid and dropout between five linear layers."""
+    """A batch of small networks, one per image: activation and dropout between linear layers, five as published."""
 
-    def __init__(self, dropout_rate: float):
+    def __init__(self, dropout_rate: float, activation: Callable[[Tensor], Tensor] = torch.sigmoid):
         super().__init__()
-        self.dropout = nn.Dropout(dropout_rate)
+        self.dropout, self.activation = nn.Dropout(dropout_rate), activation
 
     def forward(self, content_vector: Tensor, target: TargetWeights) -> Tensor:
         """Content vectors (B, 224) and their generated weights -> scores (B,)."""
@@ -654,7 +654,7 @@ class TargetNet(nn.Module):
         last = len(target.weights) - 1
         for i, (weight, bias) in enumerate(zip(*target, strict=True)):
             x = torch.baddbmm(bias[:, :, None], weight, x)  # (B, out, 1)
-            x = self.dropout(x.sigmoid()) if i < last else x
+            x = self.dropout(self.activation(x)) if i < last else x
         return x[:, 0, 0]
 
 
@@ -839,11 +839,110 @@ class SmartIQA(nn.Module):
         return [group for group in groups if group["params"]]
 
 
+RESIDUAL_SIZES = (512, 256, 1)  # content vector in, score out
+RESIDUAL_RANK = 64  # of what is generated of the first layer
+GENERATED_START = 0.02  # of what is generated at the start, beside shared weights of about 1
+
+
+class Standardise(nn.Module):
+    """Pooled features as a head learns from them: roots of their sizes, then each channel to mean 0, deviation 1.
+
+    Without the root a few channels with long tails decide everything. Statistics are gathered in training.
+
+    Args:
+        channels: of each stage.
+        grids: the side at which each stage is pooled; 0 leaves a stage out.
+    """
+
+    def __init__(self, channels: list[int], grids: tuple[int, ...]):
+        super().__init__()
+        self.grids = grids
+        self.norms = nn.ModuleList(nn.BatchNorm2d(c, affine=False) for c in channels)
+
+    def forward(self, stages: list[Tensor]) -> list[Tensor]:
+        """Stages 4 x (B, C_i, H_i, W_i) -> 4 x (B, C_i, side, side); one that is left out passes."""
+        return [
+            norm(_signed_root(F.adaptive_avg_pool2d(stage, side))) if side else stage
+            for norm, stage, side in zip(self.norms, stages, self.grids, strict=True)
+        ]
+
+
+def _signed_root(x: Tensor) -> Tensor:
+    return x.sign() * (x.abs() + 1e-6).sqrt()  # a root has no finite slope at 0
+
+
+class ResidualHyperNet(nn.Module):
+    """Generates, for each image, how its TargetNet differs from one that all images share.
+
+    The first layer's weights are W + U diag(g) V with generated g: full matrices would be 130,000 numbers an image.
+    At the start hardly anything is generated, and the shared network is an ordinary one, so that training starts as
+    quickly as an MLP's (Chang et al., "Principled Weight Initialization for Hypernetworks", ICLR 2020, on why the
+    published form does not).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        inputs, hidden, _ = RESIDUAL_SIZES
+        self.shared = nn.ModuleList([nn.Linear(inputs, hidden), nn.Linear(hidden, 1)])
+        self.down, self.up = nn.Linear(inputs, RESIDUAL_RANK, bias=False), nn.Linear(RESIDUAL_RANK, hidden, bias=False)
+        self.gains = nn.Linear(HYPER_CHANNELS, RESIDUAL_RANK)
+        self.last_weight = nn.Linear(HYPER_CHANNELS, hidden)
+        self.biases = nn.ModuleList(nn.Linear(HYPER_CHANNELS, out) for out in RESIDUAL_SIZES[1:])
+
+    def forward(self, hyper_vector: Tensor) -> TargetWeights:
+        """Hyper vectors (B, 112) -> weights and biases of two layers."""
+        gains = self.gains(hyper_vector)  # (B, rank)
+        first = self.shared[0].weight + (self.up.weight * gains[:, None, :]) @ self.down.weight  # (B, 256, 512)
+        last = self.shared[1].weight + self.last_weight(hyper_vector)[:, None, :]  # (B, 1, 256)
+        biases = [layer.bias + generate(hyper_vector) for layer, generate in zip(self.shared, self.biases, strict=True)]
+        return TargetWeights([first, last], biases)
+
+
+class ResidualNetwork(SmartIQA):
+    """SmartIQA whose TargetNet is shared by all images but for what is generated; stages come standardised.
+
+    Arguments are those of `SmartIQA`; the content vector is pooled.
+
+    Raises:
+        UserError: the fusion weighs positions before they are pooled.
+    """
+
+    def __init__(self, *args: Any, **options: Any):
+        super().__init__(*args, **options | {"content_vector": "pooled"})
+        channels, dropout = self.backbone.channels, self.target_net.dropout
+        if not self.fusion.grids:
+            raise UserError(f"head residual: {type(self.fusion).__name__} weighs positions before they are pooled")
+        self.standardise = nn.ModuleList(Standardise(channels, grids) for grids in self.branch_grids)
+        self.content.summarise = nn.Linear(sum(channels), RESIDUAL_SIZES[0])
+        self.hypernet, self.target_net = ResidualHyperNet(), TargetNet(dropout.p, F.relu)
+        for layer in (self.hypernet.gains, self.hypernet.last_weight, *self.hypernet.biases):
+            nn.init.normal_(layer.weight, std=GENERATED_START / HYPER_CHANNELS**0.5)
+            nn.init.zeros_(layer.bias)
+        nn.init.constant_(self.hypernet.shared[-1].bias, MID_SCORE)
+
+    def from_stages(self, content_stages: list[Tensor], fusion_stages: list[Tensor]) -> Inspection:
+        """Everything after the backbone; see `SmartIQA.from_stages`."""
+        dtype = self.hypernet.last_weight.weight.dtype
+        with torch.autocast(content_stages[0].device.type, enabled=False):
+            content_stages, fusion_stages = (
+                norm([s.to(dtype) for s in stages])
+                for norm, stages in zip(self.standardise, (content_stages, fusion_stages), strict=True)
+            )
+            content_vector = self.target_net.dropout(self.content(content_stages).relu())  # (B, 512)
+            fused = self.fusion(fusion_stages)
+            hyper_features = self.reduce(fused.features.contiguous())  # (B, 112), or (B, 112, 7, 7)
+            target = self.hypernet(
+                hyper_features.flatten(2).mean(dim=2) if hyper_features.ndim == 4 else hyper_features
+            )
+            scores = self.target_net(content_vector, target)
+        return Inspection(scores, fused.stage_weights, fused.attention, target, content_vector)
+
+
 class PlainNetwork(SmartIQA):
     """The control that generated weights have to beat: one MLP for all images, of about as many parameters.
 
-    It reads the average of every stage, as `PooledContent` does, and has the depth of TargetNet. Arguments are those
-    of `SmartIQA`; fusion and content vector only set how many parameters there are to match.
+    It reads the standardised average of every stage. Arguments are those of `SmartIQA`; fusion and content vector only
+    set how many parameters there are to match.
     """
 
     def __init__(self, *args: Any, **options: Any):
@@ -851,6 +950,7 @@ class PlainNetwork(SmartIQA):
         size, inputs = sum(p.numel() for p in self._head_parameters()), sum(self.backbone.channels)
         dropout_rate = self.target_net.dropout.p
         del self.content, self.fusion, self.reduce, self.hypernet, self.target_net
+        self.standardise = Standardise(self.backbone.channels, PooledContent.grids)
         # Two hidden layers of width w have w * (inputs + w) weights.
         width = round((-inputs + (inputs**2 + 4 * size) ** 0.5) / 2)
         self.mlp = nn.Sequential(
@@ -875,7 +975,8 @@ class PlainNetwork(SmartIQA):
         """Everything after the backbone; there is no attention, and no weight is generated."""
         dtype = self.mlp[0].weight.dtype
         with torch.autocast(content_stages[0].device.type, enabled=False):
-            pooled = torch.cat([_to_vector(stage.to(dtype)) for stage in content_stages], dim=1)
+            stages = self.standardise([stage.to(dtype) for stage in content_stages])
+            pooled = torch.cat([stage.flatten(1) for stage in stages], dim=1)
             scores = self.mlp(pooled).squeeze(1)
         return Inspection(scores, None, None, TargetWeights([], []), pooled)
 
@@ -891,13 +992,15 @@ class Ensemble(nn.Module):
 
     def __init__(self, networks: Sequence[SmartIQA]):
         super().__init__()
-        self.backbone = networks[0].backbone
-        self.freeze_backbone = networks[0].freeze_backbone
+        backbone, self.freeze_backbone = networks[0].backbone, networks[0].freeze_backbone
         self.weights_source = networks[0].weights_source
         if self.freeze_backbone:
             for network in networks:
                 del network.backbone
-                object.__setattr__(network, "backbone", self.backbone)  # no module of its own: stored and moved once
+                object.__setattr__(network, "backbone", backbone)  # no module of its own: stored and moved once
+            self.backbone = backbone
+        else:
+            object.__setattr__(self, "backbone", backbone)  # the first network's, which holds it
         self.networks: Sequence[SmartIQA] = nn.ModuleList(networks)  # type: ignore[assignment]
 
     def forward(self, images: Tensor) -> Tensor:
@@ -921,7 +1024,7 @@ class Ensemble(nn.Module):
         return self.networks[0].pooled_features(images)
 
 
-HEADS: dict[str, type[SmartIQA]] = {"hypernet": SmartIQA, "mlp": PlainNetwork}
+HEADS: dict[str, type[SmartIQA]] = {"hypernet": SmartIQA, "residual": ResidualNetwork, "mlp": PlainNetwork}
 
 
 def build_network(members: int = 1, head: str = "hypernet", **architecture: Any) -> SmartIQA | Ensemble:

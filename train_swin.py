@@ -262,7 +262,7 @@ def _make_solver(
     from HyperIQASolver_swin import HyperIQASolver
 
     train = preparation.dataset(parts["train"], training=True)
-    val = preparation.dataset(parts[config.select_on])
+    val = preparation.dataset(parts["val" if config.select_on == "last" else config.select_on])
     return HyperIQASolver(
         model=preparation.network,
         config=config,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-HEADS = ("hypernet", "mlp")
+HEADS = ("hypernet", "residual", "mlp")
 TRACKERS = ("tensorboard", "wandb", "mlflow")  # by the name of their package
 MODEL_SIZES = ("nano", "tiny", "small", "base")  # of Swin
 

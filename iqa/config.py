@@ -108,6 +108,7 @@ class Config:
         "how a test image is cropped; random is seeded by the image",
         tuple(TEST_MODES),
     )
+    flip: bool = _setting(True, "mirror half of the training crops")
     color_jitter: bool = _setting(False, "mild colour jitter in training; off: colour is part of quality")
     num_workers: int = _setting(2, "processes that decode images", low=0)
     cache: bool = _setting(True, "keep decoded images, and features of a frozen backbone, on disk")
@@ -124,7 +125,9 @@ class Config:
     )
     scales: list[float] = _setting([1.0], "of the image that the backbone sees; their stages are joined")
     deviation: bool = _setting(False, "join each stage's deviation within 7x7 cells to its mean")
-    head: str = _setting("hypernet", "what scores the stages; mlp is the control without generated weights", HEADS)
+    head: str = _setting(
+        "hypernet", "which weights are generated: all (hypernet), what differs by image (residual), none (mlp)", HEADS
+    )
     pretrained: bool = _setting(True, "start from ImageNet weights: training from scratch needs far more images")
     backbone_weights: str | None = _setting(None, "file with backbone weights (.pth, .safetensors)")
     init_from: str | None = _setting(None, "start from the network of this run, or of a model of the package")
@@ -170,7 +173,11 @@ class Config:
     early_stopping: bool = _setting(True, "stop when validation no longer improves")
     checkpoint_every: int = _setting(0, "steps between checkpoints within an epoch (default: at its end only)", low=0)
     keep_last: bool = _setting(False, "keep last.safetensors of a complete run, to go on with more epochs later")
-    select_on: str = _setting("val", "split that chooses the checkpoint; test marks the results", ("val", "test"))
+    select_on: str = _setting(
+        "val",
+        "part that chooses the epoch (test marks the results), or last: the last one, learned from train and val",
+        ("val", "test", "last"),
+    )
     ensemble: int = _setting(1, "networks of seeds of their own, on one split, whose scores are averaged", low=1)
     train_test_num: int = _setting(1, "rounds over different splits; reports median, mean, deviation", low=1)
     folds: int = _setting(0, "cross-validation by content in this many rounds, at least 3 (default: none)", low=0)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,11 +29,12 @@ from data_loader import (
     Preparation,
     augmentation,
     image_fingerprint,
+    resized_sizes,
     seeded_generator,
     test_loader,
     to_images,
 )
-from iqa.config import Config
+from iqa.config import Config, parse_resize
 from iqa.data import RowCache
 from iqa.errors import UserError
 from iqa.runtime import autocast, precision_of
@@ -59,6 +61,17 @@ class FeatureNetwork(SmartIQA):
         return self._scoring.score_features(features)
 
 
+class _Pooled(nn.Module):
+    """A network's `pooled_features` as its forward."""
+
+    def __init__(self, network: FeatureNetwork):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network.pooled_features(images)
+
+
 class FrozenFeatures:
     """The pooled features of a table's images under a frozen backbone: two caches, of training and of test crops.
 
@@ -81,7 +94,11 @@ class FrozenFeatures:
         self.config, self.network, self.accelerator = config, FeatureNetwork(model), accelerator
         self.row_of = {path: row for row, path in enumerate(table["path"])}
         self.size = sum(channels * side**2 for _, channels, side in model.feature_grids)
-        self.shapes = {True: (config.train_patch_num, 2, self.size), False: (config.test_crops, 1, self.size)}
+        self.shapes = {
+            True: (config.train_patch_num, 1 + config.flip, self.size),
+            False: (config.test_crops, 1, self.size),
+        }
+        self._by_size: dict[tuple[int, ...], Callable[[Tensor], Tensor]] = {}
         device = accelerator.device.type
         made_by = {"images": image_fingerprint(table), "device": device, "grids": model.feature_grids}
         made_by |= {"precision": precision_of(accelerator)}
@@ -92,6 +109,9 @@ class FrozenFeatures:
             key, sizes = _settings(config, training) | made_by, [2 * int(np.prod(shape))] * len(table)
             name, what = folder / f"features_{of}", f"{of} features of a frozen backbone"
             self.rows[training] = RowCache(name, key, sizes, what, config.cache_limit, piecewise=True)
+            if training and self._one_of_a_kind(table):
+                self.rows[False] = self.rows[True]
+                break
 
     def covers(self, table: pd.DataFrame) -> bool:
         """Whether every image of a table is one of this cache's."""
@@ -113,6 +133,13 @@ class FrozenFeatures:
         missing = set(self.rows[training].missing(wanted).tolist())  # nodes that share no disk: the others' share
         self._compute(table[[row in missing for row in wanted]], training)
         return FeatureDataset(table, self)
+
+    def _one_of_a_kind(self, table: pd.DataFrame) -> bool:
+        """Whether a training crop is its image, whole and never mirrored: then it is the test crop too."""
+        if self.config.flip or self.shapes[True] != self.shapes[False]:
+            return False
+        sizes = resized_sizes(table, parse_resize(self.config.resize), self.config.patch_size)
+        return bool((sizes == self.config.patch_size).all())
 
     def to_images(self, features: Tensor, augment: Tensor, jitter: bool = False) -> Tensor:
         """What `network` takes in the place of images: features (B, K, D) float16 -> (B*K, D) float32."""
@@ -143,13 +170,23 @@ class FrozenFeatures:
             raise UserError(f"{path}: its features exceed half precision; give --no_cache")
         self.rows[training].write(self.row_of[path], content)
 
+    def _folded(self, images: Tensor) -> Callable[[Tensor], Tensor]:
+        """`pooled_features` for one size of image, batch normalisation folded into the convolutions: faster."""
+        size = tuple(images.shape)
+        if size not in self._by_size:
+            with warnings.catch_warnings(action="ignore", category=torch.jit.TracerWarning):  # sizes become constants
+                traced = torch.jit.trace(_Pooled(self.network).eval(), images, check_trace=False)
+            self._by_size = {size: torch.jit.freeze(traced)}
+        return self._by_size[size]
+
     def _features(self, batch: Batch, flips: int) -> Tensor:
         """(B, K, flips, D) float16, unflipped first."""
         B, K = batch.crops.shape[:2]
         device, backbone = self.accelerator.device, self.network.backbone
         images = to_images(batch.crops.to(device), batch.augment.to(device), backbone.mean, backbone.std)
         with autocast(self.accelerator):
-            views = [self.network.pooled_features(i) for i in (images, images.flip(-1))[:flips]]
+            pooled = self._folded(images) if backbone.is_convolutional else self.network.pooled_features
+            views = [pooled(i) for i in (images, images.flip(-1))[:flips]]
         return torch.stack(views, dim=1).half().unflatten(0, (B, K))
 
 
@@ -171,7 +208,7 @@ class FeatureDataset(Dataset):
     def __getstate__(self) -> dict:
         """The state that worker processes get: they read features, so the network stays behind."""
         reader = object.__new__(FrozenFeatures)
-        reader.__dict__ = {**self.features.__dict__, "network": None, "accelerator": None}
+        reader.__dict__ = {**self.features.__dict__, "network": None, "accelerator": None, "_by_size": {}}
         return {**self.__dict__, "features": reader}
 
     def __getitems__(self, indices: Sequence[int | tuple[int, int, int]]) -> Batch:
@@ -185,7 +222,7 @@ class FeatureDataset(Dataset):
     def _training(self, row: int, epoch: int, crop: int) -> np.ndarray:
         config = self.features.config
         rng = seeded_generator("train", config.seed, self.images[row], epoch, crop)
-        flip = int(augmentation(rng, jitter=False)[0])
+        flip = int(augmentation(rng, jitter=False, flip=config.flip)[0])
         features = self.features.read(self.paths[row], training=True)
         return features[crop % config.train_patch_num, flip][None]  # (1, D)
 
@@ -213,6 +250,7 @@ def prepare_images(
 def _settings(config: Config, training: bool) -> dict:
     """The settings that decide what pixels the backbone sees, and the packages that compute."""
     crops = {"training": config.train_patch_num} if training else {config.test_mode: config.test_crops}
+    crops |= {"mirrored": False} if training and not config.flip else {}
     settings = {"patch_size": config.patch_size, "resize": config.resize, "crops": crops}
     return settings | {package: importlib.metadata.version(package) for package in ("torch", "timm", "pillow")}
 

@@ -18,7 +18,7 @@ from folders import DATABASES, Database, DatabaseNotFound, read_database, read_r
 from iqa.config import Config, parse_resize
 from iqa.data import cache_folder, check_image
 from iqa.errors import UserError
-from models_swin import SmartIQA
+from models_swin import Ensemble, SmartIQA, build_network
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ def check_needs(config: Config, architecture: dict, resume: bool = False) -> lis
     learned = [read_run_database(config, check_images=False)]
     learned += [_read(name, config) for name in config.also_train_on]
     with torch.device("meta"):
-        model = SmartIQA(**architecture)
+        model = build_network(**architecture)
     to_test, absent = _other_databases(config)
     absent = [*_official_split(config, learned[0]), *absent]
     absent += [] if resume else _room_for_checkpoints(config, model)
@@ -94,7 +94,7 @@ def _official_split(config: Config, database: Database) -> list[str]:
     return [note for note in database.notes if "official split" in note]
 
 
-def _room_for_checkpoints(config: Config, model: SmartIQA) -> list[str]:
+def _room_for_checkpoints(config: Config, model: SmartIQA | Ensemble) -> list[str]:
     """A line if the disk has no room for the checkpoints of a run: the best, the last, and one that is being written.
 
     The last one holds two numbers of the optimizer for each parameter, and the average of the weights.
@@ -117,7 +117,7 @@ def _existing(folder: Path) -> Path:
     return next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
 
 
-def _caches(config: Config, learned: Sequence[Database], model: SmartIQA) -> str:
+def _caches(config: Config, learned: Sequence[Database], model: SmartIQA | Ensemble) -> str:
     """How much room the caches take where they are not made yet; they reserve it before the first step."""
     if not config.cache:
         return "no caches"

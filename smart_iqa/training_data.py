@@ -144,6 +144,8 @@ def make_training_data(
     }
     scales = {d.name: _scale(d, table, tables["train"][0]) for d, table in zip(databases, tables["train"], strict=True)}
     parts = {part: _join(tables[part], list(scales.values())) for part in PARTS}
+    if config.select_on == "last":  # nothing is left to choose, so that val may be learned from
+        parts["train"] = pd.concat([parts["train"], parts["val"]], ignore_index=True)
     notes += _identical_across(parts)
     return TrainingData(list(databases), splits, parts, scales, notes)
 
