@@ -404,7 +404,7 @@ def test_loader(data: pd.DataFrame | Dataset, config: Config, images: int | None
     dataset = data if isinstance(data, Dataset) else CropDataset(data, config)
     images = images or max(1, crops_at_once(config) // config.test_crops)
     # Whole images differ in size; their features do not.
-    whole = TEST_MODES[config.test_mode].whole and isinstance(dataset, CropDataset)
+    whole = TEST_MODES[config.test_mode].whole and isinstance(dataset, CropDataset) and not dataset.frozen_crops
     return _loader(dataset, config, batch_size=1 if whole else images)
 
 

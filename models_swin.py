@@ -1010,6 +1010,22 @@ class Ensemble(nn.Module):
         stages = self.backbone(images)
         return torch.stack([network.from_stages(stages, stages).scores for network in self.networks]).mean(dim=0)
 
+    @property
+    def fusion(self) -> Fusion:
+        """The first network's, as the kind is that of all."""
+        return self.networks[0].fusion
+
+    def inspect(self, images: Tensor) -> Inspection:
+        """Refuse.
+
+        Raises:
+            UserError: always: attention and generated weights are each network's own.
+        """
+        raise UserError(
+            "this run is an ensemble: attention and generated weights are its networks' own; "
+            "give the folder of one of them, such as network_00"
+        )
+
     def score_features(self, features: Tensor) -> Tensor:
         """`pooled_features` of images (B, D) -> the scores (B,) that `forward` gives those images."""
         return torch.stack([network.score_features(features) for network in self.networks]).mean(dim=0)

@@ -41,7 +41,7 @@ from iqa.runtime import autocast, precision_of
 from iqa.system import progress
 from models_swin import Backbone, Ensemble, JoinedBackbone, SmartIQA
 
-_CROPS_AT_ONCE = 64
+_PIXELS_AT_ONCE = 64 * 224**2
 
 
 class FeatureNetwork(SmartIQA):
@@ -157,7 +157,7 @@ class FrozenFeatures:
         if table.empty:
             return
         table = table.reset_index(drop=True)
-        images_at_once = max(1, _CROPS_AT_ONCE // self.shapes[training][0])
+        images_at_once = max(1, _PIXELS_AT_ONCE // self.config.patch_size**2 // self.shapes[training][0])
         loader = test_loader(CropDataset(table, self.config, frozen_crops=training), self.config, images_at_once)
         self.network.to(self.accelerator.device).eval()
         for batch in progress(loader, "features", show=self.accelerator.is_main_process):

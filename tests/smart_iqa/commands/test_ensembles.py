@@ -73,7 +73,7 @@ def test_analyses_of_attention_take_one_network_of_an_ensemble(ensemble, tmp_pat
     run = ensemble / "split_00"
     assert command("analyze-weights", "--checkpoint", run, "--output", tmp_path) == 2
     said = capsys.readouterr().err
-    assert "is an ensemble" in said and "network_00" in said and "Traceback" not in said
+    assert "this run is an ensemble" in said and "network_00" in said and "Traceback" not in said
 
 
 @pytest.mark.parametrize("kind", ["ridge", "svr", "mlp"])
