@@ -9,10 +9,12 @@ once, then tests on other databases that are there. `--print_config` shows the r
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -33,6 +35,7 @@ from iqa.results import (
 )
 from iqa.system import lock_folder, start_logging, write_json
 from smart_iqa.runs import add_run_flags, open_run_dir, require_new, saying_how_to_go_on, settings_of
+from smart_iqa.shipped import checkpoint_file
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -53,28 +56,51 @@ def architecture_of(config: Config) -> dict:
     return {key: getattr(config, key) for key in keys}
 
 
-def build_model(config: Config) -> SmartIQA:
-    """The network of a run, seeded, with the pretrained weights that its settings ask for."""
+def build_model(config: Config, run_dir: Path | None = None) -> SmartIQA:
+    """The network of a run, seeded, with the weights that its settings ask for.
+
+    Args:
+        config: the run's settings.
+        run_dir: holds the checkpoint that the run goes on from, if there is one yet. It holds all weights, so that
+            the files they came from may be gone.
+    """
+    from iqa.checkpoint import load_model_state
     from iqa.runtime import seed_everything
     from models_swin import SmartIQA
 
     seed_everything(config.seed)
+    if run_dir is not None and (last := _last_checkpoint(run_dir)) is not None:
+        tensors, made = last
+        model = SmartIQA(**architecture_of(config))
+        load_model_state(model, tensors, run_dir, made)
+        model.weights_source = made["weights"]
+        return model
     if config.init_from is not None:
         return _warm_model(config)
     pretrained = config.pretrained and config.backbone_weights is None
     return SmartIQA(**architecture_of(config), pretrained=pretrained, backbone_weights=config.backbone_weights)
 
 
+def _last_checkpoint(run_dir: Path) -> tuple[dict, dict] | None:
+    """Tensors and record of a stopped run's last whole checkpoint; the solver says which one is damaged."""
+    from iqa.checkpoint import read_checkpoint
+
+    for name in ("last", "previous"):
+        with contextlib.suppress(UserError):
+            tensors, records = read_checkpoint(run_dir / f"{name}.safetensors")
+            return (tensors, records["made"]) if "weights" in records["made"] else None
+    return None
+
+
 def _warm_model(config: Config) -> SmartIQA:
     """The network with every tensor of `init_from` that fits; the others start as without it."""
     from iqa.checkpoint import load_fitting_state, read_checkpoint
     from models_swin import SmartIQA
-    from smart_iqa.scorer import checkpoint_file
 
     file = checkpoint_file(str(config.init_from))
     model = SmartIQA(**architecture_of(config))
-    taken, total = load_fitting_state(model, read_checkpoint(file)[0], file)
-    model.weights_source = f"{config.init_from} ({taken} of {total} tensors)"
+    taken = load_fitting_state(model, read_checkpoint(file)[0], file)
+    model.weights_source = f"{config.init_from} ({taken})"
     return model
 
 
@@ -107,7 +133,7 @@ def train_and_test(
     data = make_training_data(databases, config, official, fold, config.run_dir if resume else None)
     with accelerator.main_process_first():  # it hashes the images, the others find what it has kept
         compared = compare_with_training(others, data.parts["train"], config.cache_dir)
-    model = build_model(config).to(accelerator.device)
+    model = build_model(config, config.run_dir if resume else None).to(accelerator.device)
     with open_run_dir(config, accelerator, resume):
         if accelerator.is_main_process:
             data.write_splits(config.run_dir, config.seed)
@@ -116,7 +142,7 @@ def train_and_test(
         log.info("%s: %s; %s", config.run_dir, data.in_words(), described)
         images, caches = data.images(), cache_folder(config.cache_dir) / "+".join(data.scales)
         preparation = prepare_images(config, caches, images, model, accelerator)
-        made = {"architecture": architecture_of(config), "scales": data.scales}
+        made = {"architecture": architecture_of(config), "scales": data.scales, "weights": model.weights_source}
         solver = _make_solver(config, data.parts, preparation, accelerator, made)
         progress, seconds = _train(solver, {model, preparation.network}, resume)
         scorer = Scorer(model, config, accelerator, preparation, data.scales)

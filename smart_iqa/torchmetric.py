@@ -14,10 +14,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
+from iqa.errors import UserError
 from smart_iqa.scorer import load_model
 from smart_iqa.shipped import DEFAULT
+
+try:
+    from torchmetrics import Metric
+except ModuleNotFoundError as error:
+    raise UserError(f"{error}: pip install smart-iqa[torchmetrics]") from error
 
 
 class ImageQuality(Metric):

@@ -31,7 +31,7 @@ def test_its_top_level_names_are_the_two_packages_and_the_root_modules(wheel):
 
 def test_every_file_of_the_packages_and_every_configuration_is_in_it(wheel):
     packages = [f for name in ("iqa", "smart_iqa") for f in (ROOT / name).rglob("*") if f.is_file()]
-    code = {str(f.relative_to(ROOT)) for f in packages if f.suffix in (".py", ".pyi", ".html")}
+    code = {str(f.relative_to(ROOT)) for f in packages if f.suffix in (".py", ".pyi", ".html", ".typed")}
     configs = {f"iqa/{f.relative_to(ROOT)}" for f in (ROOT / "configs").rglob("*.yaml")}
     assert {"iqa/figures/page.html", "iqa/metrics/__init__.pyi"} <= code and len(configs) > 10
     weights = {str(file.relative_to(ROOT)) for file in (ROOT / "smart_iqa" / "weights").glob("*.safetensors")}
