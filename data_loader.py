@@ -169,7 +169,7 @@ def seeded_generator(*key: object) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
-def corners_of_test(height: int, width: int, config: Config, image: str) -> list[tuple[int, int]]:
+def test_corners(height: int, width: int, config: Config, image: str) -> list[tuple[int, int]]:
     """Corners of an image's test crops; random ones lie by the run's seed and the image's name."""
     rng = seeded_generator("test", "frozen" if config.freeze_backbone else config.seed, image)
     return crop_corners(height, width, config.patch_size, config.test_mode, config.test_crops, rng)
@@ -249,7 +249,7 @@ class CropDataset(Dataset):
         elif TEST_MODES[self.config.test_mode].whole:
             return _Cut(pixels, [(0, 0)], (height, width), [UNCHANGED])
         else:
-            corners = corners_of_test(height, width, self.config, self.images[row])
+            corners = test_corners(height, width, self.config, self.images[row])
         return _Cut(pixels, corners, (side, side), [UNCHANGED] * len(corners))
 
 

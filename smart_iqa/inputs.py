@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_loader import corners_of_test, resized_size
+from data_loader import test_corners, resized_size
 from iqa.choices import TEST_MODES
 from iqa.config import Config, parse_resize
 from iqa.errors import UserError
@@ -120,7 +120,7 @@ def crops_of(images: Tensor, config: Config) -> Tensor:
     if TEST_MODES[config.test_mode].whole:
         return images[:, None]
     side = config.patch_size
-    corners = corners_of_test(height, width, config, "")
+    corners = test_corners(height, width, config, "")
     return torch.stack([images[..., top : top + side, left : left + side] for top, left in corners], dim=1)
 
 
