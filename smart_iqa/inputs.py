@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_loader import test_corners, resized_size
+from data_loader import resized_size, test_corners
 from iqa.choices import TEST_MODES
 from iqa.config import Config, parse_resize
 from iqa.errors import UserError
