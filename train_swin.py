@@ -69,16 +69,20 @@ def build_model(config: Config, run_dir: Path | None = None) -> SmartIQA:
     from models_swin import SmartIQA
 
     seed_everything(config.seed)
-    if run_dir is not None and (last := _last_checkpoint(run_dir)) is not None:
-        tensors, made = last
+    last = _last_checkpoint(run_dir) if run_dir is not None else None
+    if last is not None:
         model = SmartIQA(**architecture_of(config))
-        load_model_state(model, tensors, run_dir, made)
+    elif config.init_from is not None:
+        model = _warm_model(config)
+    else:
+        pretrained = config.pretrained and config.backbone_weights is None
+        weights = {"pretrained": pretrained, "backbone_weights": config.backbone_weights}
+        model = SmartIQA(**architecture_of(config), **weights)
+    if last is not None:
+        tensors, made = last
+        load_model_state(model, tensors, "the last checkpoint")
         model.weights_source = made["weights"]
-        return model
-    if config.init_from is not None:
-        return _warm_model(config)
-    pretrained = config.pretrained and config.backbone_weights is None
-    return SmartIQA(**architecture_of(config), pretrained=pretrained, backbone_weights=config.backbone_weights)
+    return model
 
 
 def _last_checkpoint(run_dir: Path) -> tuple[dict, dict] | None:
