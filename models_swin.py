@@ -608,7 +608,8 @@ class SmartIQA(nn.Module, PyTorchModelHubMixin, library_name="smart-iqa", licens
         self.target_net = TargetNet(dropout_rate)
         initialise(self)
         # Of the mixin: the arguments that `save_pretrained` writes. The weights beside them need no others.
-        self._hub_mixin_config = {**(self._hub_mixin_config or {}), "pretrained": False, "backbone_weights": None}
+        arguments: Any = self._hub_mixin_config
+        self._hub_mixin_config = {**arguments, "pretrained": False, "backbone_weights": None}
         self.weights_source = "random initialisation"
         if pretrained or backbone_weights:
             from iqa.pretrained import load_backbone_weights
