@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import PIL
+import PIL.Image
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -78,8 +78,8 @@ def resized_size(width: int, height: int, resize: int | tuple[int, int] | None, 
     return width, height
 
 
-def load_image(path: str | Path, resize: int | tuple[int, int] | None, least: int) -> np.ndarray:
-    """An image file as uint8 (3, H, W), resized by `resized_size`."""
+def load_image(path: str | Path | PIL.Image.Image, resize: int | tuple[int, int] | None, least: int) -> np.ndarray:
+    """An image file, or an opened image, as uint8 (3, H, W), resized by `resized_size`."""
     image = open_rgb(path, lambda width, height: resized_size(width, height, resize, least))
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
@@ -168,6 +168,12 @@ def seeded_generator(*key: object) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
+def test_corners(height: int, width: int, config: Config, image: str) -> list[tuple[int, int]]:
+    """Corners of an image's test crops; random ones lie by the run's seed and the image's name."""
+    rng = seeded_generator("test", "frozen" if config.freeze_backbone else config.seed, image)
+    return crop_corners(height, width, config.patch_size, config.test_mode, config.test_crops, rng)
+
+
 def augmentation(rng: np.random.Generator, jitter: bool, flip: bool = True) -> list[float]:
     """Flip (0 or 1), then factors of brightness, contrast and saturation, and turns of hue."""
     flipped = float(flip and rng.random() < 0.5)
@@ -201,11 +207,6 @@ class CropDataset(Dataset):
 
     def __len__(self) -> int:
         return len(self.paths)
-
-    @property
-    def mos(self) -> Tensor:
-        """(n,) by row."""
-        return self.labels.mos
 
     def __getitem__(self, index: int | tuple[int, int, int]) -> Batch:
         """One image as a Batch without its first dimension."""
@@ -247,9 +248,7 @@ class CropDataset(Dataset):
         elif TEST_MODES[self.config.test_mode].whole:
             return _Cut(pixels, [(0, 0)], (height, width), [UNCHANGED])
         else:
-            seed = "frozen" if self.config.freeze_backbone else self.config.seed
-            rng = seeded_generator("test", seed, self.images[row])
-            corners = crop_corners(height, width, side, self.config.test_mode, self.config.test_crops, rng)
+            corners = test_corners(height, width, self.config, self.images[row])
         return _Cut(pixels, corners, (side, side), [UNCHANGED] * len(corners))
 
 

@@ -26,6 +26,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import torch
+from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -668,8 +669,11 @@ class Inspection(NamedTuple):
     content_vector: Tensor  # (B, 224)
 
 
-class SmartIQA(nn.Module):
+class SmartIQA(nn.Module, PyTorchModelHubMixin, library_name="smart-iqa", license="mit", tags=["image-quality"]):
     """Blind image quality assessment: normalised images (B, 3, H, W) -> scores (B,), higher is better.
+
+    `save_pretrained`, `from_pretrained` and `push_to_hub` are Hugging Face's: a folder, or a repository of its hub,
+    with `config.json` (the arguments below) and `model.safetensors`.
 
     Args:
         backbone: `nano`, `tiny`, `small`, `base` (Swin) or any timm model with four stages; several joined by `+`.
@@ -716,6 +720,9 @@ class SmartIQA(nn.Module):
         self.hypernet = HyperNet(from_vector)
         self.target_net = TargetNet(dropout_rate)
         initialise(self)
+        # Of the mixin: the arguments that `save_pretrained` writes. The weights beside them need no others.
+        arguments: Any = self._hub_mixin_config
+        self._hub_mixin_config = {**arguments, "pretrained": False, "backbone_weights": None}
         self.weights_source = "random initialisation"
         if pretrained or backbone_weights:
             from iqa.pretrained import load_backbone_weights
@@ -726,6 +733,11 @@ class SmartIQA(nn.Module):
             self.weights_source = "; ".join(load_backbone_weights(member, backbone_weights) for member in members)
         self.freeze_backbone, self.freeze_batch_norm = freeze_backbone, freeze_batch_norm
         self.backbone.requires_grad_(not freeze_backbone)
+
+    @classmethod
+    def _from_pretrained(cls, *, strict: bool = True, **options: Any) -> SmartIQA:
+        """As the mixin does it, but every tensor has to be there: its own default leaves out what is missing."""
+        return super()._from_pretrained(strict=strict, **options)
 
     def train(self, mode: bool = True) -> SmartIQA:
         """Training or evaluation mode; what is frozen stays in evaluation mode."""

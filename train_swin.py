@@ -9,10 +9,12 @@ once, then tests on other databases that are there. `--print_config` shows the r
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import logging
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import pandas as pd
@@ -33,6 +35,7 @@ from iqa.results import (
 )
 from iqa.system import is_first_process, lock_folder, start_logging, write_atomically, write_json
 from smart_iqa.runs import add_run_flags, open_run_dir, require_new, saying_how_to_go_on, settings_of
+from smart_iqa.shipped import checkpoint_file
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -57,33 +60,57 @@ def architecture_of(config: Config) -> dict:
     return {key: value for key, value in given.items() if key not in defaults or value != defaults[key]}
 
 
-def build_model(config: Config) -> SmartIQA:
-    """The network of a run, seeded, with the weights to start from, of which those learn that its settings name."""
+def build_model(config: Config, run_dir: Path | None = None) -> SmartIQA:
+    """The network of a run, seeded, with the weights that its settings ask for.
+
+    Args:
+        config: the run's settings.
+        run_dir: holds the checkpoint that the run goes on from, if there is one yet. It holds all weights, so that
+            the files they came from may be gone.
+    """
+    from iqa.checkpoint import load_model_state
     from iqa.learning import limit_learning
     from iqa.runtime import seed_everything
     from models_swin import build_network
 
     seed_everything(config.seed)
-    if config.init_from is not None:
+    last = _last_checkpoint(run_dir) if run_dir is not None else None
+    if last is not None:
+        model = build_network(**architecture_of(config))
+    elif config.init_from is not None:
         model = _warm_model(config)
     else:
         pretrained = config.pretrained and config.backbone_weights is None
         weights = {"pretrained": pretrained, "backbone_weights": config.backbone_weights}
         model = build_network(**architecture_of(config), **weights)
     limit_learning(model.backbone, config.freeze_stages, config.lora_rank, config.grad_checkpointing)
+    if last is not None:
+        tensors, made = last
+        load_model_state(model, tensors, "the last checkpoint")
+        model.weights_source = made["weights"]
     return model
+
+
+def _last_checkpoint(run_dir: Path) -> tuple[dict, dict] | None:
+    """Tensors and record of a stopped run's last whole checkpoint; the solver says which one is damaged."""
+    from iqa.checkpoint import read_checkpoint
+
+    for name in ("last", "previous"):
+        with contextlib.suppress(UserError):
+            tensors, records = read_checkpoint(run_dir / f"{name}.safetensors")
+            return (tensors, records["made"]) if "weights" in records["made"] else None
+    return None
 
 
 def _warm_model(config: Config) -> SmartIQA:
     """The network with every tensor of `init_from` that fits; the others start as without it."""
     from iqa.checkpoint import load_fitting_state, read_checkpoint
     from models_swin import build_network
-    from smart_iqa.scorer import checkpoint_file
 
     file = checkpoint_file(str(config.init_from))
     model = build_network(**architecture_of(config))
-    taken, total = load_fitting_state(model, read_checkpoint(file)[0], file)
-    model.weights_source = f"{config.init_from} ({taken} of {total} tensors)"
+    taken = load_fitting_state(model, read_checkpoint(file)[0], file)
+    model.weights_source = f"{config.init_from} ({taken})"
     return model
 
 
@@ -173,12 +200,12 @@ def _train_network(config: Config, data: TrainingData, accelerator: Accelerator,
     from iqa.learning import merge_adapters_in_place
     from iqa.runtime import fuse_attention
 
-    model = build_model(config).to(accelerator.device)
+    model = build_model(config, config.run_dir if resume else None).to(accelerator.device)
     fuse_attention(model, config.fused_attn, accelerator)
     log.info("%s with %s fusion, weights: %s", config.backbone, config.fusion, model.weights_source)
     config.run_dir.mkdir(parents=True, exist_ok=True)
     preparation = _prepare(config, data, model, accelerator)
-    made = {"architecture": architecture_of(config), "scales": data.scales}
+    made = {"architecture": architecture_of(config), "scales": data.scales, "weights": model.weights_source}
     solver = _make_solver(config, data.parts, preparation, accelerator, made)
     progress, seconds = _train(solver, {model, preparation.network}, resume)
     merge_adapters_in_place(model.backbone)

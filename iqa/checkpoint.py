@@ -174,11 +174,11 @@ def merge_adapters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def load_fitting_state(model: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> tuple[int, int]:
+def load_fitting_state(model: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> str:
     """Load those of a checkpoint's model tensors whose name and shape the model has too.
 
     Returns:
-        How many, of how many the model has.
+        What was taken, in words: the whole network, or how many parameters, and which parts have tensors of their own.
 
     Raises:
         UserError: none fits.
@@ -189,7 +189,11 @@ def load_fitting_state(model: nn.Module, tensors: dict[str, Tensor], source: str
     if not fitting:
         raise UserError(f"{source} has no tensor that fits this network: give another one, or leave init_from out")
     model.load_state_dict(fitting, strict=False)
-    return len(fitting), len(ours)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    everything, taken = sum(sizes.values()), sum(size for name, size in sizes.items() if name in fitting)
+    if anew := dict.fromkeys(name.split(".")[0] for name in ours if name not in fitting):
+        return f"{taken:,} of {everything:,} parameters; not whole: {', '.join(anew)}"
+    return f"the whole network, {everything:,} parameters"
 
 
 def load_optimizer_state(

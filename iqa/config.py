@@ -130,7 +130,9 @@ class Config:
     )
     pretrained: bool = _setting(True, "start from ImageNet weights: training from scratch needs far more images")
     backbone_weights: str | None = _setting(None, "file with backbone weights (.pth, .safetensors)")
-    init_from: str | None = _setting(None, "start from the network of this run, or of a model of the package")
+    init_from: str | None = _setting(
+        None, "start from the network of this run, or of a model of the package; it gives backbone and fusion"
+    )
     drop_path_rate: float | None = _setting(None, "stochastic depth (default: by backbone)", low=0, below=1)
     dropout_rate: float | None = _setting(
         None, "dropout of reduce and TargetNet (default: by backbone)", low=0, below=1

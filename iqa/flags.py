@@ -75,18 +75,18 @@ def _add_alias_flags(group: argparse._ArgumentGroup) -> None:
     stages.add_argument("--no_multiscale", dest="use_multiscale", action="store_false", help="stage 3 only", **absent)
 
 
-def config_from_flags(flags: argparse.Namespace) -> Config:
-    """The Config of parsed flags and of the `--config` file they name."""
-    given = given_settings(flags)
+def config_from_flags(flags: argparse.Namespace, beneath: dict[str, Any] | None = None) -> Config:
+    """The Config of parsed flags and of the `--config` file they name, over settings that take the defaults' place."""
+    given, beneath = given_settings(flags), beneath or {}
     if flags.config is None:
-        return resolve(given)
+        return resolve(beneath, given)
     file = shipped_config(flags.config)
     from_file = load_yaml(file)
     try:
         resolve(from_file)
     except UserError as error:
         raise UserError(f"config file {file}: {error}") from error
-    return resolve(from_file, given)
+    return resolve(beneath, from_file, given)
 
 
 def given_settings(flags: argparse.Namespace) -> dict[str, Any]:

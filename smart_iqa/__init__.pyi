@@ -1,4 +1,5 @@
 from .comparing import evaluate as evaluate
-from .scorer import Scorer as Scorer, load_model as load_model
+from .scorer import Scorer as Scorer, SmartIQA as SmartIQA, load_model as load_model
+from .torchmetric import ImageQuality as ImageQuality
 
 __version__: str

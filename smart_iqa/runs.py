@@ -16,6 +16,7 @@ from iqa.config import Config, load_config
 from iqa.errors import Stopped, UserError
 from iqa.flags import add_config_flags, config_from_flags, given_settings
 from iqa.system import StopSignals, lock_folder, write_atomically
+from smart_iqa.shipped import checkpoint_file
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 CHANGEABLE = {"device", "num_workers", "data_root", "data_path", "results_dir", "name", "cache_dir", "compile"}
 CHANGEABLE |= {"checkpoint_every", "tracker", "log_every", "cache_limit", "keep_last"}
 CHANGEABLE |= {"data_paths", "grad_checkpointing", "skip_absent"}
+
+# What a run that starts from another network takes of its architecture: all that its tensors' shapes follow from.
+STARTED_FROM = ("backbone", "fusion", "content_vector")
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
@@ -48,18 +52,37 @@ def _may_change(key: str, value: Any, stored: Config) -> bool:
     return key in CHANGEABLE
 
 
+def settings_of(flags: argparse.Namespace) -> Config:
+    """The settings of parsed flags: of a new run, or of the one to resume.
+
+    A run that starts from a network takes its architecture, where flags and file do not name another.
+
+    Raises:
+        UserError: a mistake in the settings, or no run to resume.
+    """
+    return _resumed_config(flags) if flags.resume is not None else _new_config(flags)
+
+
+def _new_config(flags: argparse.Namespace) -> Config:
+    config = config_from_flags(flags)
+    if config.init_from is None:
+        return config
+    from iqa.checkpoint import read_checkpoint
+
+    _, records = read_checkpoint(checkpoint_file(config.init_from))
+    return config_from_flags(flags, {key: records["made"]["architecture"][key] for key in STARTED_FROM})
+
+
 def _resumed_config(flags: argparse.Namespace) -> Config:
     """The settings of the run to continue; flags may only change what `_may_change` allows."""
-    config = config_from_flags(flags)
-    run_dir = Path(flags.resume) if flags.resume else config.run_dir
+    run_dir = Path(flags.resume) if flags.resume else _run_dir(flags)
     if not (run_dir / "config.yaml").is_file():
         raise UserError(f"nothing to resume at {run_dir}")
-    if not flags.resume:
-        stored, given = load_config(run_dir / "config.yaml"), dataclasses.asdict(config)
-    else:
-        stored = load_config(run_dir / "config.yaml")
-        resolved = dataclasses.asdict(config)
-        given = {key: resolved[key] for key in given_settings(flags) if key in resolved}
+    stored = load_config(run_dir / "config.yaml")
+    started = {key: getattr(stored, key) for key in STARTED_FROM} if stored.init_from else {}
+    given = dataclasses.asdict(config_from_flags(flags, started))
+    if flags.resume:
+        given = {key: given[key] for key in given_settings(flags) if key in given}
     for key, value in given.items():
         if getattr(stored, key) != value and not _may_change(key, value, stored):
             raise UserError(
@@ -70,9 +93,10 @@ def _resumed_config(flags: argparse.Namespace) -> Config:
     return dataclasses.replace(stored, **(changed | place))
 
 
-def settings_of(flags: argparse.Namespace) -> Config:
-    """The settings of parsed flags: of a new run, or of the one to resume."""
-    return config_from_flags(flags) if flags.resume is None else _resumed_config(flags)
+def _run_dir(flags: argparse.Namespace) -> Path:
+    """The folder of the run that flags describe; the network that it started from may be gone if it has a name."""
+    config = config_from_flags(flags)
+    return config.run_dir if config.name else _new_config(flags).run_dir
 
 
 @contextlib.contextmanager

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -21,15 +23,20 @@ from iqa.data import open_rgb
 from iqa.errors import UserError
 from iqa.evaluation import predict
 from iqa.pretrained import read_state_dict
-from iqa.runtime import fuse_attention, make_accelerator
+from iqa.runtime import autocast, fuse_attention, make_accelerator
 from models_swin import SmartIQA, build_network
 from smart_iqa.frozen_features import FeatureDataset, FrozenFeatures
+from smart_iqa.inputs import Images, OneImage, as_images, check_batch, clip_scores, crops_of, is_one
 from smart_iqa.published import model_from_published
-from smart_iqa.shipped import DEFAULT, Meaning, shipped_file, shipped_names
+from smart_iqa.shipped import DEFAULT, Meaning, checkpoint_file
 
 
 class Scorer:
     """A model with the preprocessing it was trained with.
+
+    `score` takes files and images of any kind and gives numbers. Called with a batch, a Scorer gives scores with
+    their gradients: the same thing measures images and teaches a network that makes them. Several threads may use
+    one Scorer at the same time.
 
     Args:
         model: the network.
@@ -37,7 +44,16 @@ class Scorer:
         accelerator: devices and processes.
         preparation: prepares the tables that it covers, for example from a cache; None decodes every image.
         scales: slope and offset of the databases it was trained on (see `training_data.Scale`), if several.
+        name: what the model is called; None takes the run's.
+
+    Attributes:
+        score_range: lowest and highest score.
+        higher_is_better: whether a higher score means a better image.
+        name: of the model.
     """
+
+    score_range: tuple[float, float] = (0.0, 100.0)
+    higher_is_better: bool = True
 
     def __init__(
         self,
@@ -46,7 +62,9 @@ class Scorer:
         accelerator: Accelerator,
         preparation: Preparation | FrozenFeatures | None = None,
         scales: dict[str, tuple[float, float]] | None = None,
+        name: str | None = None,
     ):
+        self.name = name or config.run_name
         self.model, self.config, self.accelerator = model.to(accelerator.device).eval(), config, accelerator
         fuse_attention(self.model, config.fused_attn, accelerator)
         self.plain = Preparation(self.model, config)
@@ -74,21 +92,56 @@ class Scorer:
             non_blocking=True,
         )
 
-    def score(self, images: str | Path | Sequence[str | Path]) -> float | np.ndarray:
+    def __call__(self, images: Tensor) -> Tensor:
+        """Quality of each image of a batch, differentiable: `100 - model(images).mean()` is a loss.
+
+        Crops and resizing are those of `score`, to within hundredths of a score. Images that need no resizing are
+        taken as they are, not rounded to 8 bits. A score outside the scale is set to its end and keeps its gradient.
+        The weights do not learn (`load_model` freezes them).
+
+        Args:
+            images: RGB (B, 3, H, W), float in 0..1, of any size. They need not be on the model's device.
+
+        Returns:
+            (B,) on 0..100, higher is better, on the device of the images.
+
+        Raises:
+            UserError: another shape, type or range.
+        """
+        check_batch(images)
+        crops = crops_of(images.to(next(self.model.parameters()).device, torch.float32), self.config)
+        with autocast(self.accelerator):
+            crop_scores = self.model(self.model.backbone.normalise(crops.flatten(0, 1)))  # (B*K,)
+        scores = crop_scores.float().unflatten(0, crops.shape[:2]).mean(dim=1)  # (B,)
+        return clip_scores(scores).to(images.device)
+
+    @overload
+    def score(self, images: OneImage) -> float: ...
+
+    @overload
+    def score(self, images: Tensor | Iterable[OneImage | Tensor]) -> np.ndarray: ...
+
+    def score(self, images: Images) -> float | np.ndarray:
         """Quality of an image, or of several: 0..100, higher is better.
 
         Args:
-            images: a file, or a list of files.
+            images: a file, a PIL image, an array (H, W, 3), a batch (B, 3, H, W), or a list of these. Arrays and
+                batches are RGB, uint8 or float in 0..1; floats are rounded to 8 bits, so that an image has the
+                score of its file. Random crops lie by a file's name; in memory as those of an image without one.
 
         Returns:
-            A float for one file, else an array (n,) in the order given. Scores outside the scale are set to its end.
+            A float for one image, else an array (n,) in the order given. Scores outside the scale are set to its end.
 
         Raises:
-            UserError: a file is missing or not an image.
+            UserError: a file is missing or not an image, or another kind, shape or range.
         """
-        files = [images] if isinstance(images, str | Path) else images
-        scores = self.score_table(_unlabelled(files)).clip(0, 100)
-        return scores if files is images else float(scores[0])
+        given = as_images(images)
+        if not given:
+            return np.empty(0)
+        dataset = self.plain.dataset(_unlabelled(given))
+        dataset.paths = given
+        scores = self._predict(self.plain, dataset, "score").clip(0, 100)
+        return float(scores[0]) if is_one(images) else scores
 
     def score_readable(self, images: Sequence[str | Path]) -> tuple[np.ndarray, dict[int, str]]:
         """Like `score` of a list, but files that cannot be read do not stop the others.
@@ -136,8 +189,10 @@ class _TolerantCrops(CropDataset):
             return np.zeros((3, self.config.patch_size, self.config.patch_size), dtype=np.uint8)
 
 
-def _unlabelled(images: Sequence[str | Path]) -> pd.DataFrame:
-    table = pd.DataFrame({"image": [Path(i).name for i in images], "path": [str(i) for i in images]})
+def _unlabelled(images: Sequence[str | Path | Image.Image]) -> pd.DataFrame:
+    """A table of files; an image in memory has neither name nor path."""
+    paths = ["" if isinstance(image, Image.Image) else str(image) for image in images]
+    table = pd.DataFrame({"image": [Path(path).name for path in paths], "path": paths})
     return table.assign(mos=np.nan, mos_std=np.nan)
 
 
@@ -150,7 +205,7 @@ def _problem(path: str | Path) -> str:
 
 
 def load_model(checkpoint: str | Path = DEFAULT, device: str = "auto", **changes) -> Scorer:
-    """The Scorer of a model that comes with the package, or of a finished run.
+    """The Scorer of a model that comes with the package, or of a finished run; its weights are frozen.
 
     Args:
         checkpoint: the name of a model that comes with the package (`smart_iqa.shipped`), a run's folder, a checkpoint
@@ -165,14 +220,16 @@ def load_model(checkpoint: str | Path = DEFAULT, device: str = "auto", **changes
     file = checkpoint_file(checkpoint)
     if is_published(checkpoint):
         config = Config(**{"device": device, "precision": "fp32"} | changes)
-        accelerator = make_accelerator(device, config.precision)
-        return Scorer(model_from_published(read_state_dict(file)), config, accelerator)
+        model = model_from_published(read_state_dict(file)).requires_grad_(False)
+        return Scorer(model, config, make_accelerator(device, config.precision), name=file.stem)
     tensors, records = read_checkpoint(file)
     made = records["made"]
     config = dataclasses.replace(_config_of(file, made), device=device, **changes)
     model = build_network(**made["architecture"])
     load_model_state(model, tensors, file)
-    scorer = Scorer(model, config, make_accelerator(device, config.precision), scales=made.get("scales"))
+    accelerator = make_accelerator(device, config.precision)
+    name = file.stem if "config" in made else file.resolve().parent.name
+    scorer = Scorer(model.requires_grad_(False), config, accelerator, scales=made.get("scales"), name=name)
     scorer.meaning = Meaning(**made["meaning"]) if "meaning" in made else None
     return scorer
 
@@ -180,23 +237,6 @@ def load_model(checkpoint: str | Path = DEFAULT, device: str = "auto", **changes
 def is_published(checkpoint: str | Path) -> bool:
     """Whether a checkpoint is a file of the published code; this project's are folders, or .safetensors files there."""
     return Path(checkpoint).is_file() and Path(checkpoint).suffix != ".safetensors"
-
-
-def checkpoint_file(checkpoint: str | Path) -> Path:
-    """The file of a run's best weights, of a model of the package, or the file itself.
-
-    Raises:
-        UserError: there is none.
-    """
-    path = Path(checkpoint)
-    if path.exists():
-        return path / "best.safetensors" if path.is_dir() else path
-    if (file := shipped_file(str(checkpoint))) is not None:
-        return file
-    raise UserError(
-        f"no run at {path}: expected the folder of a run, a .safetensors file, or a model of the package "
-        f"({', '.join(shipped_names())})"
-    )
 
 
 def run_folder(checkpoint: str | Path) -> Path:

@@ -261,16 +261,18 @@ def test_a_folder_is_one_processs_at_a_time_and_a_killed_one_leaves_nothing(tmp_
         assert not list((tmp_path / "run").glob("*.tmp")) + list((tmp_path / "run").glob(".*.tmp"))
 
 
-def test_a_warm_start_takes_the_tensors_that_fit_and_says_how_many(tmp_path):
+def test_a_warm_start_takes_the_tensors_that_fit_and_says_what_is_missing(tmp_path):
     path = tmp_path / "a.safetensors"
     torch.manual_seed(0)
     save_checkpoint(path, nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), {})
     tensors, _ = read_checkpoint(path)
     other = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 5))
     before = other[1].weight.clone()
-    assert load_fitting_state(other, tensors, path) == (2, 4)
+    assert load_fitting_state(other, tensors, path) == "15 of 35 parameters; not whole: 1"
     assert torch.equal(other[0].weight, tensors["model.0.weight"])
     assert torch.equal(other[1].weight, before)
+    same = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    assert load_fitting_state(same, tensors, path) == "the whole network, 23 parameters"
 
 
 def test_a_warm_start_from_what_fits_nowhere_is_refused(tmp_path):

@@ -20,6 +20,10 @@ WITHOUT_TORCH = (
 )  # fmt: skip
 
 
+def test_the_root_holds_the_files_of_the_design_and_what_torch_hub_asks_for() -> None:
+    assert len(list(ROOT.glob("*.py"))) <= 10 and (ROOT / "hubconf.py").is_file()
+
+
 def packages(node: ast.Import | ast.ImportFrom) -> set[str]:
     names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
     return {name.split(".")[0] for name in names}

@@ -201,20 +201,24 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
     return (image.height, image.width) if turned else image.size
 
 
-def open_rgb(path: str | Path, wanted: Callable[[int, int], tuple[int, int]] | None = None) -> Image.Image:
+def open_rgb(
+    path: str | Path | Image.Image, wanted: Callable[[int, int], tuple[int, int]] | None = None
+) -> Image.Image:
     """An image file as 8-bit RGB, upright; of an animation or of several pages the first.
 
     16-bit greyscale is scaled to 8 bits, transparency is laid over white (as a viewer shows it), palette,
     grey and CMYK are converted, and a camera's orientation tag is applied.
 
     Args:
-        path: the file.
+        path: the file, or an image that Pillow has opened, which is left as it is.
         wanted: the size (width, height) it will be brought to, from the upright size: the picture is resized to it,
-            and a JPEG far larger is decoded at a fraction of its size.
+            and a JPEG file far larger is decoded at a fraction of its size.
 
     Raises:
         UserError: the file is missing, truncated, too large or not taken as an image, see `opened`.
     """
+    if isinstance(path, Image.Image):
+        return _given_rgb(path, wanted)
     try:
         with opened(path) as image:
             with pillow():
@@ -227,6 +231,19 @@ def open_rgb(path: str | Path, wanted: Callable[[int, int], tuple[int, int]] | N
             return image if size in (None, image.size) else image.resize(size, Image.Resampling.BICUBIC)
     except ImageFileError as error:
         raise UserError(f"image {path} cannot be read: {error}") from error
+
+
+def _given_rgb(given: Image.Image, wanted: Callable[[int, int], tuple[int, int]] | None) -> Image.Image:
+    try:
+        if reason := _refusal(given):
+            raise ImageFileError(reason)
+        with pillow():
+            image = _rgb(ImageOps.exif_transpose(given))
+    except ImageFileError as error:
+        described = f"{given.mode} image of {given.width} x {given.height} pixels"
+        raise UserError(f"this {described} cannot be used: {error}") from error
+    size = wanted(*image.size) if wanted else image.size
+    return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

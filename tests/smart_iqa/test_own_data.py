@@ -1,0 +1,118 @@
+"""Your own data: a table -> training that starts from a finished network -> scores."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from helpers import ROOT, SMALL, command, make_run, refusal
+from safetensors.torch import load_file
+
+import train_swin
+from HyperIQASolver_swin import HyperIQASolver
+from iqa.config import Config
+from iqa.errors import UserError
+from models_swin import SmartIQA
+from smart_iqa import load_model
+from smart_iqa.commands import make_demo_database
+from smart_iqa.runs import settings_of
+
+
+def settings(*arguments: object) -> Config:
+    return settings_of(train_swin.make_parser().parse_args([str(argument) for argument in arguments]))
+
+
+def test_a_run_that_starts_from_a_network_has_its_architecture_unless_another_is_named(tmp_path):
+    config = settings("--init_from", "default")
+    assert (config.backbone, config.fusion) == ("tf_efficientnet_lite0", "channel")
+    assert settings("--init_from", "default", "--fusion", "concat").fusion == "concat"
+    (file := tmp_path / "own.yaml").write_text("init_from: default\nmodel_size: nano\n")
+    config = settings("--config", file)
+    assert (config.backbone, config.fusion) == ("nano", "channel")
+    assert settings("--config", "own_data").backbone == "tf_efficientnet_lite0"
+    assert "no run at nowhere" in refusal(settings, "--init_from", "nowhere")
+
+
+@pytest.mark.parametrize("named", [["--name", "run"], []])
+def test_a_stopped_run_is_found_and_keeps_its_architecture_without_the_network_it_started_from(tmp_path, named):
+    first = make_run(tmp_path, "channel")
+    flags = ["--dataset", "csv", "--init_from", first, "--results_dir", tmp_path / "results", *named]
+    started = settings(*flags)
+    started.run_dir.mkdir(parents=True)
+    (started.run_dir / "config.yaml").write_text(started.to_yaml())
+    resumed = ["--resume", started.run_dir]
+    assert settings(*flags, "--resume").fusion == settings(*resumed).fusion == "channel"
+    shutil.rmtree(first)
+    assert settings(*resumed).fusion == "channel"
+    assert "fusion is 'channel'" in refusal(settings, *resumed, "--fusion", "concat")
+    if named:  # the name does not follow from the architecture
+        assert settings(*flags, "--resume").backbone == "nano"
+
+
+@pytest.mark.parametrize("frozen", [[], ["--freeze_backbone"]], ids=["whole", "frozen"])
+def test_a_stopped_run_goes_on_to_the_same_bits_when_the_network_it_started_from_is_gone(
+    pictures, tmp_path, monkeypatch, frozen
+):
+    (folder := tmp_path / "first").mkdir()
+    first = make_run(folder, "channel")
+    flags = ["--dataset", "csv", "--data_path", pictures / "table.csv", *SMALL, "--init_from", first, *frozen]
+    flags += ["--results_dir", tmp_path]
+    assert command("train", *flags, "--name", "whole") == 0
+    fit = HyperIQASolver.fit
+
+    def killed(solver: HyperIQASolver) -> None:
+        fit(solver, last_epoch=1)
+        raise UserError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(HyperIQASolver, "fit", killed)
+        assert command("train", *flags, "--name", "stopped") == 2
+    shutil.rmtree(first)
+    assert command("train", *flags, "--name", "stopped", "--resume") == 0
+    whole, stopped = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "stopped"))
+    assert stopped["metrics"] == whole["metrics"]
+    source = stopped["provenance"]["backbone_weights"]
+    assert source == whole["provenance"]["backbone_weights"]
+    assert re.fullmatch(rf"{first} \(the whole network, [\d,]+ parameters\)", source)
+    for tensors in [load_file(tmp_path / "stopped" / "best.safetensors")]:
+        assert all(v.equal(tensors[k]) for k, v in load_file(tmp_path / "whole" / "best.safetensors").items())
+
+
+def readme_commands() -> list[list[str]]:
+    """The words of each command of the README's section on data of one's own."""
+    section = (ROOT / "README.md").read_text().split("## Your own data")[1].split("\n## ")[0]
+    return [shlex.split(line, comments=True)[1:] for line in re.findall(r"^    (smart-iqa .*)", section, re.MULTILINE)]
+
+
+def test_the_three_commands_of_the_readme_give_a_model_of_ones_own(tmp_path, monkeypatch):
+    """At the size of a test: fewer scenes, one epoch, small crops."""
+    make, train, predict = readme_commands()
+    assert [make[0], train[0], predict[0]] == ["make-demo-database", "train", "predict"]
+    assert train[train.index("--dataset") + 1] == "csv" and train[train.index("--init_from") + 1] == "default"
+    scenes = [
+        make_demo_database.Content(f"dead_leaves_{number}", part, (), (), images=4)
+        for number, part in enumerate(["train", "train", "val", "test"])
+    ]
+    few = partial(make_demo_database.make_database, contents=scenes)
+    monkeypatch.setattr(make_demo_database, "make_database", few)
+    monkeypatch.chdir(tmp_path)
+    assert command(*make) == 0
+    small = "--epochs 1 --patch_size 64 --resize 64 --batch_size 4 --num_workers 0 --device cpu".split()
+    assert command(*train, *small) == 0
+    results = json.loads((tmp_path / "results" / "mine" / "results.json").read_text())
+    assert re.fullmatch(r"default \(the whole network, [\d,]+ parameters\)", results["provenance"]["backbone_weights"])
+    assert command(*predict, "--device", "cpu") == 0
+    scores = pd.read_csv(tmp_path / predict[predict.index("--output") + 1])
+    assert scores["score"].between(0, 100).all() and len(scores) == 20
+
+
+def test_a_model_of_ones_own_is_loaded_as_one_of_the_package_is(tmp_path):
+    model = load_model(make_run(tmp_path, "channel"), "cpu")
+    assert isinstance(model.model, SmartIQA) and model.name == "run"
+    assert isinstance(model.score(Path(tmp_path / "data" / "0.png")), float)
