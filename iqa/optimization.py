@@ -18,7 +18,11 @@ STEP_EVERY, STEP_FACTOR = 6, 0.1
 def make_optimizer(groups: list[dict], config: Config) -> torch.optim.Optimizer:
     """The optimizer of a run, over groups that carry their own learning rate."""
     kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": partial(torch.optim.SGD, momentum=0.9)}
-    return kind[config.optimizer](groups, weight_decay=config.weight_decay, fused=True)  # `step_only_where` needs it
+    optimizer = kind[config.optimizer](groups, weight_decay=config.weight_decay, fused=True)  # for `step_only_where`
+    if config.optimizer == "sgd":  # a fused one leaves its buffers as memory was, where its first step changes nothing
+        for parameter in (p for group in groups for p in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def step_only_where(finite: Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -27,10 +31,6 @@ def step_only_where(finite: Tensor, optimizer: torch.optim.Optimizer) -> None:
     The device decides, as it does for a loss scale, so that nobody waits for it.
     """
     optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
-    if isinstance(optimizer, torch.optim.SGD):  # leaves its buffers as memory was, where its first step is left out
-        for parameter in (p for group in optimizer.param_groups for p in group["params"] if p.grad is not None):
-            if not optimizer.state[parameter]:
-                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def make_scheduler(

@@ -391,12 +391,12 @@ def test_scores_do_not_depend_on_how_many_crops_are_scored_at_once(table, precis
     model, accelerator, found = SmartIQA("nano", "channel").eval(), make_accelerator("cpu", precision), []
     seen: list[int] = []
     model.backbone.register_forward_hook(lambda module, images, stages: seen.append(len(images[0])))
-    for size in (0, 1, 5, 32):
+    for size, most in {0: 4, 1: 1, 5: 4, 32: 32}.items():  # an image's two crops are scored together where they fit
         config = dataclasses.replace(CONFIG, test_batch_size=size)
         scorer = Scorer(model, config, accelerator)
         seen.clear()
         found.append(scorer.score_table(table))
-        assert max(seen) == (size or 4)  # by default as many as training's batch
+        assert max(seen) == most
     for scores in found[1:]:
         assert np.abs(scores - found[0]).max() < tolerance
 
@@ -551,12 +551,16 @@ def test_photographs_weigh_the_same_however_many_processes_share_them(processes)
     solver = object.__new__(HyperIQASolver)
     solver.config = Config(photo_weight=2.0)
     solver.accelerator = SimpleNamespace(num_processes=processes, process_index=0, mixed_precision="no")
-    solver.accelerator.device, solver.accelerator.gather = torch.device("cpu"), lambda values: values
+    solver.accelerator.device = torch.device("cpu")
+    solver.accelerator.reduce = lambda share, how: processes * share  # as many have the same
     solver.to_images, solver.model = lambda crops, augment, jitter: crops, lambda images: images
-    solver.loss, solver.photographs = lambda *values: torch.tensor(0.0), lambda score, step: torch.tensor(3.0)
+    term = torch.tensor(3.0, requires_grad=True)
+    solver.loss, solver.photographs = lambda *values: torch.tensor(0.0), lambda score, step: term
     batch = SimpleNamespace(crops=torch.ones(2), augment=None, mos=torch.ones(2), mos_std=torch.ones(2))
     batch.database = torch.zeros(2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("HyperIQASolver_swin.gather_shares", lambda accelerator, scores, labels, size: (scores, labels))
         loss, _ = solver.batch_loss(batch, 2, 0)
-    assert loss.item() * processes == 6  # what `backward` is given, for one process and added up for several
+    loss.backward()
+    assert loss.item() == 6
+    assert term.grad * processes == 2  # what the processes' gradients add up to
