@@ -7,16 +7,14 @@ Testing is done once, afterwards, by who called it.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -25,7 +23,6 @@ from accelerate.data_loader import prepare_data_loader
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
 
 from iqa.checkpoint import load_model_state, load_optimizer_state, read_checkpoint, save_checkpoint
 from iqa.config import Config
@@ -33,52 +30,18 @@ from iqa.errors import Stopped, UserError
 from iqa.evaluation import predict
 from iqa.losses import make_loss
 from iqa.metrics import plcc, srcc
-from iqa.optimization import make_average, make_optimizer, make_scheduler
+from iqa.optimization import make_average, make_optimizer, make_scheduler, step_only_where
 from iqa.photographs import PhotographTerm
 from iqa.results import read_history
 from iqa.runtime import autocast, random_states, restore_random_states, seed_pass
-from iqa.system import StopSignals, gather_shares, progress, write_atomically
+from iqa.steps import EpochSoFar, Learned, Progress, Step, step_numbers, suspects
+from iqa.system import StopSignals, fetch_later, gather_shares, sum_shares, write_atomically
+from iqa.watching import Watch
 
 log = logging.getLogger(__name__)
 
 SKIPS_ALLOWED = 3  # steps one after the other without a finite loss and gradient
 _AVERAGE = "average."  # prefix of the averaged weights in a checkpoint
-
-
-@dataclass
-class Progress:
-    """Where a run stands; stored in `last.safetensors`."""
-
-    epochs_done: int = 0
-    best_epoch: int = 0
-    best_srcc: float = -math.inf
-    stopped_early: bool = False
-
-    def epochs_without_gain(self) -> int:
-        """Epochs since validation was last at its best."""
-        return self.epochs_done - self.best_epoch
-
-
-@dataclass
-class EpochSoFar:
-    """What an epoch has done so far; stored in `last.safetensors`, so that a run can go on within an epoch."""
-
-    epoch: int = 0
-    batches: int = 0  # up to the last step
-    loss_sum: float = 0.0  # over crops, in float32; a loss that is not finite is left out
-    crops: int = 0
-    skipped_steps: int = 0
-    skipped_in_a_row: int = 0  # up to now, from earlier epochs too
-    seconds: float = 0.0
-
-
-class _Learned(NamedTuple):
-    """A batch whose gradient waits for its step."""
-
-    loss: Tensor  # (), of the whole batch
-    size: int  # crops of the whole batch
-    scores: Tensor  # (n,) of this process
-    index: Tensor  # (n,) rows of the training table
 
 
 class HyperIQASolver:
@@ -121,13 +84,19 @@ class HyperIQASolver:
         self.so_far, self.stop = EpochSoFar(), StopSignals()
         self._between_steps = False  # what a checkpoint holds belongs together
         self._goes_on = False  # the next epoch is one that a resumed run is in the midst of
-        self._since_step: list[_Learned] = []
+        self._since_step: list[Learned] = []
+        self._asked: Step | None = None  # for, and not yet settled
         self._suspects: dict[str, None] = {}  # names, in order, of images in skipped steps
         groups = model.parameter_groups(config.lr, config.lr_ratio, config.layer_decay)
         optimizer = make_optimizer(groups, config)
         steps_per_epoch = math.ceil(len(train_loader) / config.accumulate)
         self.scheduler = make_scheduler(optimizer, config, steps_per_epoch)
+        self.watch = Watch(config, self.run_dir, steps_per_epoch, shows=accelerator.is_main_process)
         self.average = make_average(model, config, accelerator.device)
+        # Whether a step's numbers are read one step later, so that the device always has work: where the loss scale
+        # of fp16 does not wait anyway, and no average takes statistics that the next batch has changed.
+        steady = config.freeze_batch_norm or self.average is None
+        self.reads_late = accelerator.device.type == "cuda" and accelerator.scaler is None and steady
         self.crops_per_epoch = len(train_loader.batch_sampler.sampler)
         self.train_loader = prepare_data_loader(  # the batches are this process's already
             train_loader, accelerator.device, num_processes=1, process_index=0, put_on_device=True, non_blocking=True
@@ -171,29 +140,19 @@ class HyperIQASolver:
         if self.accelerator.num_processes > 1:  # else all would drop the same units of different crops
             done = self.progress.epochs_done, self.so_far.batches
             torch.manual_seed(hash((self.config.seed, self.accelerator.process_index, *done)))
-        with self._events() as write_event, self.stop:
+        steps_done = math.ceil(self.so_far.batches / self.config.accumulate) if self._goes_on else 0
+        with self.watch.running(self.progress.epochs_done, steps_done), self.stop:
             while self.progress.epochs_done < last_epoch and not self.progress.stopped_early:
                 try:
                     record = self._run_epoch(self.progress.epochs_done + 1)
                 except RuntimeError:
                     self._stop_if_asked()
                     raise
-                for key, value in record.items():
-                    if key != "epoch":
-                        write_event(key, value, record["epoch"])
+                self.watch.log_epoch(record)
                 if self.stop.asked:
                     raise Stopped(f"stopped after epoch {record['epoch']}", self.stop.asked)
         self.accelerator.wait_for_everyone()  # the best checkpoint is on disk
         return self.progress
-
-    @contextlib.contextmanager
-    def _events(self) -> Iterator[Callable]:
-        """What takes a value for TensorBoard; on other processes than the first one it does nothing."""
-        if not self._is_main:
-            yield lambda *event: None
-            return
-        with SummaryWriter(self.run_dir / "tensorboard", purge_step=self.progress.epochs_done + 1) as writer:
-            yield writer.add_scalar
 
     def _run_epoch(self, epoch: int) -> dict:
         trained = self.train_one_epoch(epoch)
@@ -246,20 +205,23 @@ class HyperIQASolver:
         """Learn from the epoch's batches that are left, and save every `checkpoint_every` steps and when stopped."""
         so_far, every = self.so_far, self.config.checkpoint_every
         started = time.perf_counter() - so_far.seconds
-        batches = progress(self.train_loader, f"epoch {so_far.epoch}", show=self._is_main)
-        for i, batch in enumerate(batches, start=so_far.batches):
+        for i, batch in enumerate(self.watch.epoch(self.train_loader, so_far.epoch), start=so_far.batches):
             self._between_steps = False
             self._learn(i, batch)
             if not self.accelerator.sync_gradients:
                 continue
-            so_far.batches, so_far.seconds = i + 1, time.perf_counter() - started  # each step waits for the device
+            so_far.batches, so_far.seconds = i + 1, time.perf_counter() - started  # the device is a step behind at most
             self._between_steps = True
             if self.stop.asked:
                 self._save_and_stop(self.stop.asked)
             if every and math.ceil(so_far.batches / self.config.accumulate) % every == 0:
+                self._settle()
                 self._save_last()
+        self._settle()
+        so_far.seconds = time.perf_counter() - started
 
     def _save_and_stop(self, signal: int) -> NoReturn:
+        self._settle()
         self._save_last()
         raise Stopped(
             f"stopped in epoch {self.so_far.epoch} after {self.so_far.batches} of {len(self.train_loader)} batches, "
@@ -290,21 +252,32 @@ class HyperIQASolver:
             loss, scores = self.batch_loss(batch, size, number)
             # Every process has the whole loss and the gradient of its own scores; processes are averaged.
             self.accelerator.backward(loss * weight * self.accelerator.num_processes)
-            self._since_step.append(_Learned(loss.detach(), size, scores.detach(), batch.index))
+            self._since_step.append(Learned(loss.detach(), size, scores.detach(), batch.index))
             if self.accelerator.sync_gradients:
                 self._finish_step()
             self.optimizer.zero_grad(set_to_none=True)
 
     def _finish_step(self) -> None:
-        """Step if the numbers are finite; schedule and average go along. Count the losses."""
+        """Step where the numbers are finite, and settle the step before, or this one where that needs no waiting."""
         learned, self._since_step = self._since_step, []
-        losses, gradient = self._numbers(learned)
-        for loss, (_, size, _, _) in zip(losses, learned, strict=True):
-            if math.isfinite(loss):
-                self.so_far.loss_sum = float(np.float32(self.so_far.loss_sum) + np.float32(loss) * np.float32(size))
-                self.so_far.crops += size
-        finite = all(map(math.isfinite, [*losses, gradient]))
-        if finite and self._take_step():
+        self._settle()
+        numbers = step_numbers(learned, self.model, scaled=self.accelerator.scaler is not None)
+        taken = self._take_step(numbers.isfinite().all())
+        self._asked = Step(learned, fetch_later(numbers), taken)
+        if not self.reads_late:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Read the numbers of the step that was asked for last; schedule and average go along with it."""
+        if self._asked is None:
+            return
+        step, self._asked = self._asked, None
+        numbers = step.read()
+        losses, sizes = numbers[:-1], [each.size for each in step.learned]
+        self.so_far.count(losses, sizes)
+        self.watch.step(losses, sizes, self.scheduler.get_last_lr())
+        finite = all(map(math.isfinite, numbers))
+        if finite and step.taken:
             self.scheduler.step()
             if self.average is not None:
                 self.average.update_parameters(self.accelerator.unwrap_model(self.model))
@@ -313,22 +286,9 @@ class HyperIQASolver:
         self.so_far.skipped_steps += 1
         if not finite:  # an overflow of fp16 is not a fault: its scale is lowered
             self.so_far.skipped_in_a_row += 1
-            names = self.train_loader.dataset.images
-            for _, _, scores, index in learned:
-                bad = index[~scores.isfinite()]
-                self._suspects |= {names[row]: None for row in (bad if len(bad) else index).tolist()}
+            self._suspects |= suspects(step.learned, self.train_loader.dataset.images)
             if self.so_far.skipped_in_a_row == SKIPS_ALLOWED:
                 self._stop_for_numbers()
-
-    def _numbers(self, learned: list[_Learned]) -> tuple[list[float], float]:
-        """The losses of some batches and the largest part of the gradient; of fp16 0, since its scale sees to it."""
-        losses = [each.loss for each in learned]
-        if self.accelerator.scaler:
-            return torch.stack(losses).tolist(), 0.0
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        largest = torch.nn.utils.get_total_norm(gradients, norm_type=math.inf)
-        *losses, gradient = torch.stack([*losses, largest]).tolist()  # waits for the device, once a step
-        return losses, gradient
 
     def _stop_for_numbers(self) -> NoReturn:
         names = list(self._suspects)
@@ -339,11 +299,19 @@ class HyperIQASolver:
             f"these images, lower lr, or set grad_clip; what {self.run_dir} holds is kept"
         )
 
-    def _take_step(self) -> bool:
-        """Let the optimizer step; False where a gradient overflowed in half precision, which changes no weight."""
+    def _take_step(self, finite: Tensor) -> bool:
+        """Let the optimizer step; False where a gradient overflowed in fp16, which changes no weight.
+
+        Args:
+            finite: whether the step's numbers are (), on the device; where they are not, no weight changes.
+        """
+        scaler = self.accelerator.scaler
+        if scaler and not finite:
+            return False
         if self.config.grad_clip is not None:
             self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.grad_clip)
-        scaler = self.accelerator.scaler
+        if scaler is None:
+            step_only_where(finite, self.optimizer.optimizer)
         scale = scaler.get_scale() if scaler else 0.0
         self.optimizer.step()
         return scaler is None or scaler.get_scale() >= scale  # it falls where a step was skipped
@@ -365,7 +333,7 @@ class HyperIQASolver:
         if self.photographs is not None:
             step = number * self.accelerator.num_processes + self.accelerator.process_index
             share = self.config.photo_weight / self.accelerator.num_processes  # each process has photographs of its own
-            loss = loss + share * self.photographs(self._score, step)
+            loss = loss + sum_shares(self.accelerator, share * self.photographs(self._score, step))
         return loss, scores
 
     def _score(self, images: Tensor) -> Tensor:
@@ -381,7 +349,8 @@ class HyperIQASolver:
     def evaluate(self, loader: DataLoader) -> dict[str, float]:
         """SRCC and PLCC on a prepared test loader; of several databases, the mean of each one's own."""
         seed_pass(loader)
-        scores = predict(self.kept_model, loader, self.to_images, self.accelerator, "validate")
+        at_once = self.config.test_batch_size or None
+        scores = predict(self.kept_model, loader, self.to_images, self.accelerator, "validate", at_once)
         mos, database = loader.dataset.labels.mos.numpy(), loader.dataset.labels.database.numpy()
         parts = [(scores[database == d], mos[database == d]) for d in np.unique(database)]
         return {

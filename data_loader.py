@@ -27,7 +27,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from iqa.choices import TEST_MODES
 from iqa.config import Config, parse_resize
 from iqa.data import RowCache, file_hash, image_sizes, open_rgb
-from iqa.system import give_back_freed_memory, shard_sizes
+from iqa.runtime import crops_at_once
+from iqa.system import computes_on_cuda, device_constant, give_back_freed_memory, shard_sizes
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +38,11 @@ JITTER = (0.1, 0.1, 0.1, 0.02)
 UNCHANGED = [0.0, 1.0, 1.0, 1.0, 0.0]  # a row of `Batch.augment` that does nothing
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's convert("L")
 # Maps of RGB (rows of 3x3): identity, cross product with the grey axis, projection onto it, luma in every channel.
-_COLOUR_BASIS = torch.tensor(
-    [
-        [1, 0, 0, 0, 1, 0, 0, 0, 1],
-        [n / math.sqrt(3) for n in (0, -1, 1, 1, 0, -1, -1, 1, 0)],
-        [1 / 3] * 9,
-        _LUMA * 3,
-    ]
+_COLOUR_BASIS = (
+    (1, 0, 0, 0, 1, 0, 0, 0, 1),
+    tuple(n / math.sqrt(3) for n in (0, -1, 1, 1, 0, -1, -1, 1, 0)),
+    (1 / 3,) * 9,
+    _LUMA * 3,
 )
 _IN_CACHE = 4  # crops that a CPU's second-level cache holds as floats
 
@@ -399,11 +398,11 @@ def test_loader(data: pd.DataFrame | Dataset, config: Config, images: int | None
 
     Args:
         data: as for training.
-        config: gives test_mode, test_patch_num, batch_size, num_workers.
-        images: a batch; None makes about `batch_size` crops a batch.
+        config: gives test_mode, test_patch_num, test_batch_size, batch_size, num_workers.
+        images: a batch; None takes as many as have `crops_at_once` crops together, at least one.
     """
     dataset = data if isinstance(data, Dataset) else CropDataset(data, config)
-    images = images or max(1, config.batch_size // config.test_crops)
+    images = images or max(1, crops_at_once(config) // config.test_crops)
     # Whole images differ in size; their features do not.
     whole = TEST_MODES[config.test_mode].whole and isinstance(dataset, CropDataset)
     return _loader(dataset, config, batch_size=1 if whole else images)
@@ -416,7 +415,7 @@ def _loader(dataset: Dataset, config: Config, **options) -> DataLoader:
         num_workers=workers,
         persistent_workers=workers > 0,
         worker_init_fn=give_back_freed_memory,
-        pin_memory=torch.cuda.is_available(),
+        pin_memory=computes_on_cuda(config.device),
         collate_fn=_as_it_is,
         generator=torch.Generator().manual_seed(config.seed),  # else it draws from the one that dropout draws from
         **options,
@@ -459,7 +458,7 @@ def _colour_maps(augment: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Te
     cos, sin = angle.cos(), angle.sin()
     # Rodrigues' formula for the rotation; it leaves grey as it is, so what saturation adds of grey passes it by.
     weights = torch.stack((saturation * cos, saturation * sin, saturation * (1 - cos), 1 - saturation), dim=1)
-    basis = _COLOUR_BASIS.to(augment.device)
+    basis = device_constant(_COLOUR_BASIS, augment.device)  # (4, 9)
     of_pixel = ((contrast * brightness)[:, None] * weights @ basis).view(-1, 3, 3) / std
     offset = (-mean / std).expand(len(augment), 3, 1)
     of_mean = ((1 - contrast) * brightness)[:, None, None] * basis[3].view(3, 3) / std
@@ -483,7 +482,7 @@ def to_images(
     """
     pixels, augment = crops.flatten(0, 1), augment.flatten(0, 1)  # (N, 3, H, W), (N, 5)
     images = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)
-    mean_t, std_t = (255 * images.new_tensor(values)[:, None] for values in (mean, std))  # (3, 1)
+    mean_t, std_t = (255 * device_constant(tuple(values), images.device)[:, None] for values in (mean, std))  # (3, 1)
     flip = augment[:, 0].bool()[:, None, None, None]
     some = _IN_CACHE if pixels.device.type == "cpu" else max(1, len(pixels))
     buffer = images.new_ones((some, 4, *pixels.shape[2:]))  # red, green, blue, and the 1 that an offset multiplies

@@ -98,6 +98,7 @@ def train_and_test(
         resume: continue from the last checkpoint if there is one.
         fold: number of the fold to test on, if the settings ask for cross-validation.
     """
+    from iqa.runtime import fuse_attention, precision_of
     from smart_iqa.frozen_features import prepare_images
     from smart_iqa.scorer import Scorer
     from smart_iqa.testing import compare_with_training, test_databases
@@ -108,6 +109,7 @@ def train_and_test(
     with accelerator.main_process_first():  # it hashes the images, the others find what it has kept
         compared = compare_with_training(others, data.parts["train"], config.cache_dir)
     model = build_model(config).to(accelerator.device)
+    fuse_attention(model, config.fused_attn, accelerator)
     with open_run_dir(config, accelerator, resume):
         if accelerator.is_main_process:
             data.write_splits(config.run_dir, config.seed)
@@ -128,7 +130,8 @@ def train_and_test(
             {part_name(part.database, config.dataset): part for part in tested},
             {"training_seconds": round(seconds, 1)},
             training=dataclasses.asdict(progress)
-            | {"parameters": sum(p.numel() for p in model.parameters()), "processes": accelerator.num_processes},
+            | {"parameters": sum(p.numel() for p in model.parameters()), "processes": accelerator.num_processes}
+            | {"precision": precision_of(accelerator)},
         )
         if accelerator.is_main_process:
             write_results(config.run_dir / "results.json", results)
@@ -217,11 +220,13 @@ def run(config: Config, resume: bool = False) -> dict:
     """
     from data_loader import warn_of_small_images
     from iqa.runtime import make_accelerator, require_compiler
+    from iqa.watching import require_tracker
     from smart_iqa.testing import read_databases
 
     for name in (config.dataset, *config.also_train_on):
         if name not in DATABASES:
             raise UserError(f"dataset: unknown database {name!r}; known: {', '.join(DATABASES)}")
+    require_tracker(config.tracker)
     if config.compile:
         require_compiler()
     accelerator = make_accelerator(config.device, config.precision, config.accumulate)

@@ -103,15 +103,28 @@ def modes_section(file: str, result: dict) -> str:
     return "\n".join([_headline(file, result), table(head, rows)])
 
 
+LOOP = ("loop_images_per_s", "loop_test_images_per_s", "overhead_share", "deterministic_cost")
+
+
 def gpu_section(file: str, result: dict) -> str:
     """A row a variant."""
     keys = ("train_images_per_s", "mfu", "epoch_seconds", "test_seconds")
     rows = [
-        [v["backbone"], v["batch"], "yes" if v["compiled"] else "no", *(v.get(key, v.get("reason")) for key in keys)]
+        [
+            v["backbone"],
+            v["batch"],
+            "yes" if v["compiled"] else "no",
+            v.get("fused_attn", "on"),
+            *(v.get(key, v.get("reason")) for key in keys),
+        ]
         for v in result["variants"]
     ]
-    head = ["backbone", "batch", "compiled", "images/s", "MFU", "epoch (s)", "test (s)"]
-    return "\n".join([_headline(file, result), table(head, rows)])
+    head = ["backbone", "batch", "compiled", "fused_attn", "images/s", "MFU", "epoch (s)", "test (s)"]
+    loops = [
+        [v["backbone"], v["batch"], *(v[key] for key in LOOP)] for v in result["variants"] if "overhead_share" in v
+    ]
+    named = ["backbone", "batch", *(f"`{key}`" for key in LOOP)]
+    return "\n".join([_headline(file, result), table(head, rows), *(["", table(named, loops)] if loops else [])])
 
 
 def speed_up(step_seconds: float, gradient_bytes: float, bytes_per_s: float, processes: int) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+TRACKERS = ("tensorboard", "wandb", "mlflow")  # by the name of their package
 MODEL_SIZES = ("nano", "tiny", "small", "base")  # of Swin
 
 # A primary loss and the function of `iqa.losses` that computes it.

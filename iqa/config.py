@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from iqa.choices import DEVICES, FUSION_KINDS, LOSSES, MODEL_SIZES, TEST_MODES, describe_crops
+from iqa.choices import DEVICES, FUSION_KINDS, LOSSES, MODEL_SIZES, TEST_MODES, TRACKERS, describe_crops
 from iqa.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -66,6 +66,8 @@ class Config:
     # The run.
     name: str | None = _setting(None, "name of the run (default: from dataset, backbone, fusion, seed)")
     results_dir: str = _setting("results", "where runs are written")
+    tracker: str = _setting("tensorboard", "what logs the run; wandb and mlflow are packages of their own", TRACKERS)
+    log_every: int = _setting(50, "steps between values for the tracker; 0: by epoch only", low=0)
     seed: int = _setting(0, "seeds initialisation, splits, crops and dropout", low=0)
 
     # Data.
@@ -95,6 +97,9 @@ class Config:
     patch_size: int = _setting(224, "side of a crop; 224 is what the backbones were pretrained on", low=32)
     train_patch_num: int = _setting(20, "training crops per image and epoch, as the paper", low=1)
     test_patch_num: int = _setting(20, "test crops per image, averaged, as the paper", low=1)
+    test_batch_size: int = _setting(
+        0, "crops scored at once (default: batch_size; on a GPU as many as fit where training does)", low=0
+    )
     test_mode: str = _setting(
         "random",
         "how a test image is cropped; random is seeded by the image",
@@ -174,7 +179,16 @@ class Config:
 
     # Machine.
     device: str = _setting("auto", "where to compute", DEVICES)
-    precision: str = _setting("fp32", "arithmetic of the backbone; the rest is fp32", ("fp32", "bf16", "fp16"))
+    precision: str = _setting(
+        "auto",
+        "arithmetic of the backbone, the rest is fp32; auto: bf16 on a GPU that has it, else fp32",
+        ("auto", "fp32", "bf16", "fp16"),
+    )
+    fused_attn: str = _setting(
+        "auto",
+        "torch's scaled_dot_product_attention; auto: on for Swin, off in bf16 on a CPU",
+        ("auto", "on", "off"),
+    )
     compile: bool = _setting(False, "compile the network with torch.compile")
 
     def __post_init__(self):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -29,8 +29,11 @@ def predict(
     to_images: ToImages,
     accelerator: Accelerator,
     description: str = "predict",
+    crops_at_once: int | None = None,
 ) -> np.ndarray:
     """Scores (or features) of every image of a test loader, in the table's order.
+
+    In fp32 they depend on how many crops are scored at once by less than 0.001 of a score's 100.
 
     Args:
         model: images (N, 3, H, W) -> scores (N,), or features (N, D).
@@ -38,6 +41,7 @@ def predict(
         to_images: crops and their augmentation -> normalised images (B*K, 3, H, W).
         accelerator: gathers the scores of all processes.
         description: what the progress bar says.
+        crops_at_once: at most; None takes those of a whole batch.
 
     Returns:
         (n,) or (n, D) float64: per image the mean over its K crops.
@@ -45,15 +49,7 @@ def predict(
     Raises:
         UserError: the memory does not suffice for one crop.
     """
-    model.eval()
-    in_parts = _InParts(model)
-    found: list[tuple[Tensor, Tensor]] = []  # on the device: a copy to the host would wait for it each time
-    for batch in progress(loader, description, show=accelerator.is_main_process):
-        B, K = batch.crops.shape[:2]
-        with autocast(accelerator):
-            crop_scores = in_parts(to_images(batch.crops, batch.augment))  # (B*K, ...)
-        image_scores = crop_scores.float().view(B, K, *crop_scores.shape[1:]).mean(dim=1)  # (B, ...)
-        found.append(accelerator.gather((image_scores, batch.index)))
+    found = list(score_batches(model, loader, to_images, accelerator, description, crops_at_once))
     scores, index = (torch.cat(values).cpu().numpy() for values in zip(*found, strict=True))
     # Processes with fewer images repeat some, so that all have equally many batches: rows are told by their index.
     by_row = np.empty((len(loader.dataset), *scores.shape[1:]))
@@ -61,11 +57,30 @@ def predict(
     return by_row
 
 
-class _InParts:
-    """A model that takes a batch in parts: half as large each time that the memory does not suffice."""
+def score_batches(
+    model: nn.Module,
+    loader: DataLoader,
+    to_images: ToImages,
+    accelerator: Accelerator,
+    description: str,
+    crops_at_once: int | None = None,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """As `predict`, batch by batch: scores and index of its images, on the device, which nobody waits for."""
+    model.eval()
+    in_parts = _InParts(model, crops_at_once or sys.maxsize)
+    for batch in progress(loader, description, show=accelerator.is_main_process):
+        B, K = batch.crops.shape[:2]
+        with autocast(accelerator):
+            crop_scores = in_parts(to_images(batch.crops, batch.augment))  # (B*K, ...)
+        image_scores = crop_scores.float().view(B, K, *crop_scores.shape[1:]).mean(dim=1)  # (B, ...)
+        yield accelerator.gather((image_scores, batch.index))
 
-    def __init__(self, model: nn.Module):
-        self.model, self.most = model, sys.maxsize
+
+class _InParts:
+    """A model that takes a batch in parts of `most`: half as many each time that the memory does not suffice."""
+
+    def __init__(self, model: nn.Module, most: int):
+        self.model, self.most = model, most
 
     def __call__(self, images: Tensor) -> Tensor:
         """Images (N, ...) -> scores or features (N, ...)."""

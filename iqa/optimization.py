@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from iqa.config import Config
 
@@ -16,10 +17,20 @@ STEP_EVERY, STEP_FACTOR = 6, 0.1
 
 def make_optimizer(groups: list[dict], config: Config) -> torch.optim.Optimizer:
     """The optimizer of a run, over groups that carry their own learning rate."""
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, momentum=0.9, weight_decay=config.weight_decay)
-    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam}[config.optimizer]
-    return kind(groups, weight_decay=config.weight_decay, fused=True)
+    kind = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": partial(torch.optim.SGD, momentum=0.9)}
+    optimizer = kind[config.optimizer](groups, weight_decay=config.weight_decay, fused=True)  # for `step_only_where`
+    if config.optimizer == "sgd":  # a fused one leaves its buffers as memory was, where its first step changes nothing
+        for parameter in (p for group in groups for p in group["params"]):
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
+
+
+def step_only_where(finite: Tensor, optimizer: torch.optim.Optimizer) -> None:
+    """Let a fused optimizer's next step change nothing, its own state included, unless `finite` (a truth value, ()).
+
+    The device decides, as it does for a loss scale, so that nobody waits for it.
+    """
+    optimizer.found_inf = (~finite).float()  # type: ignore[attr-defined]
 
 
 def make_scheduler(
@@ -41,16 +52,35 @@ def make_scheduler(
     )
 
 
-def make_average(model: nn.Module, config: Config, device: torch.device) -> AveragedModel | None:
-    """An exponential average of the floating-point state, if the settings ask for one; integers are the model's own."""
-    if config.ema_decay is None:
-        return None
-    average_floats = get_ema_multi_avg_fn(config.ema_decay)
+class WeightAverage(AveragedModel):
+    """An exponential average of a model's floating-point state; integers are the model's own.
 
-    def average(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
-        if averaged[0].is_floating_point():
-            average_floats(averaged, current, count)
-        else:  # an index between two others points to a third thing
-            torch._foreach_copy_(averaged, current)
+    It counts on the CPU: torch's own average asks the device in each update whether it is the first.
 
-    return AveragedModel(model, device=device, multi_avg_fn=average, use_buffers=True)
+    Args:
+        model: to average.
+        device: where the average lies.
+        decay: how much of the average an update keeps.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device, decay: float):
+        super().__init__(model, device=device, use_buffers=True)
+        self.decay, self.n_averaged = decay, self.n_averaged.cpu()
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take the state of `model` in; the first time it is the average."""
+        averaged, current = ([*each.parameters(), *each.buffers()] for each in (self.module, model))
+        pairs = list(zip(averaged, current, strict=True))
+        floats = [pair for pair in pairs if self.n_averaged and pair[0].is_floating_point()]
+        others = [pair for pair in pairs if not (self.n_averaged and pair[0].is_floating_point())]
+        if floats:
+            torch._foreach_lerp_(*map(list, zip(*floats, strict=True)), 1 - self.decay)
+        if others:  # an index between two others would point to a third thing
+            torch._foreach_copy_(*map(list, zip(*others, strict=True)))
+        self.n_averaged += 1
+
+
+def make_average(model: nn.Module, config: Config, device: torch.device) -> WeightAverage | None:
+    """The average of the weights, if the settings ask for one."""
+    return None if config.ema_decay is None else WeightAverage(model, device, config.ema_decay)

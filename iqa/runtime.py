@@ -9,14 +9,19 @@ import shutil
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs
+from torch import nn
 from torch.utils.data import DataLoader
 
+from iqa.config import Config
 from iqa.errors import UserError
-from iqa.system import keep_freed_memory
+from iqa.system import computes_on_cuda, keep_freed_memory
 
 # How long processes wait for one of them: the first one checks and hashes a whole database while the others wait.
 WAIT = datetime.timedelta(hours=12)
+
+# Crops that a test takes where training takes one: it keeps nothing for a backward pass. What does not fit is halved.
+TESTED_FOR_ONE = 4
 
 
 def make_accelerator(device: str = "auto", precision: str = "fp32", accumulate: int = 1) -> Accelerator:
@@ -24,7 +29,8 @@ def make_accelerator(device: str = "auto", precision: str = "fp32", accumulate: 
 
     Args:
         device: `auto` (the best there is), `cpu`, `cuda` or `mps`.
-        precision: `fp32`, or `bf16` or `fp16` for the backbone (autocast).
+        precision: `fp32`, or `bf16` or `fp16` for the backbone (autocast), or `auto` (see `resolve_precision`). On a
+            GPU what stays fp32 is multiplied in TF32, unless `fp32` itself is asked for.
         accumulate: batches whose gradients make one optimizer step.
 
     Raises:
@@ -37,15 +43,52 @@ def make_accelerator(device: str = "auto", precision: str = "fp32", accumulate: 
         raise UserError("precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
     if device == "cpu" or not any(available.values()):
         keep_freed_memory()
-    mixed = {"fp32": "no"}.get(precision, precision)
+    in_tf32 = computes_on_cuda(device) and precision != "fp32"
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = in_tf32
+    precision = resolve_precision(precision, device)
     for kind in (PartialState, AcceleratorState, GradientState):  # else the first one's settings are a process's only
         kind._shared_state = {}
     return Accelerator(
         cpu=device == "cpu",
-        mixed_precision=mixed,
+        mixed_precision={"fp32": "no"}.get(precision, precision),
         gradient_accumulation_steps=accumulate,
+        dataloader_config=DataLoaderConfiguration(non_blocking=True),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=WAIT)],
     )
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """What `auto` means on a device: `bf16` on a GPU that computes in it, else `fp32`; another one is as it is."""
+    if precision != "auto":
+        return precision
+    return "bf16" if computes_on_cuda(device) and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+
+
+def precision_of(accelerator: Accelerator) -> str:
+    """The precision that an accelerator's backbone computes in: `fp32`, `bf16` or `fp16`."""
+    return {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+
+
+def fuse_attention(network: nn.Module, choice: str, accelerator: Accelerator) -> None:
+    """Let a network's attention be torch's `scaled_dot_product_attention`, or the plain products and softmax.
+
+    Args:
+        network: any whose attention has timm's attribute `fused_attn`; both ways give the same up to rounding.
+        choice: `on`, `off`, or `auto`: as the network was built, but plain in bf16 on a CPU, where a step of
+            Swin-nano was 1.66 times as fast so (an Intel with AMX; in fp32 1.07 times).
+        accelerator: device and precision.
+    """
+    plain_is_faster = accelerator.device.type == "cpu" and precision_of(accelerator) == "bf16"
+    if choice == "auto" and not plain_is_faster:
+        return
+    for module in network.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = choice == "on"
+
+
+def crops_at_once(config: Config) -> int:
+    """How many crops a test scores at once: as set, or on a GPU as many as a training step's memory holds."""
+    return config.test_batch_size or config.batch_size * (TESTED_FOR_ONE if computes_on_cuda(config.device) else 1)
 
 
 def autocast(accelerator: Accelerator) -> torch.autocast:

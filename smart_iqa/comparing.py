@@ -30,6 +30,7 @@ from iqa.results import (
     provenance,
     read_json,
 )
+from iqa.runtime import resolve_precision
 from smart_iqa.scorer import is_published, load_model, load_run_config, run_folder
 from smart_iqa.testing import (
     compare_with_training,
@@ -314,7 +315,8 @@ def _describe_checkpoint(checkpoint: Checkpoint, config: Config) -> dict:
         "training_notes": trained.get("protocol", {}).get("notes", []),
         "seed": None if is_published(file) else checkpoint.config.seed,
         "provenance": {key: origin[key] for key in ("git_commit", "git_dirty", "versions") if key in origin},
-        "tested_with": {key: getattr(config, key) for key in (*TEST_SETTINGS, "seed", "precision")},
+        "tested_with": {key: getattr(config, key) for key in (*TEST_SETTINGS, "seed")}
+        | {"precision": resolve_precision(config.precision, config.device)},
     }
 
 

@@ -35,7 +35,7 @@ from data_loader import (
 from iqa.config import Config
 from iqa.data import RowCache
 from iqa.errors import UserError
-from iqa.runtime import autocast
+from iqa.runtime import autocast, precision_of
 from iqa.system import progress
 from models_swin import Backbone, SmartIQA
 
@@ -81,6 +81,7 @@ class FrozenFeatures:
         self.shapes = {True: (config.train_patch_num, 2, self.size), False: (config.test_crops, 1, self.size)}
         device = accelerator.device.type
         made_by = {"images": image_fingerprint(table), "device": device, "grids": model.feature_grids}
+        made_by |= {"precision": precision_of(accelerator)}
         made_by |= _backbone_record(model.backbone)
         self.rows: dict[bool, RowCache] = {}
         for training, shape in self.shapes.items():
@@ -205,9 +206,9 @@ def prepare_images(
 
 
 def _settings(config: Config, training: bool) -> dict:
-    """The settings that decide what pixels the backbone sees, and its arithmetic."""
+    """The settings that decide what pixels the backbone sees, and the packages that compute."""
     crops = {"training": config.train_patch_num} if training else {config.test_mode: config.test_crops}
-    settings = {"patch_size": config.patch_size, "resize": config.resize, "crops": crops, "precision": config.precision}
+    settings = {"patch_size": config.patch_size, "resize": config.resize, "crops": crops}
     return settings | {package: importlib.metadata.version(package) for package in ("torch", "timm", "pillow")}
 
 

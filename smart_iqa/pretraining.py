@@ -31,8 +31,9 @@ from iqa.metrics import plcc, srcc
 from iqa.photographs import Photographs, held_out, list_photographs, make_triplets, order_loss
 from iqa.pretrained import load_backbone_weights
 from iqa.results import provenance
-from iqa.runtime import autocast, make_accelerator, seed_everything
-from iqa.system import write_atomically, write_json
+from iqa.runtime import autocast, fuse_attention, make_accelerator, seed_everything
+from iqa.system import shard_sizes, sum_shares, write_atomically, write_json
+from iqa.watching import require_tracker
 from models_swin import Backbone
 from smart_iqa.runs import open_run_dir, require_new
 
@@ -206,6 +207,7 @@ def pretrain(config: Config, resume: bool = False) -> Path:
     """
     if config.photos is None:
         raise UserError("photos: give --photos FOLDER, a folder of photographs to learn from")
+    require_tracker(config.tracker)
     require_new(config.run_dir, resume)
     files = list_photographs(config.photos)
     if len(files) < 2:
@@ -239,6 +241,8 @@ def _make_solver(config: Config, files: Sequence[Path], accelerator: Accelerator
     aside = PhotoNumbers(range(len(train_files), len(files)), photographs.files)
     teacher = Teacher(config.teacher).to(accelerator.device)
     student = Student(Backbone(config.backbone, config.drop_path_rate), teacher.backbone.channels)
+    for network in (teacher, student):
+        fuse_attention(network, config.fused_attn, accelerator)
     teacher.measure([_sample(photographs, train.rows, config.photo_sides[-1], n) for n in range(STATISTICS_BATCHES)])
     return PretrainingSolver(
         teacher,

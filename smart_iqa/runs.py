@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # What may differ when a stopped run goes on: where and how it runs, not what it computes; see also `_may_change`.
 CHANGEABLE = {"device", "num_workers", "data_root", "data_path", "results_dir", "name", "cache_dir", "compile"}
-CHANGEABLE |= {"checkpoint_every"}
+CHANGEABLE |= {"checkpoint_every", "tracker", "log_every", "cache_limit", "keep_last"}
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:

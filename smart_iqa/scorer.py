@@ -21,7 +21,7 @@ from iqa.data import open_rgb
 from iqa.errors import UserError
 from iqa.evaluation import predict
 from iqa.pretrained import read_state_dict
-from iqa.runtime import make_accelerator
+from iqa.runtime import fuse_attention, make_accelerator
 from models_swin import SmartIQA
 from smart_iqa.frozen_features import FeatureDataset, FrozenFeatures
 from smart_iqa.published import model_from_published
@@ -48,6 +48,7 @@ class Scorer:
         scales: dict[str, tuple[float, float]] | None = None,
     ):
         self.model, self.config, self.accelerator = model.to(accelerator.device).eval(), config, accelerator
+        fuse_attention(self.model, config.fused_attn, accelerator)
         self.plain = Preparation(self.model, config)
         self.preparation, self.scales = preparation or self.plain, scales or {}
         self.meaning: Meaning | None = None  # of its scores, where the model carries it
@@ -70,6 +71,7 @@ class Scorer:
             num_processes=here.num_processes,
             process_index=here.process_index,
             put_on_device=True,
+            non_blocking=True,
         )
 
     def score(self, images: str | Path | Sequence[str | Path]) -> float | np.ndarray:
@@ -115,8 +117,8 @@ class Scorer:
     def _predict(
         self, preparation: Preparation | FrozenFeatures, dataset: CropDataset | FeatureDataset, description: str
     ) -> np.ndarray:
-        loader = self._loader(dataset)
-        return predict(preparation.network, loader, preparation.to_images, self.accelerator, description)
+        network, to_images, at_once = preparation.network, preparation.to_images, self.config.test_batch_size or None
+        return predict(network, self._loader(dataset), to_images, self.accelerator, description, at_once)
 
 
 class _TolerantCrops(CropDataset):
@@ -162,8 +164,9 @@ def load_model(checkpoint: str | Path = DEFAULT, device: str = "auto", **changes
     """
     file = checkpoint_file(checkpoint)
     if is_published(checkpoint):
-        config = Config(device=device, **changes)
-        return Scorer(model_from_published(read_state_dict(file)), config, make_accelerator(device))
+        config = Config(**{"device": device, "precision": "fp32"} | changes)
+        accelerator = make_accelerator(device, config.precision)
+        return Scorer(model_from_published(read_state_dict(file)), config, accelerator)
     tensors, records = read_checkpoint(file)
     made = records["made"]
     config = dataclasses.replace(_config_of(file, made), device=device, **changes)

@@ -104,16 +104,23 @@ def test_the_gpu_script_counts_arithmetic_and_time_by_hand(monkeypatch):
         gpu, "measure_speed", lambda *how, **sizes: {"train_images_per_s": 100, "test_images_per_s": 50}
     )
     monkeypatch.setattr(gpu, "count_macs", lambda model, side: 2e9)
-    row = gpu.measure_variant("nano", 4, compiled=False, device=torch.device("cpu"), rate=2.4e12)
+    row = gpu.measure_variant("nano", 4, torch.device("cpu"), rate=2.4e12)
     assert row["mfu"] == pytest.approx(3 * 2 * 2e9 * 100 / 2.4e12)  # backward is twice the forward; 2 FLOPs a MAC
     assert (row["epoch_seconds"], row["test_seconds"]) == (7058 * 20 / 100, 2015 * 20 / 50)
 
 
-def test_the_gpu_script_trains_and_tests_on_the_device_it_is_given(monkeypatch):
+def test_the_gpu_script_trains_and_tests_on_the_device_it_is_given(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu, "WARM_UP", 0)
-    speed = gpu.measure_speed("nano", 2, compiled=False, device=torch.device("cpu"), side=32, steps=1)
-    assert speed.keys() == {"train_images_per_s", "test_images_per_s"} and min(speed.values()) > 0
-    assert gpu.matrix_rate(torch.device("cpu"), size=64, steps=1) > 0
+    device, small = torch.device("cpu"), {"side": 32, "steps": 1}
+    speed = gpu.measure_speed("nano", 2, device, fused_attn="off", **small)
+    assert speed.keys() == {"train_images_per_s", "network_images_per_s", "test_images_per_s"}
+    assert min(speed.values()) > 0
+    assert gpu.measure_deterministic("nano", 2, device, 1e9, **small)["deterministic_cost"] > 0
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert gpu.matrix_rate(device, size=64, steps=1) > 0
+    settings = {"patch_size": 32, "resize": "48", "test_patch_num": 2}
+    loop = gpu.measure_loop("nano", 2, device, tmp_path, pictures=3, steps=3, **settings)
+    assert loop.keys() == {"loop_images_per_s", "loop_test_images_per_s"} and min(loop.values()) > 0
 
 
 def test_growth_is_the_exponent_between_the_last_two_sizes():
@@ -163,6 +170,7 @@ def test_the_pages_say_what_the_committed_results_say():
 
 def test_a_page_gets_every_kind_of_result(quick):
     gpu_row = {"backbone": "tiny", "batch": 32, "compiled": True, "reason": "out of memory"}
+    gpu_row |= dict.fromkeys(page.LOOP, 0.5)
     costs = {"loading": {"seconds": 1.5, "peak_bytes": 4e8}}
     koniq = {"batch": 32, "workers": 2, "peak_bytes": 2.5e9}
     other = {"provenance": quick["provenance"], "targets": {}}

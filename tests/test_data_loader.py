@@ -284,6 +284,15 @@ def test_a_batch_has_about_batch_size_crops_and_whole_images_come_alone(table: p
     assert data_loader.test_loader(table, config).batch_size == images
 
 
+@pytest.mark.parametrize("asked, cuda, images", [(0, False, 2), (0, True, 8), (5, True, 1), (40, False, 10)])
+def test_a_test_takes_as_many_crops_at_once_as_asked_or_as_a_gpu_has_room_for(
+    table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, asked: int, cuda: bool, images: int
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    config = small(test_patch_num=4, batch_size=8, test_batch_size=asked, device="auto")
+    assert data_loader.test_loader(table, config).batch_size == images
+
+
 # Testing: one item is one image with its K crops, fixed by seed and image.
 
 

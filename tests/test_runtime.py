@@ -5,10 +5,15 @@ from __future__ import annotations
 import datetime
 from unittest import mock
 
+import pandas as pd
 import pytest
 import torch
 
-from iqa.runtime import autocast, make_accelerator
+from data_loader import train_loader
+from iqa.config import Config
+from iqa.runtime import autocast, fuse_attention, make_accelerator, precision_of, resolve_precision
+from iqa.system import device_constant
+from models_swin import Backbone
 
 
 def test_two_precisions_live_in_one_process():
@@ -46,3 +51,56 @@ def test_processes_wait_for_one_that_checks_a_large_database(monkeypatch):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_the_cpu_and_a_gpu_live_in_one_process():
     assert [make_accelerator(device).device.type for device in ("cpu", "cuda", "cpu")] == ["cpu", "cuda", "cpu"]
+
+
+@pytest.mark.parametrize(
+    "precision, device, cuda, has_bf16, meant",
+    [
+        ("auto", "cpu", True, True, "fp32"),
+        ("auto", "auto", False, False, "fp32"),
+        ("auto", "auto", True, True, "bf16"),
+        ("auto", "cuda", True, False, "fp32"),
+        ("fp32", "cuda", True, True, "fp32"),
+        ("fp16", "cuda", True, True, "fp16"),
+    ],
+)
+def test_auto_is_bf16_only_on_a_gpu_that_computes_in_it(monkeypatch, precision, device, cuda, has_bf16, meant):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    asked = mock.Mock(return_value=has_bf16)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", asked)
+    assert resolve_precision(precision, device) == meant
+    assert all(call.kwargs == {"including_emulation": False} for call in asked.call_args_list)
+
+
+def test_auto_on_a_cpu_computes_in_fp32_and_leaves_its_products_exact():
+    accelerator = make_accelerator("cpu", "auto")
+    assert precision_of(accelerator) == "fp32" and precision_of(make_accelerator("cpu", "bf16")) == "bf16"
+    with autocast(accelerator):
+        assert torch.nn.functional.linear(torch.ones(1, 2), torch.ones(1, 2)).dtype is torch.float32
+    assert not torch.backends.cuda.matmul.allow_tf32 and torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize(
+    "choice, precision, fused",
+    [("auto", "fp32", True), ("auto", "bf16", False), ("on", "bf16", True), ("off", "fp32", False)],
+)
+def test_attention_is_fused_as_asked_and_plain_where_that_is_faster(choice, precision, fused):
+    backbone = Backbone("nano")
+    fuse_attention(backbone, choice, make_accelerator("cpu", precision))
+    assert {m.fused_attn for m in backbone.modules() if hasattr(m, "fused_attn")} == {fused}
+
+
+@pytest.mark.parametrize("device, pinned", [("cpu", False), ("auto", True), ("cuda", True), ("mps", False)])
+def test_batches_are_pinned_only_where_cuda_computes(monkeypatch, device, pinned):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    table = pd.DataFrame({"image": ["a"], "path": ["a"], "mos": [1.0], "mos_std": [1.0]})
+    assert train_loader(table, Config(device=device)).pin_memory is pinned
+
+
+def test_a_constant_is_made_once_and_serves_training_after_a_test():
+    with torch.inference_mode():
+        made = device_constant((0.25, 0.5), torch.device("cpu"))
+    assert made is device_constant((0.25, 0.5), torch.device("cpu"))
+    weight = torch.ones(2, requires_grad=True)
+    (weight * made).sum().backward()
+    assert weight.grad.tolist() == [0.25, 0.5]

@@ -13,9 +13,10 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from data_loader import test_loader as make_test_loader, to_images, train_loader
-from HyperIQASolver_swin import HyperIQASolver, make_average, make_optimizer, make_scheduler
+from HyperIQASolver_swin import HyperIQASolver, make_average, make_optimizer, make_scheduler, step_only_where
 from iqa.checkpoint import read_checkpoint
 from iqa.config import Config, resolve
 from iqa.errors import UserError
@@ -23,6 +24,7 @@ from iqa.metrics import srcc
 from iqa.results import read_history
 from iqa.runtime import make_accelerator, seed_everything
 from models_swin import SmartIQA
+from smart_iqa.scorer import Scorer
 
 
 class TinyModel(nn.Module):
@@ -210,16 +212,65 @@ class PoisonedGradient(PoisonedScore):
         return scores + (0 * scores).sqrt()
 
 
+@pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("model", [PoisonedScore, PoisonedGradient])
-def test_a_step_without_finite_numbers_is_skipped_and_counted(table, tmp_path, model):
-    config = dataclasses.replace(CONFIG, ema_decay=0.5, epochs=3)
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_step_without_finite_numbers_is_skipped_and_counted(table, tmp_path, model, optimizer, late):
+    config = dataclasses.replace(CONFIG, ema_decay=0.5, epochs=3, optimizer=optimizer, lr=1e-4, grad_clip=1e3)
     solver = make_solver(table, tmp_path / "run", config, model)
+    solver.reads_late = late
     solver.fit()
     assert [line["skipped_steps"] for line in solver.history] == [1, 1, 1]
     assert all(np.isfinite(line["train_loss"]) for line in solver.history)
     assert all(tensor.isfinite().all() for tensor in state(solver).values())
     assert solver.scheduler.last_epoch == solver.average.n_averaged == 9  # of 12
     assert solver.so_far.skipped_in_a_row <= 1
+
+
+@pytest.mark.parametrize("model", [TinyModel, PoisonedScore])
+@pytest.mark.parametrize(
+    "settings",
+    [{"checkpoint_every": 1}, {"optimizer": "sgd", "lr": 1e-4, "grad_clip": 1.0}, {"ema_decay": 0.9, "accumulate": 2}],
+    ids=str,
+)
+def test_numbers_read_one_step_later_as_on_a_gpu_change_no_bit(table, tmp_path, settings, model):
+    config, made = dataclasses.replace(CONFIG, **settings), {}
+    for late in (False, True):
+        made[late] = make_solver(table, tmp_path / str(late), config, model)
+        assert not made[late].reads_late  # on a CPU
+        made[late].reads_late = late
+        made[late].fit(last_epoch=2)
+        goes_on = make_solver(table, tmp_path / str(late), config, model)
+        goes_on.reads_late = late
+        goes_on.resume()
+        goes_on.fit()
+    assert_equal_states(*(read_checkpoint(solver.last_path)[0] for solver in made.values()))
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+def test_a_first_step_that_is_left_out_leaves_no_trace(optimizer):
+    config = dataclasses.replace(CONFIG, optimizer=optimizer)
+    found = []
+    for first in (True, False):
+        torch.manual_seed(0)
+        weight = nn.Parameter(torch.randn(4096))
+        made = make_optimizer([{"params": [weight], "lr": 0.1}], config)
+        for step in range(0 if first else 1, 4):
+            weight.grad = torch.full_like(weight, float("nan") if step == 0 else step)
+            step_only_where(weight.grad.isfinite().all(), made)
+            made.step()
+        found.append(weight.detach())
+    assert found[0].isfinite().all() and torch.equal(*found)
+
+
+def test_numbers_read_late_still_stop_the_run_within_the_epoch(table, tmp_path):
+    solver = make_solver(table, tmp_path / "run", dataclasses.replace(CONFIG, batch_size=2))
+    solver.reads_late = True
+    with torch.no_grad():
+        solver.accelerator.unwrap_model(solver.model).head.weight.fill_(float("nan"))
+    with pytest.raises(UserError, match=r"not finite in epoch 1, in 3 steps .* and 1 more: look"):
+        solver.fit()
+    assert solver.so_far.batches == 3  # of 8
 
 
 def test_out_of_memory_in_training_says_what_to_lower(table, tmp_path, monkeypatch):
@@ -334,6 +385,22 @@ def test_validation_scores_do_not_depend_on_the_batch(table, tmp_path):
     assert one.evaluate(one.val_loader) == pytest.approx(many.evaluate(many.val_loader), abs=1e-6)
 
 
+@pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-3), ("bf16", 0.25)])
+def test_scores_do_not_depend_on_how_many_crops_are_scored_at_once(table, precision, tolerance):
+    """1e-3 of 100 in fp32. In bf16 0.25: a step between two bf16 numbers near 50, which no score is rounded to."""
+    model, accelerator, found = SmartIQA("nano", "channel").eval(), make_accelerator("cpu", precision), []
+    seen: list[int] = []
+    model.backbone.register_forward_hook(lambda module, images, stages: seen.append(len(images[0])))
+    for size, most in {0: 4, 1: 1, 5: 4, 32: 32}.items():  # an image's two crops are scored together where they fit
+        config = dataclasses.replace(CONFIG, test_batch_size=size)
+        scorer = Scorer(model, config, accelerator)
+        seen.clear()
+        found.append(scorer.score_table(table))
+        assert max(seen) == most
+    for scores in found[1:]:
+        assert np.abs(scores - found[0]).max() < tolerance
+
+
 def test_gradient_clipping_bounds_the_step(table, tmp_path):
     free = dataclasses.replace(CONFIG, optimizer="sgd", lr=1e-3, epochs=1, weight_decay=0.0)
     tight = dataclasses.replace(free, grad_clip=1e-6)
@@ -415,6 +482,23 @@ def test_the_averaged_network_that_is_validated_is_the_one_that_is_saved_and_tes
     assert tested.evaluate(tested.val_loader) == validated
 
 
+def test_the_average_is_torchs_own_to_the_bit():
+    model = nn.Sequential(nn.Linear(7, 5), nn.BatchNorm1d(5))
+    ours = make_average(model, dataclasses.replace(CONFIG, ema_decay=0.97), torch.device("cpu"))
+    theirs = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.97), use_buffers=True)
+    for _ in range(4):
+        with torch.no_grad():
+            for tensor in model.state_dict().values():
+                tensor.copy_(torch.randn_like(tensor.float()))
+        ours.update_parameters(model)
+        theirs.update_parameters(model)
+    floats = {name for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+    assert_equal_states(
+        *({n: t for n, t in each.module.state_dict().items() if n in floats} for each in (ours, theirs))
+    )
+    assert list(ours.state_dict()) == list(theirs.state_dict()) and ours.n_averaged == theirs.n_averaged
+
+
 def test_the_average_of_a_swin_keeps_its_relative_positions():
     model = SmartIQA("nano")
     average = make_average(model, dataclasses.replace(CONFIG, ema_decay=0.9999), torch.device("cpu"))
@@ -467,12 +551,16 @@ def test_photographs_weigh_the_same_however_many_processes_share_them(processes)
     solver = object.__new__(HyperIQASolver)
     solver.config = Config(photo_weight=2.0)
     solver.accelerator = SimpleNamespace(num_processes=processes, process_index=0, mixed_precision="no")
-    solver.accelerator.device, solver.accelerator.gather = torch.device("cpu"), lambda values: values
+    solver.accelerator.device = torch.device("cpu")
+    solver.accelerator.reduce = lambda share, how: processes * share  # as many have the same
     solver.to_images, solver.model = lambda crops, augment, jitter: crops, lambda images: images
-    solver.loss, solver.photographs = lambda *values: torch.tensor(0.0), lambda score, step: torch.tensor(3.0)
+    term = torch.tensor(3.0, requires_grad=True)
+    solver.loss, solver.photographs = lambda *values: torch.tensor(0.0), lambda score, step: term
     batch = SimpleNamespace(crops=torch.ones(2), augment=None, mos=torch.ones(2), mos_std=torch.ones(2))
     batch.database = torch.zeros(2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("HyperIQASolver_swin.gather_shares", lambda accelerator, scores, labels, size: (scores, labels))
         loss, _ = solver.batch_loss(batch, 2, 0)
-    assert loss.item() * processes == 6  # what `backward` is given, for one process and added up for several
+    loss.backward()
+    assert loss.item() == 6
+    assert term.grad * processes == 2  # what the processes' gradients add up to

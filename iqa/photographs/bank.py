@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from iqa.data import open_rgb
 from iqa.errors import UserError
-from iqa.photographs.distortions import to_device
+from iqa.system import to_device
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 LONGEST = 352  # side of a stored photograph, in pixels: 0.37 MB each

@@ -9,7 +9,6 @@ are the way in. Kinds of cameras and codecs follow KADID-10k (Lin, Hosu and Saup
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from iqa.system import device_constant, to_device
 
 MAX_CHAIN = 4
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -102,19 +103,6 @@ def _runs(kinds: Tensor, rows: Tensor) -> tuple[list[int], list[Tensor]]:
     pieces = rows.split(counts.tolist())
     skip = int(found[0] < 0)
     return found.tolist()[skip:], list(pieces[skip:])
-
-
-def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """A copy on a device, for which the CPU does not wait."""
-    if device.type != "cuda":
-        return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)
-
-
-@functools.cache
-def _constant(values: tuple, device: torch.device) -> Tensor:
-    """A tensor made once for each device: making it copies it there, for which everything waits."""
-    return torch.tensor(values, dtype=torch.float32, device=device)
 
 
 def _column(parameter: Tensor) -> Tensor:
@@ -204,7 +192,7 @@ def _grain(images: Tensor, deviation: Tensor, generator: torch.Generator) -> Ten
 
 def _grey(images: Tensor) -> Tensor:
     """Luma (B, 1, H, W)."""
-    return (images * _constant(_LUMA, images.device)[:, None, None]).sum(dim=1, keepdim=True)
+    return (images * device_constant(_LUMA, images.device)[:, None, None]).sum(dim=1, keepdim=True)
 
 
 # ITU-T T.81, annex K.1 and K.2: the tables that libjpeg scales by its quality.
@@ -241,7 +229,7 @@ def _quantise_blocks(planes: Tensor, steps: Tensor) -> Tensor:
 def _to_ycc(images: Tensor) -> tuple[Tensor, Tensor]:
     """Luma (B, 1, H, W) and colour differences (B, 2, H, W), centred on 0, in steps of 8 bits."""
     luma = _grey(images)
-    differences = (images[:, [2, 0]] - luma) / _constant((1.772, 1.402), images.device)[:, None, None]
+    differences = (images[:, [2, 0]] - luma) / device_constant((1.772, 1.402), images.device)[:, None, None]
     return 255 * luma - 128, 255 * differences
 
 
@@ -263,7 +251,7 @@ def _code_blocks(images: Tensor, luma_steps: Tensor, chroma_steps: Tensor) -> Te
 def _jpeg(images: Tensor, quality: Tensor, _: torch.Generator) -> Tensor:
     """JPEG of libjpeg's `quality`: blocks of 8."""
     scale = torch.where(quality < 50, 5000 / quality, 200 - 2 * quality)[:, None, None]
-    tables = (_constant(table, images.device) for table in (_JPEG_LUMA, _JPEG_CHROMA))
+    tables = (device_constant(table, images.device) for table in (_JPEG_LUMA, _JPEG_CHROMA))
     return _code_blocks(images, *(((table * scale + 50) / 100).floor().clamp(1, 255) for table in tables))
 
 
@@ -375,10 +363,10 @@ def _moved(images: Tensor, places: Tensor) -> Tensor:
     """Sample images at places moved by (B, H, W, 2) pixels."""
     B, _, H, W = images.shape
     still = F.affine_grid(
-        _constant(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)), images.device).expand(B, 2, 3), (B, 1, H, W), False
+        device_constant(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0)), images.device).expand(B, 2, 3), (B, 1, H, W), False
     )
     return F.grid_sample(
-        images, still + 2 * places / _constant((W, H), images.device), padding_mode="border", align_corners=False
+        images, still + 2 * places / device_constant((W, H), images.device), padding_mode="border", align_corners=False
     )
 
 

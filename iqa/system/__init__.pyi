@@ -1,4 +1,10 @@
-from .distributed import gather_shares as gather_shares, shard_sizes as shard_sizes
+from .devices import (
+    computes_on_cuda as computes_on_cuda,
+    device_constant as device_constant,
+    fetch_later as fetch_later,
+    to_device as to_device,
+)
+from .distributed import gather_shares as gather_shares, shard_sizes as shard_sizes, sum_shares as sum_shares
 from .files import (
     lock_folder as lock_folder,
     spreadsheet_safe as spreadsheet_safe,

@@ -41,3 +41,15 @@ def gather_shares(accelerator: Accelerator, scores: Tensor, labels: Tensor, size
     # An empty share still takes part in the backward pass, with nothing to add: the processes wait for each other.
     everyone[mine] = scores[: sizes[mine]] + 0 * scores.sum()
     return torch.cat(everyone), torch.cat([share[:, 1:] for share in shares])
+
+
+def sum_shares(accelerator: Accelerator, share: Tensor) -> Tensor:
+    """The sum over all processes of what each has a share of: with the gradient of this process's own.
+
+    Args:
+        accelerator: the processes.
+        share: () of this process.
+    """
+    if accelerator.num_processes == 1:
+        return share
+    return share + (accelerator.reduce(share.detach().clone(), "sum") - share.detach())

@@ -117,7 +117,7 @@ def test_another_normalisation_or_device_is_other_features(tmp_path, table):
     for name, value in (("mean", (0.5, 0.5, 0.5)), ("std", (0.5, 0.5, 0.5))):
         setattr(model.backbone, name, value)
         folders.append(frozen(tmp_path, table, model=model).rows[False].folder)
-    gpu = SimpleNamespace(device=torch.device("cuda"))
+    gpu = SimpleNamespace(device=torch.device("cuda"), mixed_precision="no")
     folders.append(FrozenFeatures(tmp_path, table, CONFIG, model, gpu).rows[False].folder)
     assert len(set(folders)) == 4
 
