@@ -123,6 +123,27 @@ class HyperIQASolver:
         """Whether there is anything to continue from."""
         return self.last_path.is_file() or self.previous_path.is_file()
 
+    def resume_if_begun(self) -> None:
+        """Continue where there is anything to continue from; a run that was killed in its first epoch begins anew.
+
+        Raises:
+            UserError: what the run would go on from is gone.
+        """
+        history = self.run_dir / "history.jsonl"
+        if self.can_resume:
+            self.resume()
+        elif history.is_file() and len(read_history(history)) > 1:
+            raise UserError(
+                f"{self.last_path} is gone, and going on needs it: a complete run keeps it with --keep_last only; "
+                "train anew under another --name"
+            )
+
+    def remove_what_only_continuing_needs(self) -> None:
+        """At the end of a run, whose results read `best.safetensors` alone."""
+        self.previous_path.unlink(missing_ok=True)
+        if not self.config.keep_last:
+            self.last_path.unlink(missing_ok=True)
+
     def fit(self, last_epoch: int | None = None) -> Progress:
         """Train until the last epoch or until validation stops improving.
 

@@ -122,7 +122,7 @@ class PixelCache:
         self.row_of = {path: row for row, path in enumerate(table["path"])}
         name = f"pixels_{config.resize}_{config.patch_size}"
         key = {"images": image_fingerprint(table), "made": name, "pillow": PIL.__version__}
-        self.rows = RowCache(folder / name, key, self.shapes.prod(axis=1), "decoded images")
+        self.rows = RowCache(folder / name, key, self.shapes.prod(axis=1), "decoded images", config.cache_limit)
 
     def read(self, path: str) -> np.ndarray:
         """The image's pixels, uint8 (3, H, W); decoded if this is the first time."""

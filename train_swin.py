@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from folders import DATABASES, Database, read_run_database
-from iqa.config import Config
+from iqa.config import Config, load_config
 from iqa.data import cache_folder
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.metrics import Place, across_splits, shown_in
@@ -31,7 +31,7 @@ from iqa.results import (
     read_results,
     write_results,
 )
-from iqa.system import lock_folder, start_logging, write_json
+from iqa.system import is_first_process, lock_folder, start_logging, write_json
 from smart_iqa.runs import add_run_flags, open_run_dir, require_new, saying_how_to_go_on, settings_of
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def train_and_test(
         )
         if accelerator.is_main_process:
             write_results(config.run_dir / "results.json", results)
-            solver.previous_path.unlink(missing_ok=True)
+            solver.remove_what_only_continuing_needs()
     accelerator.wait_for_everyone()  # the results are on disk
     accelerator.free_memory()  # of several rounds each leaves its network and its workers otherwise
     return results
@@ -152,8 +152,8 @@ def _train(solver: HyperIQASolver, networks: set[SmartIQA | FeatureNetwork], res
     if solver.config.compile:
         for network in networks:
             network.compile()
-    if resume and solver.can_resume:
-        solver.resume()
+    if resume:
+        solver.resume_if_begun()
     started = time.perf_counter()
     progress = solver.fit()
     seconds = time.perf_counter() - started
@@ -328,6 +328,27 @@ def make_parser() -> Parser:
     return parser
 
 
+def _goes_on(config: Config) -> bool:
+    """Whether there is anything to resume; a complete run goes on for more epochs, and keeps the results it had.
+
+    Raises:
+        UserError: more epochs of a run that has not kept what they need.
+    """
+    several = config.train_test_num > 1 or config.folds
+    finished = config.run_dir / ("summary.json" if several else "results.json")
+    before = load_config(config.run_dir / "config.yaml").epochs
+    if not finished.is_file() or config.epochs <= before:
+        return not finished.is_file()
+    if several or not (config.run_dir / "last.safetensors").is_file():
+        raise UserError(
+            f"{config.run_dir} is complete, and going on to epoch {config.epochs} needs the last.safetensors that a "
+            "run keeps with --keep_last alone: train anew under another --name"
+        )
+    if is_first_process():
+        finished.rename(config.run_dir / f"results_of_{before}_epochs.json")
+    return True
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Train as the command line says."""
     flags = make_parser().parse_args(argv)
@@ -336,9 +357,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if flags.print_config:
         print(config.to_yaml(), end="")
         return
-    several = config.train_test_num > 1 or config.folds
-    finished = "summary.json" if several else "results.json"
-    if flags.resume is not None and (config.run_dir / finished).is_file():
+    if flags.resume is not None and not _goes_on(config):
         log.info("%s is complete; nothing to resume", config.run_dir)
         return
     with saying_how_to_go_on(config, "python train_swin.py"):

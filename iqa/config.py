@@ -109,6 +109,9 @@ class Config:
     num_workers: int = _setting(2, "processes that decode images", low=0)
     cache: bool = _setting(True, "keep decoded images, and features of a frozen backbone, on disk")
     cache_dir: str | None = _setting(None, "where (default: smart_iqa in the user's cache folder)")
+    cache_limit: float | None = _setting(
+        None, "gigabytes that all caches may take; those used longest ago go (default: no limit)", above=0
+    )
 
     # Network.
     backbone: str = _setting("tiny", f"{', '.join(MODEL_SIZES)} (Swin) or any timm model with four stages")
@@ -157,6 +160,7 @@ class Config:
     patience: int = _setting(7, "epochs without a better validation SRCC before stopping", low=1)
     early_stopping: bool = _setting(True, "stop when validation no longer improves")
     checkpoint_every: int = _setting(0, "steps between checkpoints within an epoch (default: at its end only)", low=0)
+    keep_last: bool = _setting(False, "keep last.safetensors of a complete run, to go on with more epochs later")
     select_on: str = _setting("val", "split that chooses the checkpoint; test marks the results", ("val", "test"))
     train_test_num: int = _setting(1, "rounds over different splits; reports median, mean, deviation", low=1)
     folds: int = _setting(0, "cross-validation by content in this many rounds, at least 3 (default: none)", low=0)

@@ -87,7 +87,8 @@ class FrozenFeatures:
         for training, shape in self.shapes.items():
             of = "training" if training else "test"
             key, sizes = _settings(config, training) | made_by, [2 * int(np.prod(shape))] * len(table)
-            self.rows[training] = RowCache(folder / f"features_{of}", key, sizes, f"{of} features of a frozen backbone")
+            name, what = folder / f"features_{of}", f"{of} features of a frozen backbone"
+            self.rows[training] = RowCache(name, key, sizes, what, config.cache_limit, piecewise=True)
 
     def covers(self, table: pd.DataFrame) -> bool:
         """Whether every image of a table is one of this cache's."""
@@ -101,6 +102,7 @@ class FrozenFeatures:
             training: training crops with both flips, instead of test crops.
         """
         wanted = np.array([self.row_of[path] for path in table["path"]])
+        self.rows[training].reserve(wanted)
         processes, mine = self.accelerator.num_processes, self.accelerator.process_index
         missing = set(self.rows[training].missing(wanted)[mine::processes].tolist())
         self._compute(table[[row in missing for row in wanted]], training)

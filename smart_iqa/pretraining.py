@@ -217,8 +217,8 @@ def pretrain(config: Config, resume: bool = False) -> Path:
     record: dict[str, Any] = {"config": dataclasses.asdict(config), "provenance": provenance()}
     record["teacher"] = solver.teacher.source
     with open_run_dir(config, accelerator, resume):
-        if resume and solver.last_path.is_file():
-            solver.resume()
+        if resume:
+            solver.resume_if_begun()
         log.info("%s: %s learns from %s on %d photographs", config.run_dir, config.backbone, config.teacher, len(files))
         progress = solver.fit()
         student = solver.load_best()
@@ -229,6 +229,7 @@ def pretrain(config: Config, resume: bool = False) -> Path:
             crops = 3 * solver.crops_per_epoch * progress.epochs_done
             record |= {"photographs": len(files), "crops": crops, "history": solver.history}
             write_json(config.run_dir / "pretraining.json", record)
+            solver.remove_what_only_continuing_needs()
     accelerator.wait_for_everyone()  # the weights are on disk
     return weights
 

@@ -214,6 +214,7 @@ def command_of(pictures: Path, folder: Path, kind: str, *more: str) -> Callable[
     """What trains, or goes on where there is anything to go on with."""
     where = ["--dataset", "csv", "--data_path", str(pictures / "table.csv"), "--results_dir", str(folder)]
     flags = [*SMALL, *where, "--name", "run", "--batch_size", "4", "--cache_dir", str(folder / "cache"), *EACH[kind]]
+    flags += ["--keep_last"]
 
     def work() -> None:
         resumed = (folder / "run" / "config.yaml").exists()

@@ -1,6 +1,7 @@
 from .cache import (
     CacheOnDisk as CacheOnDisk,
     RowCache as RowCache,
+    beyond_limit as beyond_limit,
     cache_folder as cache_folder,
     caches_on_disk as caches_on_disk,
     remove_cache as remove_cache,

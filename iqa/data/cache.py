@@ -7,6 +7,7 @@ read. Processes may fill one cache at the same time: what they write is the same
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -14,8 +15,9 @@ import logging
 import os
 import shutil
 import tempfile
+import weakref
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,7 +77,7 @@ def write_records(path: Path, records: np.ndarray) -> None:
 
 
 class CacheOnDisk(NamedTuple):
-    """A cache as it lies there: name within the cache folder, bytes on disk, and when it was last written."""
+    """A cache as it lies there: name within the cache folder, bytes on disk, and when it was last used."""
 
     name: str
     size: int
@@ -112,6 +114,22 @@ def remove_cache(folder: Path, cache: CacheOnDisk) -> None:
         raise UserError(f"{path} cannot be removed: {error.strerror}") from error
 
 
+def beyond_limit(caches: Sequence[CacheOnDisk], limit: float, keep: Iterable[str] = ()) -> list[CacheOnDisk]:
+    """The caches of rows that have to go so that all others take at most `limit` bytes: those used longest ago.
+
+    Args:
+        caches: all of them.
+        limit: in bytes.
+        keep: names of those that stay.
+    """
+    total, gone, kept = sum(cache.size for cache in caches), [], set(keep)
+    for cache in sorted(caches, key=lambda cache: cache.changed):
+        if total > limit and "/" in cache.name and cache.name not in kept:  # without: what is known of images
+            gone.append(cache)
+            total -= cache.size
+    return gone
+
+
 class RowCache:
     """Numbered rows of bytes in one memory-mapped file; a row not made yet reads as None.
 
@@ -119,22 +137,35 @@ class RowCache:
     holds is compared with the key by each process that opens it.
 
     Args:
-        folder: where the files lie, without that ending.
+        folder: where the files lie, without that ending: cache folder, database, kind.
         key: JSON-ready; everything that the rows depend on.
         sizes: bytes of each row, (n,).
         what: names the content in messages.
+        limit: gigabytes that all caches of the cache folder may take: others are removed for it. None: no limit.
+        piecewise: takes disk space for those rows alone that `reserve` is told of, else for all of them at once.
 
     Raises:
-        UserError: the disk has no room for it, or the folder cannot be written.
+        UserError: the disk has no room for it, or the limit, or the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, key: dict, sizes: Sequence[int], what: str):
-        self.what = what
+    _open_here: weakref.WeakSet[RowCache] = weakref.WeakSet()  # of this process: not to be removed
+
+    def __init__(
+        self,
+        folder: Path,
+        key: dict,
+        sizes: Sequence[int],
+        what: str,
+        limit: float | None = None,
+        piecewise: bool = False,
+    ):
+        self.what, self.limit, self.piecewise = what, limit, piecewise
         self.offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         self._key = json.dumps({"key": key, "bytes": int(self.offsets[-1]), "rows": len(sizes)}, sort_keys=True)
         self.folder = Path(f"{folder}_{hashlib.sha256(self._key.encode()).hexdigest()[:12]}")
         self._maps: tuple[np.ndarray, np.ndarray] | None = None
         self._checked = np.zeros(len(sizes), dtype=bool)
+        self._open_here.add(self)
         self._open()
 
     def __len__(self) -> int:
@@ -168,6 +199,23 @@ class RowCache:
         data[self.offsets[row] : self.offsets[row + 1]] = flat
         marks[row] = _MADE | zlib.crc32(flat)
 
+    def reserve(self, rows: Iterable[int]) -> None:
+        """Take the disk space of rows that will be written, so that a full disk shows now and not in a later write.
+
+        Raises:
+            UserError: the disk has no room for them, or the limit.
+        """
+        _, marks = self._open()
+        wanted = [row for row in sorted(set(rows)) if not marks[row]]
+        size = int(sum(self.offsets[row + 1] - self.offsets[row] for row in wanted))
+        if not size:
+            return
+        self._say("caching", size)
+        self._evict(size)
+        with self._explaining(size), (self.folder / "rows.bin").open("r+b") as file:
+            for row in wanted:
+                _take_blocks(file.fileno(), int(self.offsets[row]), int(self.offsets[row + 1] - self.offsets[row]))
+
     def missing(self, rows: Iterable[int]) -> np.ndarray:
         """Those of `rows` that `read` would give None for."""
         return np.array([row for row in rows if self.read(row) is None], dtype=np.int64)
@@ -185,46 +233,79 @@ class RowCache:
 
     def _current_maps(self) -> tuple[np.ndarray, np.ndarray]:
         """The files, made if they are not there."""
-        size = int(self.offsets[-1])
-        try:
+        size = 0 if self.piecewise else int(self.offsets[-1])
+        with self._explaining(size):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
+            if not self._is_current():
+                self._evict(size)  # takes other caches' locks, so before this one's
             with FileLock(self.folder.parent / f".{self.folder.name}.lock"):  # one of several processes makes it
                 if not self._is_current():
                     self._create(size)
+                os.utime(self.folder / "cache.json")  # for `evict`
                 data = np.memmap(self.folder / "rows.bin", dtype=np.uint8, mode="r+")
                 marks = np.memmap(self.folder / "marks.bin", dtype=np.uint64, mode="r+")
-            return np.asarray(data), np.asarray(marks)  # plain views: numpy's memmap slices cost 10 us each
+        return np.asarray(data), np.asarray(marks)  # plain views: numpy's memmap slices cost 10 us each
+
+    def _evict(self, size: int) -> None:
+        """Make room below the limit for so many bytes more."""
+        if self.limit is None:
+            return
+        folder, limit = self.folder.parents[1], self.limit * 1e9 - size
+        keep = {
+            cache.folder.relative_to(folder).as_posix() for cache in self._open_here if folder in cache.folder.parents
+        }
+        for cache in beyond_limit(caches_on_disk(folder), limit, keep):
+            _log.info("cache_limit: removing %s (%.2f GB)", folder / cache.name, cache.size / 1e9)
+            remove_cache(folder, cache)
+        if (left := sum(cache.size for cache in caches_on_disk(folder))) > limit:
+            raise UserError(
+                f"cache_limit is {self.limit:g} GB, and {self.what} need {size / 1e9:.2f} GB beside {left / 1e9:.2f} "
+                f"in use in {folder}: raise it, or give --no_cache"
+            )
+
+    @contextlib.contextmanager
+    def _explaining(self, size: int) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
             raise UserError(
                 f"the cache of {self.what} needs {size / 1e9:.2f} GB in {self.folder.parent}: {error.strerror}; "
                 "give another place (--cache_dir) or none (--no_cache), or remove old ones with `smart-iqa cache`"
             ) from error
 
+    def _say(self, does: str, size: int) -> None:
+        _log.info(
+            "%s %s (%.2f GB) in %s; --cache_dir puts it elsewhere, --no_cache goes without",
+            does, self.what, size / 1e9, self.folder,
+        )  # fmt: skip
+
     def _create(self, size: int) -> None:
         """Reserve the files in a folder of another name, then put it in its place."""
         stale = self.folder.exists()
-        _log.info(
-            "%s %s (%.2f GB) in %s; --cache_dir puts it elsewhere, --no_cache goes without",
-            "renewing the stale cache of" if stale else "caching", self.what, size / 1e9, self.folder,
-        )  # fmt: skip
+        if size or stale:
+            self._say("renewing the stale cache of" if stale else "caching", size)
         if stale:  # its room is needed; a process that reads it keeps its open files
             shutil.rmtree(self.folder)
         with tempfile.TemporaryDirectory(dir=self.folder.parent, ignore_cleanup_errors=True) as temporary:
             made = Path(temporary) / "cache"
             made.mkdir()
-            _reserve(made / "rows.bin", max(1, size))
+            _reserve(made / "rows.bin", max(1, int(self.offsets[-1])), at_once=not self.piecewise)
             _reserve(made / "marks.bin", 8 * max(1, len(self.offsets) - 1))
             (made / "cache.json").write_text(self._key)
             made.rename(self.folder)
 
 
-def _reserve(path: Path, size: int) -> None:
+def _reserve(path: Path, size: int, at_once: bool = True) -> None:
     """A file of zeros whose blocks are taken at once, so that a full disk shows here and not in a later write."""
     free = shutil.disk_usage(path.parent).free
-    if size > free:
+    if at_once and size > free:
         raise OSError(errno.ENOSPC, f"only {free / 1e9:.2f} GB are free there")
     with path.open("wb") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        else:
-            file.truncate(size)
+        file.truncate(size)
+        if at_once:
+            _take_blocks(file.fileno(), 0, size)
+
+
+def _take_blocks(file: int, start: int, size: int) -> None:
+    if size and hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file, start, size)

@@ -1,6 +1,7 @@
 """List the caches on disk, and remove them.
 
     smart-iqa cache
+    smart-iqa cache --cache_limit 50
     smart-iqa cache --remove koniq-10k/pixels_512x384_224_0123456789ab
 
 They hold decoded images, features of frozen backbones, which images have been checked, and perceptual hashes. All are
@@ -13,12 +14,12 @@ import datetime
 from collections.abc import Sequence
 from pathlib import Path
 
-from iqa.data import CacheOnDisk, cache_folder, caches_on_disk, remove_cache
+from iqa.data import CacheOnDisk, beyond_limit, cache_folder, caches_on_disk, remove_cache
 from iqa.errors import Parser, UserError
 
 
 def listing(caches: Sequence[CacheOnDisk], folder: Path) -> str:
-    """A line each: size, day of last change, name; and the sum."""
+    """A line each: size, day of last use, name; and the sum."""
     if not caches:
         return f"no caches in {folder}"
     lines = [
@@ -33,6 +34,8 @@ def make_parser() -> Parser:
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--remove", nargs="+", metavar="NAME", help="remove these, named as the list names them")
     which.add_argument("--all", action="store_true", help="remove all of them")
+    help = "remove those used longest ago until all others take at most so many gigabytes, as training's --cache_limit"
+    which.add_argument("--cache_limit", type=float, metavar="GB", help=help)
     parser.add_argument("--cache_dir", metavar="FOLDER", help="where they lie; default: the user's cache folder")
     return parser
 
@@ -47,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     wanted = [cache.name for cache in caches] if arguments.all else arguments.remove or []
     if unknown := set(wanted) - {cache.name for cache in caches}:
         raise UserError(f"--remove {min(unknown)}: no such cache in {folder}; `smart-iqa cache` lists them")
+    if arguments.cache_limit is not None:
+        wanted = [cache.name for cache in beyond_limit(caches, arguments.cache_limit * 1e9)]
     removed = [cache for cache in caches if cache.name in wanted]
     for cache in removed:
         remove_cache(folder, cache)

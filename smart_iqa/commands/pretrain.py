@@ -35,6 +35,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if flags.print_config:
         print(config.to_yaml(), end="")
         return
+    if flags.resume is not None and (config.run_dir / "pretraining.json").is_file():
+        log.info("%s is complete; nothing to resume", config.run_dir)
+        return
     from smart_iqa.pretraining import pretrain
 
     with saying_how_to_go_on(config, "smart-iqa pretrain"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from iqa.data import RowCache, cache_folder
+from iqa.data import RowCache, cache_folder, caches_on_disk
 from iqa.errors import UserError
 
 SIZES = [5, 0, 300, 17]
@@ -124,3 +125,54 @@ def test_the_folder_is_the_users_unless_given(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
     assert cache_folder(None) == Path("/somewhere/smart_iqa")
     assert cache_folder("here") == Path("here")
+
+
+GB = 1e-9  # of one byte, as limits are given
+
+
+def lying(root: Path, name: str, size: int, used: int, **how) -> RowCache:
+    """A cache of one row, last used at a time."""
+    cache = RowCache(root / "db" / name, {}, [size], "test rows", **how)
+    for file in cache.folder.iterdir():
+        os.utime(file, (used, used))
+    return cache
+
+
+def left(root: Path) -> list[str]:
+    return sorted(path.name.rpartition("_")[0] for path in (root / "db").iterdir() if path.is_dir())
+
+
+def test_a_limit_removes_the_caches_that_were_used_longest_ago_and_none_in_use(tmp_path):
+    for used, name in enumerate(["new", "older", "oldest"][::-1], start=1):
+        lying(tmp_path, name, 1_000_000, used)
+    held = lying(tmp_path, "held", 1_000_000, 0)
+    RowCache(tmp_path / "db" / "made", {}, [1_000_000], "test rows", limit=3_100_000 * GB)
+    assert left(tmp_path) == ["held", "made", "new"]
+    with pytest.raises(UserError, match=r"cache_limit is 0\.0015 GB, and test rows need 0\.00 GB beside 0\.00 in use"):
+        RowCache(tmp_path / "db" / "more", {}, [1_000_000], "test rows", limit=1_500_000 * GB)
+    assert left(tmp_path) == ["held"] and held.folder.is_dir()
+
+
+def test_opening_a_cache_is_using_it(tmp_path):
+    for used, name in enumerate(["first", "second"], start=1):
+        lying(tmp_path, name, 1_000_000, used)
+    RowCache(tmp_path / "db" / "first", {}, [1_000_000], "test rows")
+    RowCache(tmp_path / "db" / "made", {}, [1_000_000], "test rows", limit=2_100_000 * GB)
+    assert left(tmp_path) == ["first", "made"]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="this system reserves no blocks")
+def test_rows_that_nobody_will_write_take_no_disk(tmp_path, caplog):
+    caplog.set_level("INFO")
+    cache = RowCache(tmp_path / "db" / "cache", {}, [1_000_000] * 10, "test rows", piecewise=True)
+    (on_disk,) = caches_on_disk(tmp_path)
+    assert on_disk.size < 100_000 and not caplog.records
+    cache.reserve([7, 2, 2])
+    cache.write(7, np.ones(1_000_000, np.uint8))
+    cache.reserve([2, 7, 9])
+    (on_disk,) = caches_on_disk(tmp_path)
+    assert 3_000_000 <= on_disk.size < 3_200_000
+    assert [r.message.split(" in ")[0] for r in caplog.records] == ["caching test rows (0.00 GB)"] * 2
+    assert cache.read(7).all() and cache.read(2) is None
+    with pytest.raises(UserError, match="cache_limit is 0.005 GB, and test rows need 0.01 GB"):
+        RowCache(tmp_path / "db" / "other", {}, [1_000_000] * 9, "test rows", 5e-3, piecewise=True).reserve(range(9))

@@ -15,6 +15,7 @@ from PIL import Image
 from data_loader import Preparation, _as_it_is
 from iqa.choices import FUSION_KINDS
 from iqa.config import resolve
+from iqa.data import caches_on_disk
 from iqa.errors import UserError
 from iqa.results import read_history
 from iqa.runtime import make_accelerator
@@ -91,6 +92,15 @@ def test_features_are_computed_once_for_all_parts_and_seeds(tmp_path, table, mon
     again.dataset(table[4:].reset_index(drop=True), training=True)
     again.dataset(table, training=True)
     assert [n for n in computed if n] == [8, 22]
+
+
+def test_disk_is_taken_for_the_images_that_are_asked_for_alone(tmp_path, table):
+    features = frozen(tmp_path, table)
+    features.dataset(table[:6], training=True)
+    features.dataset(table[6:10].reset_index(drop=True))
+    taken = sum(cache.size for cache in caches_on_disk(tmp_path.parent) if cache.name.startswith(tmp_path.name))
+    needed = 2 * features.size * (6 * 3 * 2 + 4 * 2)
+    assert needed <= taken < needed + 200_000 < 2 * features.size * len(table) * 3 * 2
 
 
 def test_another_backbone_or_other_crops_are_other_features(tmp_path, table):

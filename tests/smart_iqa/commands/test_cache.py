@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,17 @@ def test_one_is_removed_by_its_name_and_the_rest_stays(caches: Path, capsys) -> 
     assert command("cache", "--all") == 0 and command("cache") == 0
     assert capsys.readouterr().out.endswith(f"no caches in {caches}\n")
     assert (caches / "notes.txt").exists() and (caches / "live" / "own" / "b.png").exists()
+
+
+def test_a_limit_removes_what_was_used_longest_ago_and_leaves_what_is_known_of_images(caches: Path, capsys) -> None:
+    (pixels,) = (caches / "live").glob("pixels_*")
+    for file in pixels.iterdir():
+        os.utime(file, (1, 1))
+    assert command("cache", "--cache_limit", 0.003_06) == 0
+    assert f"removed live/{pixels.name} " in capsys.readouterr().out
+    assert command("cache", "--cache_limit", 0) == 0
+    assert [path.name for path in (caches / "live").iterdir() if path.is_dir()] == ["own"]
+    assert list(caches.glob("checked_*"))
 
 
 @pytest.mark.parametrize("name", ["live", "live/own", "notes.txt", "../a.png", "/", "live/absent"])

@@ -37,7 +37,7 @@ def train(pictures: Path, results: Path, *more: object) -> int:
 
 def test_a_run_leaves_everything_that_is_promised(run):
     written = {path.name for path in run.iterdir()}
-    promised = {"config.yaml", "history.jsonl", "best.safetensors", "last.safetensors", "results.json", "split.json"}
+    promised = {"config.yaml", "history.jsonl", "best.safetensors", "results.json", "split.json"}
     assert promised | {"tensorboard", ".lock"} == written
     results = json.loads((run / "results.json").read_text())
     metrics, predictions = results["metrics"]["test"], results["predictions"]["test"]
@@ -80,7 +80,7 @@ def test_resuming_with_another_setting_is_refused(run, capsys):
 
 
 def test_a_killed_run_resumes_to_the_bits_of_one_that_was_not(pictures, tmp_path):
-    long = ["--epochs", "3", "--no_early_stopping", "--train_patch_num", "4"]
+    long = ["--epochs", "3", "--no_early_stopping", "--train_patch_num", "4", "--keep_last"]
     assert train(pictures, tmp_path, "--name", "whole", *long) == 0
     flags = ["--dataset", "csv", "--data_path", pictures / "table.csv", *SMALL, *long]
     flags += ["--results_dir", tmp_path, "--name", "killed"]
@@ -105,7 +105,7 @@ def test_a_killed_run_resumes_to_the_bits_of_one_that_was_not(pictures, tmp_path
 def stopped(run, pictures, tmp_path) -> tuple[Path, Path]:
     """A run that was killed before its test, and the folder of its images."""
     shutil.copytree(pictures, tmp_path / "data")
-    assert train(tmp_path / "data", tmp_path, "--name", "run", "--epochs", "1") == 0
+    assert train(tmp_path / "data", tmp_path, "--name", "run", "--epochs", "1", "--keep_last") == 0
     (tmp_path / "run" / "results.json").unlink()
     return tmp_path / "run", tmp_path / "data"
 
@@ -150,15 +150,33 @@ def test_what_changes_nothing_that_is_computed_may_change_on_the_way(stopped, tm
     assert command("train_swin", "--resume", run, "--lr_scheduler", "none") == 2
 
 
-def test_a_run_with_a_constant_rate_may_go_on_for_more_epochs_but_not_fewer(pictures, tmp_path):
+def test_a_complete_run_goes_on_for_more_epochs_at_a_constant_rate_if_it_has_kept_what_that_needs(
+    pictures, tmp_path, capsys
+):
     constant = ["--lr_scheduler", "none", "--train_patch_num", "2"]
-    assert train(pictures, tmp_path, "--name", "long", "--epochs", "3", *constant) == 0
-    assert train(pictures, tmp_path, "--name", "short", "--epochs", "2", *constant) == 0
-    (tmp_path / "short" / "results.json").unlink()
-    assert command("train_swin", "--resume", tmp_path / "short", "--epochs", "1") == 2
-    assert command("train_swin", "--resume", tmp_path / "short", "--epochs", "3") == 0
-    long, short = (read_checkpoint(tmp_path / name / "last.safetensors")[0] for name in ("long", "short"))
-    assert all(torch.equal(long[name], short[name]) for name in long)
+    assert train(pictures, tmp_path, "--name", "long", "--epochs", "3", "--keep_last", *constant) == 0
+    assert train(pictures, tmp_path, "--name", "short", "--epochs", "2", "--keep_last", *constant) == 0
+    long, short = tmp_path / "long", tmp_path / "short"
+    before = (short / "results.json").read_bytes()
+    shutil.copytree(short, tmp_path / "slim")
+    (tmp_path / "slim" / "last.safetensors").unlink()
+    assert command("train_swin", "--resume", short, "--epochs", "1") == 2
+    assert command("train_swin", "--resume", short, "--epochs", "3") == 0
+    tensors = [read_checkpoint(run / "last.safetensors")[0] for run in (long, short)]
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+    assert (short / "results_of_2_epochs.json").read_bytes() == before
+    capsys.readouterr()
+    assert command("train_swin", "--resume", tmp_path / "slim", "--epochs", "3") == 2
+    assert "needs the last.safetensors that a run keeps with --keep_last alone" in capsys.readouterr().err
+    (tmp_path / "slim" / "results.json").unlink()
+    assert command("train_swin", "--resume", tmp_path / "slim") == 2
+    assert "last.safetensors is gone, and going on needs it" in capsys.readouterr().err
+
+
+def test_the_best_checkpoint_is_fp32_weights_and_nothing_else(run):
+    tensors, _ = read_checkpoint(run / "best.safetensors")
+    assert all(name.startswith("model.") for name in tensors)
+    assert {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()} == {torch.float32}
 
 
 def test_a_terminated_run_says_how_to_go_on(pictures, tmp_path):
