@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -142,25 +143,28 @@ class PretrainingSolver(HyperIQASolver):
 
     def __init__(self, teacher: Teacher, photographs: Photographs, **options: Any):
         super().__init__(**options)
+        self.val_loader = options["val_loader"]  # every process sees all photographs held out: they are few
         self.teacher, self.bank = teacher, photographs
 
     def batch_loss(self, batch: PhotoBatch, size: int, number: int) -> tuple[Tensor, Tensor]:
-        """distil_weight * distil + photo_weight * quality, of this process's share, and the quality of its crops."""
+        """distil_weight * distil + photo_weight * quality of the whole batch, and the quality of the crops here."""
         seed = self.config.seed + batch.seed * self.accelerator.num_processes + self.accelerator.process_index
-        distil, loss, (quality, _) = self._losses(torch.tensor(batch.rows), self._side(batch.epoch), seed)
+        distil, loss, (quality, _) = self._losses(self.model, batch, self._side(batch.epoch), seed)
         total = self.config.distil_weight * distil + self.config.photo_weight * loss
-        return total / self.accelerator.num_processes, quality[0]  # the solver adds up what the processes give
+        mine = shard_sizes(size, self.accelerator.num_processes)[self.accelerator.process_index]
+        return sum_shares(self.accelerator, total * (mine / size)), quality[0]
 
     def _side(self, epoch: int) -> int:
         """Crops grow as the epochs go: each side of `photo_sides` has its share of them."""
         sides = self.config.photo_sides
         return sides[min((epoch - 1) * len(sides) // self.config.epochs, len(sides) - 1)]
 
-    def _losses(self, rows: Tensor, side: int, seed: int) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    def _losses(
+        self, model: nn.Module, batch: PhotoBatch, side: int, seed: int
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """Distil loss, quality loss, and quality (3, B) as predicted and as it is."""
-        images, similarity = make_triplets(self.bank, rows, side, seed)
+        images, similarity = make_triplets(self.bank, torch.tensor(batch.rows), side, seed)
         images = images.flatten(0, 1)
-        model = self.model if self.model.training else self.kept_model
         with autocast(self.accelerator):
             taught, quality = model(images)
             truth = self.teacher(images)
@@ -172,20 +176,19 @@ class PretrainingSolver(HyperIQASolver):
     @torch.no_grad()
     def evaluate(self, loader: DataLoader) -> dict[str, float]:
         """Both losses on photographs held out, and how well the quality is predicted."""
-        self.kept_model.eval()
-        side = self.config.photo_sides[-1]
-        found = [
-            self._losses(torch.tensor(batch.rows), side, _HELD_OUT_SEED + number) for number, batch in enumerate(loader)
-        ]
+        model, side = self.kept_model.eval(), self.config.photo_sides[-1]
+        found = [self._losses(model, batch, side, _HELD_OUT_SEED + number) for number, batch in enumerate(loader)]
         distil = torch.stack([losses for losses, _, _ in found]).mean().item()
         quality = torch.stack([losses for _, losses, _ in found]).mean().item()
         predicted, true = (torch.cat([pair[i][1:].flatten() for *_, pair in found]).cpu().numpy() for i in (0, 1))
-        return {
+        record = {
             "loss": self.config.distil_weight * distil + self.config.photo_weight * quality,
             "distil": distil,
             "srcc": srcc(predicted.astype(np.float64), true.astype(np.float64)),
             "plcc": plcc(predicted.astype(np.float64), true.astype(np.float64)),
         }
+        # A process's batch statistics are its own until the next step: all go by the first one's, and stop together.
+        return broadcast_object_list([record])[0]
 
     def merit(self, record: dict) -> float:
         """The lower the loss on photographs held out, the better."""

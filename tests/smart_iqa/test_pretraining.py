@@ -86,6 +86,26 @@ def test_sides_grow_with_the_epochs(photos, tmp_path):
     assert json.loads((tmp_path / "run" / "pretraining.json").read_text())["config"]["photo_sides"] == [32, 48]
 
 
+def test_with_an_average_of_the_weights_it_is_the_average_that_is_validated(photos, tmp_path):
+    """A rate of 0 and random weights: the average is what it averages, unless it drops paths as in training."""
+    assert pretrain(photos, tmp_path / "a", "--lr", 0, "--epochs", 1) == 0
+    assert pretrain(photos, tmp_path / "b", "--lr", 0, "--epochs", 1, "--ema_decay", 0.9) == 0
+    losses = [
+        json.loads((tmp_path / name / "run" / "pretraining.json").read_text())["history"][0]["val_loss"]
+        for name in "ab"
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_a_complete_pretraining_is_not_done_again(photos, tmp_path, capsys):
+    assert pretrain(photos, tmp_path) == 0
+    weights = tmp_path / "run" / "backbone.safetensors"
+    before = weights.stat().st_mtime_ns
+    assert not (tmp_path / "run" / "last.safetensors").exists()
+    assert pretrain(photos, tmp_path, "--resume") == 0
+    assert weights.stat().st_mtime_ns == before
+
+
 def test_other_photographs_do_not_go_on_with_a_run(photos, tmp_path, capsys):
     assert pretrain(photos, tmp_path) == 0
     other = photos.rename(tmp_path / "other")
