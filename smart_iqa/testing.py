@@ -100,8 +100,10 @@ def read_databases(
     Raises:
         UserError: unknown name, bad labels or images, or a database that is absent.
     """
-    how = {"data_root": data_root, "skip_bad_images": skip_bad_images, "cache_dir": cache_dir}
-    return [read_database(name, **how) for name in dict.fromkeys(names)]
+    return [
+        read_database(name, data_root=data_root, skip_bad_images=skip_bad_images, cache_dir=cache_dir)
+        for name in dict.fromkeys(names)
+    ]
 
 
 def trained_test_table(run: Path, database: Database) -> pd.DataFrame:
