@@ -237,9 +237,9 @@ class Config:
         return Path(self.results_dir) / self.run_name
 
     @property
-    def data_places(self) -> str | None:
-        """Where databases lie, as `folders.read_database` takes it for `data_root`."""
-        return os.pathsep.join([*filter(None, [self.data_root]), *self.data_paths]) or None
+    def data_places(self) -> list[str]:
+        """Where databases lie, as `folders.read_database` takes it for `data_root`; nothing for its defaults."""
+        return [*filter(None, [self.data_root]), *self.data_paths]
 
     @property
     def test_crops(self) -> int:

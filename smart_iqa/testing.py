@@ -93,7 +93,7 @@ def compare_with_training(
 
 
 def read_databases(
-    names: Sequence[str], data_root: str | None, skip_bad_images: bool, cache_dir: str | None = None
+    names: Sequence[str], data_root: str | Sequence[str] | None, skip_bad_images: bool, cache_dir: str | None = None
 ) -> list[Database]:
     """Read several databases, each once.
 
