@@ -531,11 +531,12 @@ def read_run_database(config: Config, data_root: str | None = None, check_images
         data_root: where to look instead of where the run did; NAME=FOLDER alone is looked at first.
         check_images: see `read_database`.
     """
-    named_alone = data_root and all(map(NAMED_PLACE.fullmatch, _entries(data_root)))
-    places = [place for place in (data_root, config.data_places) if place]
+    given = [data_root] if data_root else []
+    if all(NAMED_PLACE.fullmatch(entry) for place in given for entry in _entries(place)):
+        given += config.data_places
     return read_database(
         config.dataset,
-        data_root=places if named_alone else places[:1],
+        data_root=given,
         data_path=config.data_path,
         skip_bad_images=config.skip_bad_images,
         check_images=check_images,
@@ -594,7 +595,8 @@ def _places(data_root: str | Path | Sequence[str | Path] | None) -> tuple[list[P
     """The folders of databases, and the folders of single databases by name."""
     several = [data_root] if isinstance(data_root, str | Path) else list(data_root or [])
     entries = [entry for text in several for entry in _entries(text)]
-    named = {match[1]: Path(match[2]) for match in map(NAMED_PLACE.fullmatch, entries) if match}
+    # The first of a name counts.
+    named = {match[1]: Path(match[2]) for match in map(NAMED_PLACE.fullmatch, reversed(entries)) if match}
     if unknown := next((name for name in named if name not in _LAYOUTS), None):
         raise UserError(f"--data_path {unknown}=...: unknown database {unknown!r}; known: {', '.join(DATABASES)}")
     roots = [entry for entry in entries if not NAMED_PLACE.fullmatch(entry)]

@@ -248,6 +248,8 @@ class Config:
             raise UserError(f"folds: expected 0 or at least 3 (train, val, test), got {self.folds}")
         if self.backbone_weights and not self.pretrained:
             raise UserError("backbone_weights and no_pretrained contradict each other: give one of them")
+        if wrong := [path for path in self.data_paths if not NAMED_PLACE.fullmatch(path)]:
+            raise UserError(f"data_paths: expected NAME=FOLDER, got {wrong[0]!r}")
         how = [key for key in ("freeze_backbone", "freeze_stages", "lora_rank") if getattr(self, key)]
         if len(how) > 1:
             raise UserError(f"{' and '.join(how)} each say what of the backbone learns: give one of them")
@@ -268,9 +270,9 @@ class Config:
         return Path(self.results_dir) / self.run_name
 
     @property
-    def data_places(self) -> str | None:
-        """Where databases lie, as `folders.read_database` takes it for `data_root`."""
-        return os.pathsep.join([*filter(None, [self.data_root]), *self.data_paths]) or None
+    def data_places(self) -> list[str]:
+        """Where databases lie, as `folders.read_database` takes it for `data_root`; nothing for its defaults."""
+        return [*filter(None, [self.data_root]), *self.data_paths]
 
     @property
     def test_crops(self) -> int:
@@ -411,7 +413,9 @@ def resolve_paths(layer: dict) -> dict:
     if len(own) > 1:
         raise UserError(f"data_path: {', '.join(map(str, own))}: one database's folder; others are NAME=FOLDER")
     layer = {key: value for key, value in layer.items() if key != "data_path"} | ({"data_path": own[0]} if own else {})
-    return _resolve_alias(layer, "data_path", "data_paths", named) if named else layer
+    if named and isinstance(others := layer.get("data_paths", []), list):
+        layer["data_paths"] = [*others, *named]
+    return layer
 
 
 def _resolve_alias(layer: dict, alias: str, key: str, meaning: Any) -> dict:

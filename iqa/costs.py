@@ -98,14 +98,23 @@ def training_memory(model: nn.Module, batch: int, dtype: torch.dtype | None = No
         dtype: of the backbone's autocast; None for none.
         side: of the images, in pixels.
     """
-    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     learned = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    state = {**dict(model.named_parameters(prefix="model")), **dict(model.named_buffers(prefix="model"))}
     held = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-    model.train()
     with FakeTensorMode() as fake, _LiveBytes() as live:
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
-            images = torch.empty(batch, 3, side, side)
-            arguments = {name: fake.from_tensor(tensor) for name, tensor in state.items()}
-            scores = torch.func.functional_call(model, arguments, images)
-        scores.sum().backward()
+        arguments = {name: fake.from_tensor(tensor) for name, tensor in state.items()}
+        torch.func.functional_call(_Step(model.train(), dtype), arguments, torch.empty(batch, 3, side, side))
     return held + 2 * learned + live.peak
+
+
+class _Step(nn.Module):
+    """Forward and backward of a model in one call, within which its blocks may be computed again."""
+
+    def __init__(self, model: nn.Module, dtype: torch.dtype | None):
+        super().__init__()
+        self.model, self.dtype = model, dtype
+
+    def forward(self, images: Tensor) -> None:
+        with torch.autocast("cpu", dtype=self.dtype, enabled=self.dtype is not None):
+            scores = self.model(images)
+        scores.sum().backward()

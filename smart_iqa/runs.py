@@ -88,7 +88,7 @@ def _resumed_config(flags: argparse.Namespace) -> Config:
             raise UserError(
                 f"--resume: {key} is {getattr(stored, key)!r} in {run_dir} and {value!r} here: they must agree"
             )
-    changed = {k: value for k, value in given.items() if value is not None and _may_change(k, value, stored)}
+    changed = {k: value for k, value in given.items() if value not in (None, []) and _may_change(k, value, stored)}
     place = {"results_dir": str(run_dir.parent), "name": run_dir.name}
     return dataclasses.replace(stored, **(changed | place))
 

@@ -93,15 +93,17 @@ def compare_with_training(
 
 
 def read_databases(
-    names: Sequence[str], data_root: str | None, skip_bad_images: bool, cache_dir: str | None = None
+    names: Sequence[str], data_root: str | Sequence[str] | None, skip_bad_images: bool, cache_dir: str | None = None
 ) -> list[Database]:
     """Read several databases, each once.
 
     Raises:
         UserError: unknown name, bad labels or images, or a database that is absent.
     """
-    how = {"data_root": data_root, "skip_bad_images": skip_bad_images, "cache_dir": cache_dir}
-    return [read_database(name, **how) for name in dict.fromkeys(names)]
+    return [
+        read_database(name, data_root=data_root, skip_bad_images=skip_bad_images, cache_dir=cache_dir)
+        for name in dict.fromkeys(names)
+    ]
 
 
 def trained_test_table(run: Path, database: Database) -> pd.DataFrame:

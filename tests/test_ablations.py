@@ -67,7 +67,7 @@ def test_two_jobs_share_the_runs_of_one_table(small_file, tmp_path):
 def test_a_run_that_another_process_is_at_is_left_to_it_and_the_table_too(small_file, tmp_path):
     held = tmp_path / "out" / "small" / "a_seed0"
     held.mkdir(parents=True)
-    lock = f"from filelock import FileLock; import sys; FileLock({str(held / '.lock')!r}).acquire(); "
+    lock = f"from filelock import FileLock; import sys; lock = FileLock({str(held / '.lock')!r}); lock.acquire(); "
     holder = subprocess.Popen(
         [sys.executable, "-c", lock + "print('held', flush=True); sys.stdin.read()"],
         stdin=subprocess.PIPE,

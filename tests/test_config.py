@@ -392,5 +392,5 @@ def test_data_path_with_a_name_is_of_that_database_and_without_one_of_the_runs_o
 def test_several_roots_are_one_text_with_the_path_separator_between() -> None:
     config = from_command_line("--data_root", "/a", "/b", "--data_path", "spaq=/c")
     assert config.data_root == f"/a{os.pathsep}/b"
-    assert config.data_places == os.pathsep.join(["/a", "/b", "spaq=/c"])
-    assert Config().data_places is None
+    assert config.data_places == [f"/a{os.pathsep}/b", "spaq=/c"]
+    assert Config().data_places == []

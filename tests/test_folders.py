@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -472,7 +473,8 @@ def test_a_run_finds_its_databases_where_its_settings_say(tmp_path: Path) -> Non
     named = Config(dataset="kadid-10k", data_root=str(tmp_path / "root"), data_paths=[f"kadid-10k={tmp_path / 'one'}"])
     assert read_run_database(config).root == tmp_path / "root" / "kadid-10k"
     assert read_run_database(named).root == tmp_path / "one"
-    assert read_run_database(config, f"kadid-10k={tmp_path / 'one'}").root == tmp_path / "one"
+    for run in (config, dataclasses.replace(named, data_paths=["kadid-10k=/gone"])):
+        assert read_run_database(run, f"kadid-10k={tmp_path / 'one'}").root == tmp_path / "one"
     assert read_run_database(config, f"spaq={tmp_path / 'one'}").root == tmp_path / "root" / "kadid-10k"
 
 

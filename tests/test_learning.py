@@ -69,7 +69,7 @@ def test_adapters_alone_learn_and_merge_into_the_plain_network(backbone: str) ->
     model, images = model_of(backbone), torch.randn(2, 3, 64, 64)
     before = model.eval()(images)
     add_adapters(model.backbone, rank=2)
-    assert torch.equal(model(images), before)  # B is zero at the start
+    torch.testing.assert_close(model(images), before, rtol=1e-5, atol=1e-5)  # B is zero at the start
     learned = {name for name, p in model.backbone.named_parameters() if p.requires_grad}
     assert learned and all("lora_" in name for name in learned)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=1e-4)
@@ -83,7 +83,7 @@ def test_adapters_alone_learn_and_merge_into_the_plain_network(backbone: str) ->
     assert not torch.allclose(scores, before)
     torch.testing.assert_close(plain(images), scores, rtol=1e-4, atol=1e-3)
     merge_adapters_in_place(model.backbone)
-    assert torch.equal(model(images), plain(images))
+    torch.testing.assert_close(model(images), plain(images), rtol=1e-5, atol=1e-5)
 
 
 def test_a_merged_weight_is_the_sum_of_its_own_and_the_product() -> None:
@@ -154,11 +154,11 @@ def test_the_memory_of_a_step_is_counted_by_hand_for_one_layer() -> None:
 
 @pytest.mark.parametrize("backbone", ["nano", "vit"])
 def test_less_memory_is_needed_by_what_is_meant_to_need_less(backbone: str) -> None:
-    def needed(batch: int = 8, dtype: torch.dtype | None = None, **learning: object) -> int:
+    def needed(batch: int = 256, dtype: torch.dtype | None = None, **learning: object) -> int:
         model = model_of(backbone)
         limit_learning(model.backbone, **learning)
-        return training_memory(model, batch, dtype, side=64)
+        return training_memory(model, batch, dtype, side=64) - 16 * sum(p.numel() for p in model.parameters())
 
-    whole = needed()
-    assert needed(batch=16) > 1.3 * whole - 4 * 10**7
-    assert max(needed(freeze_stages=2), needed(grad_checkpointing=True), needed(dtype=torch.bfloat16)) < whole
+    whole = needed()  # of what grows with the batch
+    assert needed(batch=512) == pytest.approx(2 * whole, rel=0.2)
+    assert max(needed(freeze_stages=2), needed(grad_checkpointing=True), needed(dtype=torch.bfloat16)) < 0.8 * whole
