@@ -119,6 +119,9 @@ def train_and_test(
         made = {"architecture": architecture_of(config), "scales": data.scales}
         solver = _make_solver(config, data.parts, preparation, accelerator, made)
         progress, seconds = _train(solver, {model, preparation.network}, resume)
+        previous = solver.previous_path
+        del solver
+        accelerator.free_memory()  # its loaders' workers too: they would live until the tests, or all rounds, end
         scorer = Scorer(model, config, accelerator, preparation, data.scales)
         tested = test_databases(scorer, [*databases, *others], data.test_tables())
         results = build_results(
@@ -132,9 +135,8 @@ def train_and_test(
         )
         if accelerator.is_main_process:
             write_results(config.run_dir / "results.json", results)
-            solver.previous_path.unlink(missing_ok=True)
+            previous.unlink(missing_ok=True)
     accelerator.wait_for_everyone()  # the results are on disk
-    accelerator.free_memory()  # of several rounds each leaves its network and its workers otherwise
     return results
 
 
