@@ -1,4 +1,4 @@
-"""Rows of bytes on disk, made once and read from memory-mapped files: pixels of pictures, features of crops.
+"""Rows of bytes on disk, made once and read from memory-mapped files: pixels of images, features of crops.
 
 Stands beside `data_loader` and `frozen_features`, which make the rows. Each row has a checksum, written after
 the row itself, so whatever was stopped half-way (a kill, a power cut, another process) is made again and never
@@ -210,12 +210,12 @@ class RowCache:
         if stale:  # its room is needed; a process that reads it keeps its open files
             shutil.rmtree(self.folder)
         with tempfile.TemporaryDirectory(dir=self.folder.parent, ignore_cleanup_errors=True) as temporary:
-            made = Path(temporary) / "cache"
-            made.mkdir()
-            _reserve(made / "rows.bin", max(1, size))
-            _reserve(made / "marks.bin", 8 * max(1, len(self.offsets) - 1))
-            (made / "cache.json").write_text(self._key)
-            made.rename(self.folder)
+            new = Path(temporary) / "cache"
+            new.mkdir()
+            _reserve(new / "rows.bin", max(1, size))
+            _reserve(new / "marks.bin", 8 * max(1, len(self.offsets) - 1))
+            (new / "cache.json").write_text(self._key)
+            new.rename(self.folder)
 
 
 def _reserve(path: Path, size: int) -> None:

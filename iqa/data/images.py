@@ -209,7 +209,7 @@ def open_rgb(path: str | Path, wanted: Callable[[int, int], tuple[int, int]] | N
 
     Args:
         path: the file.
-        wanted: the size (width, height) it will be brought to, from the upright size: the picture is resized to it,
+        wanted: the size (width, height) it will be brought to, from the upright size: the image is resized to it,
             and a JPEG far larger is decoded at a fraction of its size.
 
     Raises:
