@@ -70,7 +70,7 @@ def spread(values: Sequence[float]) -> dict:
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
-    """Quotients of neighbours in time."""
+    """Divide what was measured one after the other."""
     return [a / b for a, b in zip(numerators, denominators, strict=True)]
 
 

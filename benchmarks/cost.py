@@ -82,7 +82,7 @@ QUICK = Sizes(images=(60, 120), koniq=60, koniq_side=32, koniq_batches=(8,), kon
 
 
 class StubNetwork(nn.Module):
-    """In the network's place: the mean colour, weighed."""
+    """Stand in the network's place: weigh the mean colour."""
 
     backbone = SimpleNamespace(mean=(0.5,) * 3, std=(0.5,) * 3)
 

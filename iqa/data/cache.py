@@ -42,7 +42,7 @@ def cache_folder(given: str | None) -> Path:
 
 
 def read_records(path: Path, kind: np.dtype) -> np.ndarray:
-    """What is kept of files, sorted by their `key`; nothing where it cannot be read: it only saves time."""
+    """Read what is kept of files, sorted by `key`; nothing where that cannot be read, since it only saves time."""
     try:
         kept = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -75,7 +75,7 @@ def write_records(path: Path, records: np.ndarray) -> None:
 
 
 class CacheOnDisk(NamedTuple):
-    """A cache as it lies there: name within the cache folder, bytes on disk, and when it was last written."""
+    """A cache on disk: its name within the cache folder, its bytes, and when it was last written."""
 
     name: str
     size: int
@@ -83,7 +83,7 @@ class CacheOnDisk(NamedTuple):
 
 
 def caches_on_disk(folder: Path) -> list[CacheOnDisk]:
-    """The caches in a cache folder, largest first; what is not ours there is passed over."""
+    """List the caches in a cache folder, largest first; other files there are passed over."""
     caches = [file.parent for pattern in ("*/cache.json", "*/*/cache.json") for file in folder.glob(pattern)]
     caches += [file for pattern in _CHECKS for file in folder.glob(pattern) if file.is_file()]
     found = []
@@ -141,7 +141,7 @@ class RowCache:
         return len(self._checked)
 
     def __getstate__(self) -> dict:
-        """Without the maps: each worker process opens its own."""
+        """Leave out the maps: each worker process opens its own."""
         return {**self.__dict__, "_maps": None}
 
     def read(self, row: int) -> np.ndarray | None:
@@ -169,7 +169,7 @@ class RowCache:
         marks[row] = _MADE | zlib.crc32(flat)
 
     def missing(self, rows: Iterable[int]) -> np.ndarray:
-        """Those of `rows` that `read` would give None for."""
+        """Find the rows that `read` would give None for."""
         return np.array([row for row in rows if self.read(row) is None], dtype=np.int64)
 
     def _open(self) -> tuple[np.ndarray, np.ndarray]:
@@ -184,7 +184,7 @@ class RowCache:
             return False
 
     def _current_maps(self) -> tuple[np.ndarray, np.ndarray]:
-        """The files, made if they are not there."""
+        """Open the files, and make them first if they are not there."""
         size = int(self.offsets[-1])
         try:
             self.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -219,7 +219,7 @@ class RowCache:
 
 
 def _reserve(path: Path, size: int) -> None:
-    """A file of zeros whose blocks are taken at once, so that a full disk shows here and not in a later write."""
+    """Write zeros whose blocks are taken at once, so that a full disk shows here and not in a later write."""
     free = shutil.disk_usage(path.parent).free
     if size > free:
         raise OSError(errno.ENOSPC, f"only {free / 1e9:.2f} GB are free there")

@@ -62,8 +62,8 @@ class Names(Sequence[str]):
         return self._text[self._ends[row] : self._ends[row + 1]].tobytes()
 
 
-def _bytes(text: str) -> bytes:
-    return text.encode(errors="surrogatepass")  # names of files need not be UTF-8
+def _bytes(text: object) -> bytes:
+    return str(text).encode(errors="surrogatepass")  # a path too; names of files need not be UTF-8
 
 
 def _hashes(texts: Sequence[bytes]) -> np.ndarray:

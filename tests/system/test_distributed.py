@@ -74,7 +74,8 @@ def launch(folder: Path, processes: int, *commands: list[str]) -> Ended:
 
     def run_each(rank: int) -> int:
         if processes > 1:  # what `torch.distributed.run` says to each
-            places = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_PORT": port}
+            places = {"RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port}
+            places |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), processes)
             os.environ |= {"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in places.items()}
         AcceleratorState._reset_state(reset_partial_state=True)  # of the tests before
         codes = [command(*arguments) for arguments in commands]
