@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import os
 import signal
 import sys
@@ -16,7 +17,8 @@ import tempfile
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from types import FrameType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -89,37 +91,49 @@ def in_child(work: Callable[[], object], before: Callable[[], object] = lambda: 
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def at_event(number: int, act: Callable[[], object], within: Collection[str] = ()) -> Callable[[], None]:
-    """What makes a process act at event number `number`.
+class Events:
+    """The events of a process within some functions, counted from 1, and what it does at one of them.
 
     Args:
-        number: counts from 1.
-        act: what it does.
         within: names of functions of this project; only calls within them count, C functions too. Without any, the
             calls of this project's functions count.
-
-    Returns:
-        starts the count in the process that calls it; its workers have counts of their own and do not act.
+        number: of the event at which it acts; 0 for none.
+        act: what it does.
     """
-    count, inside, mine = 0, 0, 0
 
-    def look(frame, event, argument):
-        nonlocal count, inside
+    def __init__(self, within: Collection[str] = (), number: int = 0, act: Callable[[], object] = lambda: None):
+        self.within, self.number, self.act = tuple(within), number, act
+        self.count, self.process, self._inside = 0, 0, 0
+
+    def look(self, frame: FrameType, event: str, argument: object) -> None:
+        """What `sys.setprofile` calls; workers of the process have counts of their own and do not act."""
         ours = _is_ours(frame.f_code.co_filename)
-        if within and ours and event in ("call", "return") and frame.f_code.co_qualname.endswith(tuple(within)):
-            inside += 1 if event == "call" else -1
-        if inside and event in ("call", "c_call") if within else ours and event == "call":
-            count += 1
-            if count == number and os.getpid() == mine:
-                act()
+        if ours and self.within and event in ("call", "return") and frame.f_code.co_qualname.endswith(self.within):
+            self._inside += 1 if event == "call" else -1
+        if self._inside and event in ("call", "c_call") if self.within else ours and event == "call":
+            self.count += 1
+            if self.count == self.number and os.getpid() == self.process:
+                self.act()
 
-    def start():
-        nonlocal mine
-        mine = os.getpid()
+
+def watch(*several: Events) -> Callable[[], None]:
+    """What starts the counts in the process that calls it."""
+
+    def look(*what: Any) -> None:
+        for events in several:
+            events.look(*what)
+
+    def start() -> None:
+        for events in several:
+            events.process = os.getpid()
         sys.setprofile(look)
 
-    start.count = lambda: count
     return start
+
+
+def at_event(number: int, act: Callable[[], object], within: Collection[str] = ()) -> Callable[[], None]:
+    """What makes the process that calls it act at an event, see `Events`."""
+    return watch(Events(within, number, act))
 
 
 @functools.cache
@@ -137,18 +151,18 @@ def kill_all() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def count_events(work: Callable[[], object], within: Collection[str] = ()) -> int:
-    """How many events `work` makes in a forked process, see `at_event`."""
-    counting = at_event(0, kill, within)
+def count_events(work: Callable[[], object], *phases: Collection[str]) -> list[int]:
+    """How many events of each phase `work` makes in a forked process, see `Events`."""
+    counts = [Events(within) for within in phases]
     with tempfile.NamedTemporaryFile() as file:
 
         def counted() -> None:
             work()
             sys.setprofile(None)
-            Path(file.name).write_text(str(counting.count()))
+            Path(file.name).write_text(json.dumps([events.count for events in counts]))
 
-        assert in_child(counted, counting) == 0
-        return int(Path(file.name).read_text())
+        assert in_child(counted, watch(*counts)) == 0
+        return json.loads(Path(file.name).read_text())
 
 
 def differences(one: Path, other: Path) -> str:
@@ -186,42 +200,36 @@ class Runs:
 
     def __init__(self, table: Path, folder: Path):
         self.table, self.folder = table, folder
-        self._events: dict[tuple[str, str], int] = {}
+        self._events: dict[str, dict[str, int]] = {}
 
     def whole(self, kind: str) -> Path:
         """The folder of the run."""
         folder = self.folder / f"whole {kind}"
-        if not (folder / "run" / "results.json").exists():
-            assert in_child(command(self.table, folder, kind)) == 0
+        if kind not in self._events:
+            counts = count_events(command(self.table, folder, kind), *PHASES.values())
+            self._events[kind] = dict(zip(PHASES, counts, strict=True))
         return folder / "run"
-
-    def events(self, kind: str, phase: str) -> int:
-        """How many events a phase of it has."""
-        if (kind, phase) not in self._events:
-            with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-                work = command(self.table, Path(folder), kind)
-                self._events[kind, phase] = count_events(work, PHASES[phase])
-        return self._events[kind, phase]
 
     def try_kill(self, moment: Moment) -> Killed:
         """Kill a run at a moment, start it again, and compare."""
-        most, rng = self.events(moment.kind, moment.phase), np.random.default_rng([moment.seed, moment.workers])
+        whole = self.whole(moment.kind)
+        most, rng = self._events[moment.kind][moment.phase], np.random.default_rng(list(str(moment).encode()))
         for _ in range(_DRAWS):
             event = int(rng.integers(1, most + 1))
             with tempfile.TemporaryDirectory(dir=self.folder) as name:
                 folder = Path(name)
                 work = command(self.table, folder, moment.kind, moment.workers)
-                if in_child(work, at_event(event, kill_all, PHASES[moment.phase])) != -signal.SIGKILL:
-                    most = event  # it ended before: an earlier one
-                    continue
-                return Killed(event, self._resumed(moment, folder))
+                if in_child(work, at_event(event, kill_all, PHASES[moment.phase])) == -signal.SIGKILL:
+                    return Killed(event, _wrong_after_resume(work, folder / "run", whole))
+                most = event  # it ended before: an earlier one
         return Killed(0, "")
 
-    def _resumed(self, moment: Moment, folder: Path) -> str:
-        if code := in_child(command(self.table, folder, moment.kind, moment.workers)):
-            return f"exit code {code} of --resume"
-        left = [path.name for path in (folder / "run").glob(".*.tmp")]
-        return differences(folder / "run", self.whole(moment.kind)) or (f"left {left[0]}" if left else "")
+
+def _wrong_after_resume(work: Callable[[], None], run: Path, whole: Path) -> str:
+    if code := in_child(work):
+        return f"exit code {code} of --resume"
+    left = [path.name for path in run.glob(".*.tmp")]
+    return differences(run, whole) or (f"left {left[0]}" if left else "")
 
 
 def all_moments(seed: int = 0) -> Iterator[Moment]:

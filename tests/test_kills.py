@@ -40,7 +40,7 @@ def go_on(table, run: Path, config: Config) -> HyperIQASolver:  # noqa: F811
 def whole(table, tmp_path_factory) -> tuple[Path, int]:  # noqa: F811
     """A run of the loop that was never stopped, and the calls it made."""
     run = tmp_path_factory.mktemp("whole") / "run"
-    return run, count_events(lambda: go_on(table, run, LOOP))
+    return run, count_events(lambda: go_on(table, run, LOOP), ())[0]
 
 
 def killed_loop(table, run: Path, config: Config, call: int, signal_number: int = signal.SIGKILL) -> int:  # noqa: F811
