@@ -99,20 +99,27 @@ class Events:
             calls of this project's functions count.
         number: of the event at which it acts; 0 for none.
         act: what it does.
+        workers_act: whether its workers act too; each goes on with a count of its own.
     """
 
-    def __init__(self, within: Collection[str] = (), number: int = 0, act: Callable[[], object] = lambda: None):
-        self.within, self.number, self.act = tuple(within), number, act
+    def __init__(
+        self,
+        within: Collection[str] = (),
+        number: int = 0,
+        act: Callable[[], object] = lambda: None,
+        workers_act: bool = False,
+    ):
+        self.within, self.number, self.act, self.workers_act = tuple(within), number, act, workers_act
         self.count, self.process, self._inside = 0, 0, 0
 
     def look(self, frame: FrameType, event: str, argument: object) -> None:
-        """What `sys.setprofile` calls; workers of the process have counts of their own and do not act."""
+        """What `sys.setprofile` calls."""
         ours = _is_ours(frame.f_code.co_filename)
         if ours and self.within and event in ("call", "return") and frame.f_code.co_qualname.endswith(self.within):
             self._inside += 1 if event == "call" else -1
         if self._inside and event in ("call", "c_call") if self.within else ours and event == "call":
             self.count += 1
-            if self.count == self.number and os.getpid() == self.process:
+            if self.count == self.number and (self.workers_act or os.getpid() == self.process):
                 self.act()
 
 
@@ -131,9 +138,9 @@ def watch(*several: Events) -> Callable[[], None]:
     return start
 
 
-def at_event(number: int, act: Callable[[], object], within: Collection[str] = ()) -> Callable[[], None]:
+def at_event(number: int, act: Callable[[], object]) -> Callable[[], None]:
     """What makes the process that calls it act at an event, see `Events`."""
-    return watch(Events(within, number, act))
+    return watch(Events((), number, act))
 
 
 @functools.cache
@@ -219,7 +226,8 @@ class Runs:
             with tempfile.TemporaryDirectory(dir=self.folder) as name:
                 folder = Path(name)
                 work = command(self.table, folder, moment.kind, moment.workers)
-                if in_child(work, at_event(event, kill_all, PHASES[moment.phase])) == -signal.SIGKILL:
+                killing = Events(PHASES[moment.phase], event, kill_all, workers_act=True)
+                if in_child(work, watch(killing)) == -signal.SIGKILL:
                     return Killed(event, _wrong_after_resume(work, folder / "run", whole))
                 most = event  # it ended before: an earlier one
         return Killed(0, "")
