@@ -67,7 +67,9 @@ def in_forks(folder: Path, *works: Callable[[], int]) -> Ended:
         child.start()
     for child in children:
         child.join(300)
+    for child in children:
         child.kill()
+        child.join()
     said = ["".join(Path(f"{folder / str(n)}.{end}").read_text() for n in range(len(works))) for end in ("out", "err")]
     return Ended(max(abs(child.exitcode or 0) for child in children), *said)
 
