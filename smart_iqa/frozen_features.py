@@ -102,11 +102,11 @@ class FrozenFeatures:
         wanted = self.paths.find(table["path"])
         assert (wanted >= 0).all(), "a table with images that are not in the cache"
         processes, mine = self.accelerator.num_processes, self.accelerator.process_index
-        missing = set(self.rows[training].missing(wanted)[mine::processes].tolist())
-        self._compute(table[[row in missing for row in wanted]], training)
+        missing = self.rows[training].missing(wanted)[mine::processes]
+        self._compute(table[np.isin(wanted, missing)], training)
         self.accelerator.wait_for_everyone()
-        missing = set(self.rows[training].missing(wanted).tolist())  # nodes that share no disk: the others' share
-        self._compute(table[[row in missing for row in wanted]], training)
+        missing = self.rows[training].missing(wanted)  # nodes that share no disk: the others' share
+        self._compute(table[np.isin(wanted, missing)], training)
         return FeatureDataset(table, self)
 
     def to_images(self, features: Tensor, augment: Tensor, jitter: bool = False) -> Tensor:
