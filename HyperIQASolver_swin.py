@@ -138,12 +138,6 @@ class HyperIQASolver:
                 "train anew under another --name"
             )
 
-    def remove_what_only_continuing_needs(self) -> None:
-        """At the end of a run, whose results read `best.safetensors` alone."""
-        self.previous_path.unlink(missing_ok=True)
-        if not self.config.keep_last:
-            self.last_path.unlink(missing_ok=True)
-
     def fit(self, last_epoch: int | None = None) -> Progress:
         """Train until the last epoch or until validation stops improving.
 

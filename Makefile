@@ -33,7 +33,7 @@ demo-database: install
 	$(SMART_IQA) make-demo-database --output datasets/demo
 
 test: .venv/.installed-dev
-	$(RUN) -m pytest -m "not slow" -n auto
+	$(RUN) -m pytest -m "not slow" -n auto --dist worksteal
 
 test-slow: .venv/.installed-dev
 	$(RUN) -m pytest

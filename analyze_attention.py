@@ -462,7 +462,7 @@ def _require_few_groups(table: pd.DataFrame, group_by: str) -> None:
 
 
 def _describe(scorer: Scorer, run: Path, dataset: str, sampling: dict) -> dict:
-    """What the record says about model and sampling."""
+    """Record the model and the sampling."""
     from smart_iqa.testing import backbone_names, fusion_name
 
     names = {**backbone_names(scorer.model), "fusion": fusion_name(scorer.model)}

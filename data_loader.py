@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from iqa.choices import TEST_MODES
 from iqa.config import Config, parse_resize
-from iqa.data import RowCache, file_hash, image_sizes, open_rgb
+from iqa.data import Names, RowCache, file_hash, image_sizes, open_rgb
 from iqa.runtime import crops_at_once
 from iqa.system import computes_on_cuda, device_constant, give_back_freed_memory, shard_sizes
 
@@ -119,14 +119,14 @@ class PixelCache:
         self.config, self.resize, self.least = config, parse_resize(config.resize), config.patch_size
         sizes = resized_sizes(table, self.resize, self.least)
         self.shapes = np.insert(sizes[:, ::-1], 0, 3, axis=1)  # (n, 3): channels, height, width
-        self.row_of = {path: row for row, path in enumerate(table["path"])}
+        self.paths = Names(table["path"])
         name = f"pixels_{config.resize}_{config.patch_size}"
         key = {"images": image_fingerprint(table), "made": name, "pillow": PIL.__version__}
         self.rows = RowCache(folder / name, key, self.shapes.prod(axis=1), "decoded images", config.cache_limit)
 
     def read(self, path: str) -> np.ndarray:
         """The image's pixels, uint8 (3, H, W); decoded if this is the first time."""
-        row = self.row_of[path]
+        row = self.paths.row(path)
         content = self.rows.read(row)
         if content is not None:
             return content.reshape(self.shapes[row])
@@ -136,7 +136,7 @@ class PixelCache:
 
     def covers(self, table: pd.DataFrame) -> bool:
         """Whether every image of a table is one of this cache's."""
-        return all(path in self.row_of for path in table["path"])
+        return bool((self.paths.find(table["path"]) >= 0).all())
 
 
 def grid_shape(crops: int) -> tuple[int, int]:
@@ -201,7 +201,7 @@ class CropDataset(Dataset):
     def __init__(
         self, table: pd.DataFrame, config: Config, cache: PixelCache | None = None, frozen_crops: bool = False
     ):
-        self.images, self.paths, self.labels = list(table["image"]), list(table["path"]), Labels.of(table)
+        self.images, self.paths, self.labels = Names(table["image"]), Names(table["path"]), Labels.of(table)
         self.config, self.cache, self.frozen_crops = config, cache, frozen_crops
         self.resize = parse_resize(config.resize)
 

@@ -34,7 +34,14 @@ from iqa.results import (
     write_results,
 )
 from iqa.system import is_first_process, lock_folder, start_logging, write_atomically, write_json
-from smart_iqa.runs import add_run_flags, open_run_dir, require_new, saying_how_to_go_on, settings_of
+from smart_iqa.runs import (
+    add_run_flags,
+    open_run_dir,
+    remove_what_only_continuing_needs,
+    require_new,
+    saying_how_to_go_on,
+    settings_of,
+)
 from smart_iqa.shipped import checkpoint_file
 
 if TYPE_CHECKING:
@@ -166,9 +173,8 @@ def train_and_test(
         if accelerator.is_main_process:
             write_results(config.run_dir / "results.json", results)
             for one in trained:
-                one.solver.remove_what_only_continuing_needs()
+                remove_what_only_continuing_needs(one.config)
     accelerator.wait_for_everyone()  # the results are on disk
-    accelerator.free_memory()  # of several rounds each leaves its network and its workers otherwise
     return results
 
 
@@ -178,7 +184,6 @@ class Trained(NamedTuple):
     config: Config
     model: SmartIQA
     preparation: Preparation | FrozenFeatures
-    solver: HyperIQASolver
     progress: Progress
     seconds: float
 
@@ -208,8 +213,10 @@ def _train_network(config: Config, data: TrainingData, accelerator: Accelerator,
     made = {"architecture": architecture_of(config), "scales": data.scales, "weights": model.weights_source}
     solver = _make_solver(config, data.parts, preparation, accelerator, made)
     progress, seconds = _train(solver, {model, preparation.network}, resume)
+    del solver
+    accelerator.free_memory()  # its loaders' workers too: they would live until the tests, or all rounds, end
     merge_adapters_in_place(model.backbone)
-    return Trained(config, model, preparation, solver, progress, seconds)
+    return Trained(config, model, preparation, progress, seconds)
 
 
 def _prepare(

@@ -1,4 +1,4 @@
-"""What the measuring scripts share: made-up pictures, interleaved repetitions, medians with quartiles, result files."""
+"""What the measuring scripts share: made-up images, interleaved repetitions, medians with quartiles, result files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def made_up_pictures(folder: Path, count: int, width: int, height: int) -> pd.Da
 
     Args:
         folder: to write to.
-        count: of pictures.
+        count: of images.
         width: of each.
         height: of each.
 
@@ -70,7 +70,7 @@ def spread(values: Sequence[float]) -> dict:
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
-    """Quotients of neighbours in time."""
+    """Divide what was measured one after the other."""
     return [a / b for a, b in zip(numerators, denominators, strict=True)]
 
 

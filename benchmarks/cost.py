@@ -3,12 +3,12 @@
     python benchmarks/cost.py --json cost.json
 
 Less than 10 minutes on two cores. For 1,000, 10,000 and 100,000 images, each in a process of its own: *loading* (read
-and check a table, reserve the cache, decode every picture into it), *training* (an epoch of the solver from the
+and check a table, reserve the cache, decode every image into it), *training* (an epoch of the solver from the
 cache), *evaluation* (scores of all) and *statistics* (all that a results file says of the scores, with a bootstrap of
-100). A stub stands for the network, and the pictures are small and hard links of a few: what is measured is everything
+100). A stub stands for the network, and the images are small and hard links of a few: what is measured is everything
 around the network. `slopes` is the exponent of growth between the last two sizes: 1 is linear, and a sort is 1.1 here.
 
-`koniq_size` is a table of 10,073 pictures of 512x384 with its cache and the default two workers: Swin-nano trains two
+`koniq_size` is a table of 10,073 images of 512x384 with its cache and the default two workers: Swin-nano trains two
 short epochs, validates after each and scores some images of 20 crops, since further ones take the same memory again,
 and statistics run over all; once with the default batch of 32, once with 16. Memory is the largest sum, over the
 process and its workers, of anonymous and shared memory (`Pss_Anon` and `Pss_Shmem` of /proc/PID/smaps_rollup: pages
@@ -82,7 +82,7 @@ QUICK = Sizes(images=(60, 120), koniq=60, koniq_side=32, koniq_batches=(8,), kon
 
 
 class StubNetwork(nn.Module):
-    """In the network's place: the mean colour, weighed."""
+    """Stand in the network's place: weigh the mean colour."""
 
     backbone = SimpleNamespace(mean=(0.5,) * 3, std=(0.5,) * 3)
 
@@ -143,7 +143,7 @@ def measured(work: Callable[[], object]) -> dict[str, float]:
 
 
 def linked_pictures(folder: Path, count: int, width: int, height: int) -> Path:
-    """A table of so many pictures, hard links of a few; its path."""
+    """A table of so many images, hard links of a few; its path."""
     originals = made_up_pictures(folder, min(count, ORIGINALS), width, height)
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"image": [f"image_{row:06d}.jpg" for row in range(count)], "mos": rng.uniform(0, 100, count)})
@@ -154,13 +154,13 @@ def linked_pictures(folder: Path, count: int, width: int, height: int) -> Path:
 
 
 def settings(table: Path, **changes) -> Config:
-    """A run's settings on a table of linked pictures."""
+    """A run's settings on a table of linked images."""
     common = {"dataset": "csv", "data_path": str(table), "resize": "none", "pretrained": False, "device": "cpu"}
     return Config(**common, train_patch_num=1, **changes)
 
 
 def load(config: Config, folder: Path, decode: int | None = None) -> tuple[Database, PixelCache]:
-    """Read and check the table, reserve the cache, decode pictures (`decode` of them, or all) into it."""
+    """Read and check the table, reserve the cache, decode images (`decode` of them, or all) into it."""
     database = read_run_database(config)
     cache = PixelCache(folder / "cache", database.table, config)
     for path in database.table["path"][:decode]:

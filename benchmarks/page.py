@@ -158,6 +158,16 @@ def inputs_section(file: str, result: dict) -> str:
     return "\n".join([_headline(file, result), targets_table(result), "", table(head, rows)]) + slowest
 
 
+def kills_section(file: str, result: dict) -> str:
+    """A row a kind of run: of its kills in each phase, how many ended with the same bits."""
+    counts = result["counts"]
+    phases = list(next(iter(counts.values())))
+    rows = [
+        [kind, *(f"{of['same']} of {of['killed']}" for of in by_phase.values())] for kind, by_phase in counts.items()
+    ]
+    return "\n".join([_headline(file, result), targets_table(result), "", table(["killed in", *phases], rows)])
+
+
 # Section of a page -> the kind of result it shows, and how.
 SECTIONS = {
     "throughput": ("throughput", throughput_section),
@@ -166,6 +176,7 @@ SECTIONS = {
     "gpu": ("gpu", gpu_section),
     "scaling": ("throughput", scaling_section),
     "inputs": ("reliability_inputs", inputs_section),
+    "kills": ("reliability_kills", kills_section),
 }
 
 

@@ -1,10 +1,11 @@
-"""Try what should not work, and count: broken images first.
+"""Try what should not work, and count: broken images, and runs that are killed.
 
     python benchmarks/reliability.py inputs --json benchmarks/results/reliability_inputs.json
+    python benchmarks/reliability.py kills --json benchmarks/results/reliability_kills.json
 
-Every file of `broken_images.cases` is read as training and scoring read it, and checked as a database is. What is
-read must have the right pixels, what is refused must be refused by one line that names the file, and the check must
-say the same. `benchmarks/page.py` writes the counts into docs/reliability.md.
+*inputs*: every file of `broken_images.cases` is read as training and scoring read it, and checked as a database is.
+What is read must have the right pixels, what is refused must be refused by one line that names the file, and the check
+must say the same. *kills*: see `benchmarks/kills.py`. `benchmarks/page.py` writes the counts into docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -97,10 +98,20 @@ def try_inputs() -> dict:
     }  # fmt: skip
 
 
+def try_kills() -> dict:
+    """See `benchmarks.kills`; it needs torch, which the broken images do not."""
+    from benchmarks import kills
+
+    return kills.try_kills()
+
+
+TRIALS = {"inputs": try_inputs, "kills": try_kills}
+
+
 def make_parser() -> Parser:
     """The command's flags."""
     parser = Parser(description="Try what should not work, and count what becomes of it.")
-    parser.add_argument("what", choices=("inputs",), help="what to try")
+    parser.add_argument("what", choices=tuple(TRIALS), help="what to try")
     parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where to write the counts")
     return parser
 
@@ -109,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Try, print the targets, write the result."""
     arguments = make_parser().parse_args(argv)
     require_writable(arguments.json)
-    result = try_inputs()
+    result = TRIALS[arguments.what]()
     print_targets(result["targets"])
     for name, what in result["wrong"].items():
         print(f"{name}: {what}")

@@ -2,7 +2,7 @@
 
     python benchmarks/test_modes.py --checkpoint results/agiqa3k/split_* --json test_modes.json
 
-Every run is tested on the test part of its own database with each of `MODES`; pictures are decoded once, before. The
+Every run is tested on the test part of its own database with each of `MODES`; images are decoded once, before. The
 JSON holds SRCC, PLCC and seconds by mode and run, and by mode the mean over the runs of the difference in SRCC to 20
 random crops, with a 95 % interval (Student's t over runs: splits of one database overlap, so it is somewhat narrow).
 """

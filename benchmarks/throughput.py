@@ -2,12 +2,12 @@
 
     python benchmarks/throughput.py --json throughput.json
 
-Less than 10 minutes on two cores. Everything runs in this one process on made-up pictures and untrained networks
+Less than 10 minutes on two cores. Everything runs in this one process on made-up images and untrained networks
 (weights change no speed), in fp32, with channel fusion. What is compared takes turns (A B A B); a ratio is the median
 over the turns. The JSON holds every time that was taken, and
 
 - `loader_crops_per_s`: uint8 crops of 224 a second out of `train_loader` in batches of 64, without workers, from
-  cached 384x512 pictures, on one core;
+  cached 384x512 images, on one core;
 - `loader_jitter_cost`: (ready with colour jitter - ready without) / ready without, where *ready* is the time to
   fetch an epoch of batches and to make them images by `to_images`, on one core;
 - `train_ratio_*`: images/s of `HyperIQASolver.train_one_epoch` (loader, forward, loss, backward, optimizer, progress)
@@ -15,8 +15,8 @@ over the turns. The JSON holds every time that was taken, and
   the same images each time; batch 16, all cores;
 - `overhead_share_*`: share of that epoch's time that is spent outside the network's forward and backward and the
   optimizer's step; `overhead_share` is Swin-nano's, the hardest of the three since its step is the shortest;
-- `eval_batch_gain_*`: crops/s of `Scorer.score_table`, whose batches hold crops of several pictures, over one crop
-  at a time, the same crops, from cached pictures; `eval_batch_gain` is lite0's, the backbone of the CPU settings in
+- `eval_batch_gain_*`: crops/s of `Scorer.score_table`, whose batches hold crops of several images, over one crop
+  at a time, the same crops, from cached images; `eval_batch_gain` is lite0's, the backbone of the CPU settings in
   `configs/`;
 - `frozen_epoch_gain_*`: time of an epoch that trains the whole network over the time of one that trains the head on
   cached features of the frozen backbone, for equally many crops; batch 16;
@@ -87,12 +87,12 @@ class Sizes:
 
     side: int = 224  # of a crop
     pictures: int = 64  # of 384x512
-    loader_crops: int = 10  # per picture and epoch
+    loader_crops: int = 10  # per image and epoch
     loader_turns: int = 41
     steps: int = 2  # of an epoch that trains a whole network
-    head_crops: int = 4  # per picture and epoch of head training, on the same pictures
+    head_crops: int = 4  # per image and epoch of head training, on the same images
     turns: dict[str, int] = dataclasses.field(default_factory=lambda: {"tiny": 5, "nano": 7, "lite0": 7})
-    scored: int = 32  # pictures that are scored
+    scored: int = 32  # images that are scored
     scored_crops: int = 4  # of each
     eval_turns: int = 9
 
@@ -176,7 +176,7 @@ class TimedEpoch:
 def make_solver(
     pictures: pd.DataFrame, folder: Path, backbone: str, config: Config, cache: PixelCache | None
 ) -> HyperIQASolver:
-    """The solver of a run on all pictures; without a cache of pictures, of head training on frozen features."""
+    """The solver of a run on all images; without a cache of images, of head training on frozen features."""
     seed_everything(config.seed)
     model = SmartIQA(backbone, config.fusion, freeze_backbone=config.freeze_backbone)
     accelerator = make_accelerator(config.device)

@@ -135,5 +135,5 @@ def make_loss(loss_type: str, alpha: float, margin: float, databases: int = 1) -
 
 
 def _call(loss: Callable[..., Tensor], known: dict) -> Tensor:
-    """A loss of what its signature names."""
+    """Compute a loss from those of the known values that its signature names."""
     return loss(**{name: known[name] for name in inspect.signature(loss).parameters})

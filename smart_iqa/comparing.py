@@ -97,7 +97,7 @@ def weights_file(path: str | Path) -> Path:
 
 
 def short_name(path: str | Path) -> str:
-    """What a checkpoint is called: its run's folder, or the file of published code."""
+    """Name a checkpoint after its run's folder, or after the file of published code."""
     resolved = Path(path).resolve()
     return resolved.parent.name if resolved.suffix == ".safetensors" else resolved.name
 
@@ -394,7 +394,7 @@ def _comparisons(
     tested: dict[str, ScoredPart],
     ratings: int | None,
 ) -> list[dict]:
-    """Every checkpoint after the first against it, on each database."""
+    """Compare every checkpoint after the first with the first, on each database."""
     first, *others = checkpoints
     found = []
     for database in databases:

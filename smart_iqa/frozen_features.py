@@ -35,7 +35,7 @@ from data_loader import (
     to_images,
 )
 from iqa.config import Config, parse_resize
-from iqa.data import RowCache
+from iqa.data import Names, RowCache
 from iqa.errors import UserError
 from iqa.runtime import autocast, precision_of
 from iqa.system import progress
@@ -92,7 +92,7 @@ class FrozenFeatures:
         self, folder: Path, table: pd.DataFrame, config: Config, model: SmartIQA | Ensemble, accelerator: Accelerator
     ):
         self.config, self.network, self.accelerator = config, FeatureNetwork(model), accelerator
-        self.row_of = {path: row for row, path in enumerate(table["path"])}
+        self.paths = Names(table["path"])
         self.size = sum(channels * side**2 for _, channels, side in model.feature_grids)
         self.shapes = {
             True: (config.train_patch_num, 1 + config.flip, self.size),
@@ -115,7 +115,7 @@ class FrozenFeatures:
 
     def covers(self, table: pd.DataFrame) -> bool:
         """Whether every image of a table is one of this cache's."""
-        return all(path in self.row_of for path in table["path"])
+        return bool((self.paths.find(table["path"]) >= 0).all())
 
     def dataset(self, table: pd.DataFrame, training: bool = False) -> FeatureDataset:
         """The features of some images, computed now where they are not there yet.
@@ -124,14 +124,15 @@ class FrozenFeatures:
             table: columns image, path, mos, mos_std.
             training: training crops with both flips, instead of test crops.
         """
-        wanted = np.array([self.row_of[path] for path in table["path"]])
+        wanted = self.paths.find(table["path"])
+        assert (wanted >= 0).all(), "a table with images that are not in the cache"
         self.rows[training].reserve(wanted)
         processes, mine = self.accelerator.num_processes, self.accelerator.process_index
-        missing = set(self.rows[training].missing(wanted)[mine::processes].tolist())
-        self._compute(table[[row in missing for row in wanted]], training)
+        missing = self.rows[training].missing(wanted)[mine::processes]
+        self._compute(table[np.isin(wanted, missing)], training)
         self.accelerator.wait_for_everyone()
-        missing = set(self.rows[training].missing(wanted).tolist())  # nodes that share no disk: the others' share
-        self._compute(table[[row in missing for row in wanted]], training)
+        missing = self.rows[training].missing(wanted)  # nodes that share no disk: the others' share
+        self._compute(table[np.isin(wanted, missing)], training)
         return FeatureDataset(table, self)
 
     def _one_of_a_kind(self, table: pd.DataFrame) -> bool:
@@ -147,7 +148,7 @@ class FrozenFeatures:
 
     def read(self, path: str, training: bool) -> np.ndarray:
         """Features (K, flips, D) float16 of an image's crops."""
-        content = self.rows[training].read(self.row_of[path])
+        content = self.rows[training].read(self.paths.row(path))
         if content is None:
             raise UserError(f"the features of {path} were damaged on disk: start again, they are then computed anew")
         return content.view(np.float16).reshape(self.shapes[training])
@@ -168,7 +169,7 @@ class FrozenFeatures:
     def _write(self, path: str, content: np.ndarray, training: bool) -> None:
         if not np.isfinite(content).all():
             raise UserError(f"{path}: its features exceed half precision; give --no_cache")
-        self.rows[training].write(self.row_of[path], content)
+        self.rows[training].write(self.paths.row(path), content)
 
     def _folded(self, images: Tensor) -> Callable[[Tensor], Tensor]:
         """`pooled_features` for one size of image, batch normalisation folded into the convolutions: faster."""
@@ -199,7 +200,7 @@ class FeatureDataset(Dataset):
     """
 
     def __init__(self, table: pd.DataFrame, features: FrozenFeatures):
-        self.images, self.paths, self.labels = list(table["image"]), list(table["path"]), Labels.of(table)
+        self.images, self.paths, self.labels = Names(table["image"]), Names(table["path"]), Labels.of(table)
         self.features = features
 
     def __len__(self) -> int:

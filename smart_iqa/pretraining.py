@@ -36,7 +36,7 @@ from iqa.runtime import autocast, fuse_attention, make_accelerator, seed_everyth
 from iqa.system import shard_sizes, sum_shares, write_atomically, write_json
 from iqa.watching import require_tracker
 from models_swin import Backbone
-from smart_iqa.runs import open_run_dir, require_new
+from smart_iqa.runs import open_run_dir, remove_what_only_continuing_needs, require_new
 
 log = logging.getLogger(__name__)
 
@@ -232,7 +232,7 @@ def pretrain(config: Config, resume: bool = False) -> Path:
             crops = 3 * solver.crops_per_epoch * progress.epochs_done
             record |= {"photographs": len(files), "crops": crops, "history": solver.history}
             write_json(config.run_dir / "pretraining.json", record)
-            solver.remove_what_only_continuing_needs()
+            remove_what_only_continuing_needs(config)
     accelerator.wait_for_everyone()  # the weights are on disk
     return weights
 

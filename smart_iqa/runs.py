@@ -111,6 +111,13 @@ def open_run_dir(config: Config, accelerator: Accelerator, resume: bool) -> Iter
         yield
 
 
+def remove_what_only_continuing_needs(config: Config) -> None:
+    """At the end of a run, whose results read `best.safetensors` alone; `keep_last` keeps what more epochs need."""
+    (config.run_dir / "previous.safetensors").unlink(missing_ok=True)
+    if not config.keep_last:
+        (config.run_dir / "last.safetensors").unlink(missing_ok=True)
+
+
 def require_new(run_dir: Path, resume: bool) -> None:
     """Refuse a folder that holds anything, unless it is resumed; a run killed at its very start leaves it empty."""
     if not resume and run_dir.exists() and any(not file.name.startswith(".") for file in run_dir.iterdir()):

@@ -195,7 +195,7 @@ def _join(tables: Sequence[pd.DataFrame], scales: Sequence[Scale]) -> pd.DataFra
 
 
 def _identical_across(parts: dict[str, pd.DataFrame]) -> list[str]:
-    """A line if images of one database's test part are byte-identical to another's training images."""
+    """Write a line if test images of one database are byte-identical to training images of another."""
     hashed = {part: table[table["file_hash"] != ""] for part, table in parts.items()}
     pairs = hashed["test"].merge(hashed["train"], on="file_hash", suffixes=("", "_train"))
     pairs = pairs[pairs["database"] != pairs["database_train"]]

@@ -47,6 +47,6 @@ def _seed() -> None:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
+def image_folder(tmp_path_factory) -> Path:
     """The folder of a table of ten made-up scenes, each at four degrees of blur."""
     return write_images(tmp_path_factory.mktemp("data") / "images").parent

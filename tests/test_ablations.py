@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import command
+from helpers import TINY, command
 
 from iqa.errors import UserError
 from run_ablations import ablate, compare_rows, read_ablation
@@ -27,11 +27,12 @@ def test_every_committed_file_resolves(file, tmp_path):
 
 
 @pytest.fixture
-def small_file(pictures, tmp_path):  # noqa: F811
+def small_file(image_folder, tmp_path):  # noqa: F811
     file = tmp_path / "small.yaml"
     shared = (
-        f"{{dataset: csv, data_path: {pictures / 'table.csv'}, backbone: nano, pretrained: false, patch_size: 32, "
-        "resize: none, epochs: 1, train_patch_num: 1, test_patch_num: 1, num_workers: 0, device: cpu, spaq: false}"
+        f"{{dataset: csv, data_path: {image_folder / 'table.csv'}, backbone: {TINY}, pretrained: false, "
+        "patch_size: 32, resize: none, epochs: 1, train_patch_num: 1, test_patch_num: 1, num_workers: 0, device: cpu, "
+        "spaq: false}"
     )
     file.write_text(f"baseline: a\nseeds: [0, 1]\nshared: {shared}\nrows:\n  a: {{}}\n  b: {{fusion: scale}}\n")
     return file

@@ -7,6 +7,7 @@ import math
 import mmap
 import os
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -26,7 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory) -> dict:
     file = tmp_path_factory.mktemp("benchmarks") / "throughput.json"
-    assert command("benchmarks.throughput", "--json", file, "--quick") == 0
+    with mock.patch.dict(throughput.TRAINED, tiny="nano"):  # to build and step its 28 million weights takes most of it
+        assert command("benchmarks.throughput", "--json", file, "--quick") == 0
     return json.loads(file.read_text())
 
 
@@ -184,9 +186,12 @@ def test_a_page_gets_every_kind_of_result(quick):
     counts = {"tried": 3, "read": 2, "refused": 1, "wrong": 0}
     tried = {"kinds": {"cut short": counts}, "total": counts, "slowest_file": "a.png", "pillow": "13", **other}
     results.append(("e.json", {"kind": "reliability_inputs", **tried}))
+    of_phase = {"training loop": {"killed": 3, "same": 2}}
+    results.append(("f.json", {"kind": "reliability_kills", "counts": {"plain": of_phase}, **other}))
     pages = [page.filled((ROOT / name).read_text(), results) for name in page.PAGES]
     assert page.NOTHING not in "".join(pages)
     assert "| loading | 1,000 | 1.5 | 400 |" in pages[0] and "out of memory" in pages[0]
     assert "| batch 32, 2 workers | 2,500 |" in pages[0]
     assert "| full | 0.8000 | -0.0100 | -0.0200 .. +0.0000 | 0.20 |" in pages[0]
+    assert "| plain | 2 of 3 |" in pages[2] and "| cut short | 3 | 2 | 1 | 0 |" in pages[2]
     assert page.filled(pages[0], results) == pages[0]

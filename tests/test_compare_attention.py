@@ -233,7 +233,7 @@ def test_other_mistakes_are_one_line_too(tmp_path, capsys):
 @pytest.fixture(scope="module")
 def database(tmp_path_factory) -> Path:
     """Twenty made-up images; the smoother ones have a higher mos."""
-    folder = tmp_path_factory.mktemp("pictures")
+    folder = tmp_path_factory.mktemp("images")
     table = [{"image": f"{i}.png", "mos": 5.0 * i, "content": f"c{i}"} for i in range(20)]
     file = trees.table(folder / "table.csv", table)
     rng = np.random.default_rng(0)

@@ -54,7 +54,7 @@ def small(**settings) -> Config:
 
 @pytest.fixture
 def table(tmp_path: Path) -> pd.DataFrame:
-    """Five pictures of noise, 60 x 48."""
+    """Five images of noise, 60 x 48."""
     names = [f"{name}.png" for name in "abcde"]
     for seed, name in enumerate(names):
         Image.fromarray(noise(48, 60, seed)).save(tmp_path / name)
@@ -207,14 +207,14 @@ def test_resizing_keeps_the_aspect_ratio_and_leaves_room_for_the_crop(
     new_width, new_height = resized_size(width, height, resize, least)
     assert min(new_width, new_height) >= least
     scale = min(new_width, new_height) / min(width, height)
-    # Rounding moves each side by half a pixel, twice where a picture is made smaller and then larger again.
+    # Rounding moves each side by half a pixel, twice where an image is made smaller and then larger again.
     error = 1 + scale if resize is None else 1 + least / min(width, height, resize)
     assert abs(max(new_width, new_height) - scale * max(width, height)) <= error * max(width, height) / min(
         width, height
     )
 
 
-def test_a_picture_smaller_than_the_crop_is_scaled_up_whole(tmp_path: Path) -> None:
+def test_an_image_smaller_than_the_crop_is_scaled_up_whole(tmp_path: Path) -> None:
     Image.new("RGB", (20, 10), (10, 20, 30)).save(tmp_path / "a.png")
     pixels = data_loader.load_image(tmp_path / "a.png", None, least=32)
     assert pixels.shape == (3, 32, 64)
@@ -231,7 +231,7 @@ def test_the_grid_is_as_square_as_the_number_allows() -> None:
 
 
 @given(st.integers(32, 200), st.integers(32, 200), st.sampled_from([4, 6, 9, 20, 25]))
-def test_a_grid_of_crops_reaches_the_four_corners_of_the_picture(height: int, width: int, crops: int) -> None:
+def test_a_grid_of_crops_reaches_the_four_corners_of_the_image(height: int, width: int, crops: int) -> None:
     corners = crop_corners(height, width, 32, "grid", crops, np.random.default_rng(0))
     assert len(corners) == crops
     assert {(0, 0), (0, width - 32), (height - 32, 0), (height - 32, width - 32)} <= set(corners)
@@ -244,7 +244,7 @@ def test_the_longer_side_gets_more_columns() -> None:
 
 @pytest.mark.parametrize("mode", ["random", "grid", "center"])
 @given(st.integers(32, 60), st.integers(32, 60))
-def test_crops_lie_inside_the_picture(mode: str, height: int, width: int) -> None:
+def test_crops_lie_inside_the_image(mode: str, height: int, width: int) -> None:
     for top, left in crop_corners(height, width, 32, mode, 6, np.random.default_rng(0)):
         assert 0 <= top <= height - 32
         assert 0 <= left <= width - 32
@@ -261,7 +261,7 @@ def test_the_centre_crop_is_the_middle(table: pd.DataFrame) -> None:
     assert (batch.crops[0].permute(1, 2, 0).numpy() == noise(48, 60, 2)[8:40, 14:46]).all()
 
 
-def test_the_mode_full_gives_the_whole_picture(table: pd.DataFrame) -> None:
+def test_the_mode_full_gives_the_whole_image(table: pd.DataFrame) -> None:
     batch = next(iter(data_loader.test_loader(table, small(test_mode="full"))))
     assert (batch.crops[0, 0].permute(1, 2, 0).numpy() == noise(48, 60)).all()
 
@@ -484,16 +484,16 @@ def test_jitter_clips_nothing() -> None:
     assert brighter.max() > 1
 
 
-# The cache of decoded pictures.
+# The cache of decoded images.
 
 
 @pytest.mark.parametrize("resize", ["none", "40", "36x50"])
 @pytest.mark.parametrize("mode", ["random", "grid", "center", "full"])
-def test_cached_pictures_give_the_crops_of_decoded_ones(
+def test_cached_images_give_the_crops_of_decoded_ones(
     table: pd.DataFrame, tmp_path: Path, resize: str, mode: str
 ) -> None:
     config = small(resize=resize, test_mode=mode, color_jitter=True)
-    for _ in range(2):  # the second time every picture is there already
+    for _ in range(2):  # the second time every image is there already
         cache = PixelCache(tmp_path / "cache", table, config)
         cached, plain = CropDataset(table, config, cache), CropDataset(table, config)
         for indices in ([0, 1, 2, 3, 4], [(2, 1, 0), (0, 1, 1), (2, 1, 3)]):
@@ -501,7 +501,7 @@ def test_cached_pictures_give_the_crops_of_decoded_ones(
                 torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
 
-def test_a_picture_is_decoded_once(table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_image_is_decoded_once(table: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[str] = []
     plain = data_loader.load_image
     monkeypatch.setattr(data_loader, "load_image", lambda path, *how: (decoded.append(path), plain(path, *how))[1])
@@ -512,14 +512,14 @@ def test_a_picture_is_decoded_once(table: pd.DataFrame, tmp_path: Path, monkeypa
     assert sorted(decoded) == sorted(table["path"])
 
 
-def test_a_changed_picture_is_decoded_anew(table: pd.DataFrame, tmp_path: Path) -> None:
+def test_a_changed_image_is_decoded_anew(table: pd.DataFrame, tmp_path: Path) -> None:
     PixelCache(tmp_path / "cache", table, small()).read(table["path"][0])
     Image.new("RGB", (60, 48), "red").save(table["path"][0])
     pixels = PixelCache(tmp_path / "cache", table, small()).read(table["path"][0])
     assert pixels.mean(axis=(1, 2)).tolist() == [255, 0, 0]
 
 
-def test_a_worker_that_opens_its_cache_late_reads_its_own_pictures(table: pd.DataFrame, tmp_path: Path) -> None:
+def test_a_worker_that_opens_its_cache_late_reads_its_own_images(table: pd.DataFrame, tmp_path: Path) -> None:
     mine = PixelCache(tmp_path / "csv", table, small())
     sent_to_worker = pickle.dumps(mine)
     other = table.assign(path=table["path"][::-1].to_numpy())  # another table of the same names, sizes and sum
@@ -530,7 +530,7 @@ def test_a_worker_that_opens_its_cache_late_reads_its_own_pictures(table: pd.Dat
     )
 
 
-def test_a_picture_turned_by_its_camera_has_its_place_upright(tmp_path: Path) -> None:
+def test_an_image_turned_by_its_camera_has_its_place_upright(tmp_path: Path) -> None:
     turned = Image.fromarray(noise(40, 60, 0))
     exif = turned.getexif()
     exif[0x0112] = 6  # to be turned by a quarter
@@ -539,7 +539,7 @@ def test_a_picture_turned_by_its_camera_has_its_place_upright(tmp_path: Path) ->
     assert PixelCache(tmp_path / "cache", table, small()).read(table["path"][0]).shape == (3, 60, 40)
 
 
-def test_a_cache_covers_its_own_pictures_only(table: pd.DataFrame, tmp_path: Path) -> None:
+def test_a_cache_covers_its_own_images_only(table: pd.DataFrame, tmp_path: Path) -> None:
     cache = PixelCache(tmp_path / "cache", table[:3], small())
     assert cache.covers(table[1:3]) and not cache.covers(table)
 

@@ -150,10 +150,10 @@ def test_agiqa_has_the_prompt_as_content_and_knows_the_generator(tmp_path: Path)
 
 
 def test_agiqa_takes_any_one_image_folder_but_not_two(tmp_path: Path) -> None:
-    trees.agiqa(tmp_path / "agiqa-3k", AGIQA, images="pictures")
+    trees.agiqa(tmp_path / "agiqa-3k", AGIQA, images="drawings")
     assert len(read_database("agiqa-3k", data_root=tmp_path).table) == 3
-    trees.pictures(tmp_path / "agiqa-3k" / "others", ["a.jpg"])
-    with pytest.raises(UserError, match="found others, pictures"):
+    trees.image_files(tmp_path / "agiqa-3k" / "others", ["a.jpg"])
+    with pytest.raises(UserError, match="found drawings, others"):
         read_database("agiqa-3k", data_root=tmp_path)
 
 
@@ -316,7 +316,7 @@ def test_fingerprint_follows_pixels_and_mos_but_not_the_place(tmp_path: Path) ->
     print_of = lambda folder, **o: read_database("csiq", data_path=tmp_path / folder, **o).fingerprint()  # noqa: E731
     original = print_of("a")
     assert print_of("b") == original == print_of("b", check_images=False)
-    trees.picture(tmp_path / "b" / "dst_imgs_all" / CSIQ[0][0], size=(20, 20))
+    trees.image_file(tmp_path / "b" / "dst_imgs_all" / CSIQ[0][0], size=(20, 20))
     assert print_of("b") != original
     trees.csiq(tmp_path / "a", [(CSIQ[0][0], 0.5), *CSIQ[1:]])
     assert print_of("a") != original
@@ -324,7 +324,7 @@ def test_fingerprint_follows_pixels_and_mos_but_not_the_place(tmp_path: Path) ->
 
 def test_the_table_knows_the_sizes_that_the_check_saw(tmp_path: Path) -> None:
     data = trees.table(tmp_path / "a.csv", [{"image": "a.png", "mos": 1}, {"image": "b.png", "mos": 2}], size=(40, 36))
-    trees.picture(tmp_path / "b.png", size=(7, 9))
+    trees.image_file(tmp_path / "b.png", size=(7, 9))
     sizes = [[40, 36], [7, 9]]
     assert read_database("csv", data_path=data).table[["image_width", "image_height"]].to_numpy().tolist() == sizes
     again = read_database("csv", data_path=data)  # from the cache
@@ -346,7 +346,7 @@ def test_byte_identical_images_are_grouped(tmp_path: Path) -> None:
 def test_cache_saves_the_second_check_and_notices_a_changed_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, private_cache: Path
 ) -> None:
-    trees.pictures(tmp_path, ["a.png", "b.png"])
+    trees.image_files(tmp_path, ["a.png", "b.png"])
     paths = [tmp_path / "a.png", tmp_path / "b.png"]
     decoded: list[Path] = []
     monkeypatch.setattr("iqa.data.images.check_image", lambda path: decoded.append(path) or check_image(path))
@@ -369,7 +369,7 @@ def test_cache_that_cannot_be_written_costs_one_warning_only(
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    trees.picture(tmp_path / "a.png")
+    trees.image_file(tmp_path / "a.png")
     assert check_images([tmp_path / "a.png"], "key")[0].problem == ""
     assert [record.levelname for record in caplog.records] == ["WARNING"]
 
@@ -377,7 +377,7 @@ def test_cache_that_cannot_be_written_costs_one_warning_only(
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp"])
 def test_an_image_cut_anywhere_is_found(suffix: str, tmp_path: Path) -> None:
     path = tmp_path / f"whole{suffix}"
-    trees.picture(path, size=(64, 48))
+    trees.image_file(path, size=(64, 48))
     content = path.read_bytes()
     assert check_image(path).problem == ""
     for share in np.linspace(0, 0.98, 25):
@@ -712,7 +712,7 @@ def true_rows(labels: Path, file: str, step: int) -> pd.DataFrame:
 def test_koniq_official_split_has_its_published_sizes(true_labels: Path, tmp_path: Path) -> None:
     file = "koniq10k_distributions_sets.csv"
     images = tmp_path / "koniq-10k" / "512x384"
-    trees.picture(tmp_path / "one.jpg")
+    trees.image_file(tmp_path / "one.jpg")
     images.mkdir(parents=True)
     shutil.copy(true_labels / file, tmp_path / "koniq-10k" / file)
     for name in pd.read_csv(true_labels / file).image_name:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,6 +95,14 @@ def test_no_file_names_the_workplace_it_was_written_at() -> None:
     texts = {file: file.read_text(encoding="utf-8", errors="replace") for file in files if file.suffix != ".png"}
     named = [f"{file}: {workplace}" for file, text in texts.items() for workplace in workplaces if workplace in text]
     assert named == []
+
+
+def test_every_target_of_the_makefile_can_be_made_from_what_is_here() -> None:
+    names = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for target in names[1].split():
+        done = subprocess.run(["make", "-n", "-B", target], cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (0, ""), target
+        assert done.stdout.strip(), target
 
 
 def test_the_page_about_the_network_is_what_the_model_says() -> None:

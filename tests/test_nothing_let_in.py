@@ -101,7 +101,7 @@ def test_a_malicious_pickle_as_a_label_file_does_not_run(wrapped, name: str, tmp
 
 def test_the_cache_of_checked_images_is_not_unpickled(tmp_path: Path, monkeypatch, went_off) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    trees.picture(tmp_path / "a.png")
+    trees.image_file(tmp_path / "a.png")
     check_images([tmp_path / "a.png"], "key")
     (cache,) = (tmp_path / "smart_iqa").iterdir()
     with cache.open("wb") as file:
@@ -138,7 +138,7 @@ def test_no_file_of_the_house_unpickles_or_runs_text() -> None:
 @pytest.fixture
 def secret(tmp_path: Path) -> Path:
     """An image beside the databases, which no official layout may reach."""
-    trees.picture(tmp_path / "elsewhere" / "secret.png")
+    trees.image_file(tmp_path / "elsewhere" / "secret.png")
     return tmp_path / "elsewhere" / "secret.png"
 
 
@@ -231,7 +231,7 @@ def test_other_cells_stay_as_they_are(cell: object) -> None:
 def test_scores_of_a_file_with_such_a_name_are_written_with_the_quote(tmp_path: Path, monkeypatch) -> None:
     run = make_run(tmp_path, "single")
     monkeypatch.chdir(tmp_path)
-    trees.picture(tmp_path / "=1+1.png", size=(40, 36))
+    trees.image_file(tmp_path / "=1+1.png", size=(40, 36))
     assert command("predict", "=1+1.png", "--checkpoint", run, "--output", "scores.csv", "--device", "cpu") == 0
     assert (tmp_path / "scores.csv").read_text().splitlines()[1].startswith("'=1+1.png,")
 

@@ -49,8 +49,8 @@ class TinyModel(nn.Module):
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """Sixteen grey pictures whose brightness is their mos."""
-    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    """Sixteen grey images whose brightness is their mos."""
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     rows = []
     for i in range(16):
         pixels = rng.integers(0, 30, (40, 40, 3)) + 14 * i

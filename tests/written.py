@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from helpers import ROOT, SMALL, command
+from helpers import ROOT, SMALL, TINY, command
 from PIL import Image, ImageFilter
 
 FILES = {
@@ -30,7 +30,7 @@ def write_all(folder: Path) -> Path:
     data = write_images(folder / "data")
     train = ["--dataset", "csv", "--data_path", data, *SMALL, "--results_dir", folder]
     analyse = ["--checkpoint", folder / "run", "--dataset", "csv", "--crops", 1, "--device", "cpu"]
-    shared = f"dataset: csv, data_path: {data}, backbone: nano, pretrained: false, patch_size: 32, resize: none, "
+    shared = f"dataset: csv, data_path: {data}, backbone: {TINY}, pretrained: false, patch_size: 32, resize: none, "
     shared += "epochs: 1, train_patch_num: 1, test_patch_num: 1, num_workers: 0, device: cpu, spaq: false"
     rows = "{A1: {}, E6_scale: {fusion: scale}}"
     (folder / "two.yaml").write_text(f"baseline: A1\nseeds: [0]\nshared: {{{shared}}}\nrows: {rows}\n")

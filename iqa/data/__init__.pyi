@@ -28,6 +28,7 @@ from .label_files import (
     read_records as read_records,
     read_workbook as read_workbook,
 )
+from .names import Names as Names
 from .near_duplicates import (
     HASH_BITS as HASH_BITS,
     HASH_SIDE as HASH_SIDE,

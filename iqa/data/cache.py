@@ -1,4 +1,4 @@
-"""Rows of bytes on disk, made once and read from memory-mapped files: pixels of pictures, features of crops.
+"""Rows of bytes on disk, made once and read from memory-mapped files: pixels of images, features of crops.
 
 Stands beside `data_loader` and `frozen_features`, which make the rows. Each row has a checksum, written after
 the row itself, so whatever was stopped half-way (a kill, a power cut, another process) is made again and never
@@ -44,7 +44,7 @@ def cache_folder(given: str | None) -> Path:
 
 
 def read_records(path: Path, kind: np.dtype) -> np.ndarray:
-    """What is kept of files, sorted by their `key`; nothing where it cannot be read: it only saves time."""
+    """Read what is kept of files, sorted by `key`; nothing where that cannot be read, since it only saves time."""
     try:
         kept = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -77,7 +77,7 @@ def write_records(path: Path, records: np.ndarray) -> None:
 
 
 class CacheOnDisk(NamedTuple):
-    """A cache as it lies there: name within the cache folder, bytes on disk, and when it was last used."""
+    """A cache on disk: its name within the cache folder, its bytes, and when it was last used."""
 
     name: str
     size: int
@@ -85,7 +85,7 @@ class CacheOnDisk(NamedTuple):
 
 
 def caches_on_disk(folder: Path) -> list[CacheOnDisk]:
-    """The caches in a cache folder, largest first; what is not ours there is passed over."""
+    """List the caches in a cache folder, largest first; other files there are passed over."""
     caches = [file.parent for pattern in ("*/cache.json", "*/*/cache.json") for file in folder.glob(pattern)]
     caches += [file for pattern in _CHECKS for file in folder.glob(pattern) if file.is_file()]
     found = []
@@ -172,7 +172,7 @@ class RowCache:
         return len(self._checked)
 
     def __getstate__(self) -> dict:
-        """Without the maps: each worker process opens its own."""
+        """Leave out the maps: each worker process opens its own."""
         return {**self.__dict__, "_maps": None}
 
     def read(self, row: int) -> np.ndarray | None:
@@ -217,7 +217,7 @@ class RowCache:
                 _take_blocks(file.fileno(), int(self.offsets[row]), int(self.offsets[row + 1] - self.offsets[row]))
 
     def missing(self, rows: Iterable[int]) -> np.ndarray:
-        """Those of `rows` that `read` would give None for."""
+        """Find the rows that `read` would give None for."""
         return np.array([row for row in rows if self.read(row) is None], dtype=np.int64)
 
     def _open(self) -> tuple[np.ndarray, np.ndarray]:
@@ -232,7 +232,7 @@ class RowCache:
             return False
 
     def _current_maps(self) -> tuple[np.ndarray, np.ndarray]:
-        """The files, made if they are not there."""
+        """Open the files, and make them first if they are not there."""
         size = 0 if self.piecewise else int(self.offsets[-1])
         with self._explaining(size):
             self.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -287,16 +287,16 @@ class RowCache:
         if stale:  # its room is needed; a process that reads it keeps its open files
             shutil.rmtree(self.folder)
         with tempfile.TemporaryDirectory(dir=self.folder.parent, ignore_cleanup_errors=True) as temporary:
-            made = Path(temporary) / "cache"
-            made.mkdir()
-            _reserve(made / "rows.bin", max(1, int(self.offsets[-1])), at_once=not self.piecewise)
-            _reserve(made / "marks.bin", 8 * max(1, len(self.offsets) - 1))
-            (made / "cache.json").write_text(self._key)
-            made.rename(self.folder)
+            new = Path(temporary) / "cache"
+            new.mkdir()
+            _reserve(new / "rows.bin", max(1, int(self.offsets[-1])), at_once=not self.piecewise)
+            _reserve(new / "marks.bin", 8 * max(1, len(self.offsets) - 1))
+            (new / "cache.json").write_text(self._key)
+            new.rename(self.folder)
 
 
 def _reserve(path: Path, size: int, at_once: bool = True) -> None:
-    """A file of zeros whose blocks are taken at once, so that a full disk shows here and not in a later write."""
+    """Write zeros whose blocks are taken at once, so that a full disk shows here and not in a later write."""
     free = shutil.disk_usage(path.parent).free
     if at_once and size > free:
         raise OSError(errno.ENOSPC, f"only {free / 1e9:.2f} GB are free there")

@@ -87,7 +87,7 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
 
 @contextmanager
 def pillow() -> Iterator[None]:
-    """Damaged files can raise anything in Pillow's readers; only its own calls stand in here, so that ours surface."""
+    """Make an `ImageFileError` of whatever Pillow raises; only its calls stand inside, so that our mistakes surface."""
     try:
         yield
     except Exception as error:
@@ -181,12 +181,12 @@ def _digest(content: bytes) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    """Pillow names file objects in its text, which helps nobody: keep what stands before them."""
+    """Write an error in one line, without the file object that Pillow names at its end."""
     return str(error).splitlines()[0].split(" <_io.")[0] if str(error) else type(error).__name__
 
 
 def _key(path: str | Path) -> bytes:
-    """Of a file as it is now, b"" where there is none."""
+    """Make the key of a file as it is now; b"" where there is no file."""
     try:
         status = os.stat(path)  # noqa: PTH116 (a Path takes ten times as long)
     except (OSError, ValueError):
@@ -211,7 +211,7 @@ def open_rgb(
 
     Args:
         path: the file, or an image that Pillow has opened, which is left as it is.
-        wanted: the size (width, height) it will be brought to, from the upright size: the picture is resized to it,
+        wanted: the size (width, height) it will be brought to, from the upright size: the image is resized to it,
             and a JPEG file far larger is decoded at a fraction of its size.
 
     Raises:

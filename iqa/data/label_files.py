@@ -218,7 +218,7 @@ def _whole_number(digits: str) -> int | float:
 
 @contextmanager
 def _reading(file: Path, kind: str) -> Iterator[None]:
-    """Around a library's reader: on damaged files it can raise anything, which becomes one line."""
+    """Make one line of whatever a library's reader raises on a damaged file."""
     try:
         yield
     except Exception as error:

@@ -1,7 +1,7 @@
 """Images that look the same though their bytes differ: perceptual hashes and the pairs that are close.
 
 For `smart-iqa check-splits` and `iqa.data.overlap`: image files -> one hash of 256 bits each -> pairs within a
-Hamming distance. The hash is `imagehash.phash`: signs of the low frequencies of a small grey picture, which
+Hamming distance. The hash is `imagehash.phash`: signs of the low frequencies of a small grey image, which
 re-encoding, scaling and brightness hardly change. Hashes are kept in the user's cache folder, by the bytes of the file.
 """
 
@@ -26,7 +26,7 @@ HASH_BITS = HASH_SIDE**2
 # Measured on AGIQA-3K (docs/protocols.md): all but 1 in 500 re-encoded copies stay within it, other images differ in
 # 52 bits or more.
 NEAR_BITS = 36
-_DECODED_SIDE = 128  # pixels; twice the picture that phash transforms
+_DECODED_SIDE = 128  # pixels; twice the image that phash transforms
 _KEPT = "perceptual_hashes.npy"
 _RECORD = np.dtype([("key", "S32"), ("hash", "<u8", (HASH_BITS // 64,))])  # the key is the hash of a file's bytes
 _PAIRS_AT_ONCE = 1 << 20  # 32 MB of differences

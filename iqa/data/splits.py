@@ -380,7 +380,7 @@ def _say_what_is_left_out(path: Path, database: Database, split: pd.Series, head
 
 
 def _compare_scores(path: Path, listed: Mapping[str, float | None], database: Database) -> None:
-    """Say it where listed scores are not the database's mos on some scale."""
+    """Warn where listed scores are not the database's mos on some scale."""
     scores = pd.Series({image: score for image, score in listed.items() if score is not None}, dtype=float)
     if len(scores) < 3:
         return

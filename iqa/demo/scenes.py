@@ -1,4 +1,4 @@
-"""Pictures made by a formula, as further training contents of the `demo` database.
+"""Images made by a formula, as further training contents of the `demo` database.
 
 Photographs in the installed wheels are few; a network that sees few scenes takes a smooth sky for blur. Dead
 leaves images have the edges, occlusions and scale invariance of photographs (Lee, Mumford and Huang, IJCV

@@ -79,7 +79,7 @@ def _draw_weights(axes: Axes, weights: dict[str, float]) -> None:
 
 
 def _opacity(strength: np.ndarray) -> np.ndarray:
-    """How little of the image shows through: the more, the stronger (0..1) a map is."""
+    """Make a map cover its image the more, the stronger it is (0..1)."""
     return 0.25 + 0.55 * strength
 
 

@@ -1,7 +1,7 @@
 """Distortions of whole batches on their own device, of continuous strength: 31 kinds, one to four in a row.
 
 `iqa.distortions` makes files of five levels, one image at a time, with real codecs. Here a training step distorts
-hundreds of crops where they lie, so codecs are imitated by what they do to a picture: quantised block transforms,
+hundreds of crops where they lie, so codecs are imitated by what they do to an image: quantised block transforms,
 with deblocking where the codec has it. `KINDS` is the list, a row for each kind; `draw_chains` and `distort_batch`
 are the way in. Kinds of cameras and codecs follow KADID-10k (Lin, Hosu and Saupe, QoMEX 2019); `checkerboard`,
 `over_smoothing`, `over_sharpening`, `ringing`, `palette` and `interpolation` are what image generators leave.

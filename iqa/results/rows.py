@@ -53,7 +53,7 @@ class Score:
 
     @property
     def text(self) -> str:
-        """As in a table: `0.8091 [0.774, 0.839]`, `0.8091 ± 0.0040`, or `undefined`."""
+        """Write the value as a table does: `0.8091 [0.774, 0.839]`, `0.8091 ± 0.0040`, or `undefined`."""
         if not math.isfinite(self.value):
             return "undefined"
         text, fewer = f"{self.value:.{self.decimals}f}", self.decimals - 1
@@ -65,7 +65,7 @@ class Score:
 
     @property
     def as_values(self) -> dict:
-        """As in the manifest."""
+        """Give the value as the manifest of figures holds it."""
         value = {"value": self.value, "low": self.low, "high": self.high, "n": self.n, "n_of": self.over}
         return value | {"recorded": [{"file": str(file), "field": name} for file, name in self.sources]}
 
@@ -86,7 +86,7 @@ class Row:
 
     @property
     def label(self) -> str:
-        """Its name where rows of several experiments stand together."""
+        """The name of the row among rows of several experiments."""
         own = self.experiment in ("runs", "baselines", "evaluations", "splits")
         return self.name if own else f"{self.experiment}: {self.name}"
 

@@ -33,7 +33,7 @@ class StopSignals:
 
     @contextlib.contextmanager
     def at_once(self) -> Iterator[None]:
-        """Work that may end anywhere: a signal raises `Stopped` there."""
+        """Let a signal end the work inside at once, wherever it is, by raising `Stopped`."""
         self._at_once = True
         try:
             if self.asked:

@@ -71,7 +71,7 @@ _SKIMAGE, _SKLEARN = "skimage.data", "sklearn.datasets.images"
 _STEREO_PAIR = (f"{_SKIMAGE}/motorcycle_left.png", f"{_SKIMAGE}/motorcycle_right.png")
 
 # The test part has natural colour photographs only, since that is what people score. Textures and scientific
-# pictures teach the distortions on other statistics and stay in the train part. Scales below 1 show more of
+# images teach the distortions on other statistics and stay in the train part. Scales below 1 show more of
 # the scene and sharpen soft originals (moon, retina, the deep field). Left out: clock_motion (blurred on
 # purpose), cell (noisy and soft), page and text (lower than a tile), color, horse, logo, phantom and the
 # chessboards (no photographs).

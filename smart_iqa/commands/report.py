@@ -166,7 +166,7 @@ def describe_part(part: Part, config: dict, data_root: str | None) -> dict:
         "no_logistic": fitted.reason,
         "best": best_cards,
         "worst": worst_cards,
-        "no_pictures": reason,
+        "no_images": reason,
         "predictions": table_data(part.name, fitted.table),
     }
 

@@ -112,7 +112,7 @@ def test_a_shifted_layer_has_a_seam(body):
 
 def test_tokens_of_opposite_borders_meet_in_a_window_but_exchange_nothing(swin):
     layer = window_attention(swin, images((224, 224)))[1]
-    corner = layer.positions[-1]  # the last window holds all four corners of the picture
+    corner = layer.positions[-1]  # the last window holds all four corners of the image
     assert {0, 55, 55 * 56, 55 * 56 + 55} <= set(corner.tolist())
     query, token = (corner == 0).nonzero()[0, 0], (corner == 55 * 56 + 55).nonzero()[0, 0]
     assert not layer.allowed[-1, query, token] and layer.allowed[-1, query, query]

@@ -60,7 +60,7 @@ def test_both_views_of_the_stereo_pair_are_one_content() -> None:
     assert len(pair) == 2 and set(pair.values()) == {"motorcycle"}
 
 
-def test_generated_pictures_are_for_training_only() -> None:
+def test_generated_images_are_for_training_only() -> None:
     assert {tile.content.split for tile in FULL_PLAN if not tile.file} == {"train"}
 
 

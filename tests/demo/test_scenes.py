@@ -7,7 +7,7 @@ import numpy as np
 from iqa.demo import dead_leaves, two_tone
 
 
-def test_the_same_generator_gives_the_same_picture_and_another_one_does_not():
+def test_the_same_generator_gives_the_same_image_and_another_one_does_not():
     first, again, other = (dead_leaves(96, np.random.default_rng(seed)) for seed in (0, 0, 1))
     assert first.shape == (96, 96, 3) and first.dtype == np.uint8
     assert np.array_equal(first, again) and not np.array_equal(first, other)
@@ -19,15 +19,15 @@ def test_leaves_show_pieces_of_the_photographs_they_are_given():
     stripes[:, ::2] = 255
     steps = []
     for textures in ((), (stripes,)):
-        pictures = [dead_leaves(96, np.random.default_rng(seed), textures).astype(int) for seed in range(12)]
-        steps.append(np.mean([np.abs(np.diff(picture, axis=1)).mean() for picture in pictures]))
+        images = [dead_leaves(96, np.random.default_rng(seed), textures).astype(int) for seed in range(12)]
+        steps.append(np.mean([np.abs(np.diff(image, axis=1)).mean() for image in images]))
     assert steps[1] > 1.3 * steps[0]
 
 
 def test_scenes_differ_in_brightness_and_in_sharpness():
-    pictures = [dead_leaves(96, np.random.default_rng(seed)).mean(axis=2) for seed in range(24)]
-    brightness = np.array([picture.mean() for picture in pictures])
-    sharpness = np.array([np.abs(np.diff(picture, axis=1)).mean() for picture in pictures])
+    images = [dead_leaves(96, np.random.default_rng(seed)).mean(axis=2) for seed in range(24)]
+    brightness = np.array([image.mean() for image in images])
+    sharpness = np.array([np.abs(np.diff(image, axis=1)).mean() for image in images])
     assert brightness.std() > 20
     assert sharpness.max() > 4 * sharpness.min()
 

@@ -43,7 +43,7 @@ def data_root(tmp_path_factory) -> Path:
     for content, part in enumerate(parts):
         for kind in KINDS:
             name = f"images/scene{content}_{kind}.png"
-            trees.picture(root / "demo" / name, (40, 36))
+            trees.image_file(root / "demo" / name, (40, 36))
             rows.append({"image": name, "mos": 5 + 3 * len(rows), "content": f"scene{content}", "distortion": kind})
             rows[-1] |= {"level": 1, "split": part, "source": "photograph"}
     pd.DataFrame(rows).to_csv(root / "demo" / "labels.csv", index=False)

@@ -32,7 +32,7 @@ CONFIG = resolve(
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory) -> pd.DataFrame:
-    folder, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
     rows = []
     for i in range(30):
         path = folder / f"{i:02d}.png"
@@ -159,7 +159,7 @@ def test_a_network_takes_images_and_says_so_to_who_gives_features():
         SmartIQA("nano", "channel")(torch.zeros(2, 4320))
 
 
-def test_a_changed_picture_makes_its_features_anew(tmp_path, table):
+def test_a_changed_image_makes_its_features_anew(tmp_path, table):
     copy = table.copy()
     copy.loc[0, "path"] = str(tmp_path / "changed.png")
     Image.new("RGB", (70, 60), "red").save(copy.loc[0, "path"])
@@ -168,7 +168,7 @@ def test_a_changed_picture_makes_its_features_anew(tmp_path, table):
     assert not torch.equal(first, frozen(tmp_path / "cache", copy).dataset(copy).__getitems__([0]).crops)
 
 
-def test_spawned_workers_read_the_features_of_their_own_pictures(tmp_path, table):
+def test_spawned_workers_read_the_features_of_their_own_images(tmp_path, table):
     mine = frozen(tmp_path, table)
     dataset = mine.dataset(table)
     expected = dataset.__getitems__(range(30)).crops

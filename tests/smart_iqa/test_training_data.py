@@ -73,7 +73,7 @@ def test_test_images_that_another_database_trains_on_are_noted():
     notes = make_training_data(twins, config, official=True).notes
     same_split = all("byte-identical" not in note for note in notes)
     shifted = database("second", list(np.linspace(10, 90, 40)), same_bytes=True)
-    shifted.table["content"] = [f"other{i}" for i in range(40)]  # another split of the same pictures
+    shifted.table["content"] = [f"other{i}" for i in range(40)]  # another split of the same images
     notes = make_training_data([twins[0], shifted], config, official=True).notes
     assert same_split and any("test images are byte-identical to another database's training" in n for n in notes)
 

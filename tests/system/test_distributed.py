@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import ROOT, command
+import torch
+from accelerate.state import AcceleratorState
+from helpers import ROOT, TINY, Ended, command, in_forks
 from hypothesis import given, strategies as st
 from PIL import Image
 
+import train_swin
 from data_loader import EpochSampler, ShardedBatches
 from iqa.results import read_history, read_json, read_results
 from iqa.system import shard_sizes
 
 # Without dropout, whose masks differ between processes; 21 training crops in batches of 4 leave a last batch of one.
 SETTINGS = (
-    "--dataset csv --model_size nano --no_pretrained --attention_fusion --patch_size 32 --resize none --epochs 2 "
+    f"--dataset csv --backbone {TINY} --no_pretrained --attention_fusion --patch_size 32 --resize none --epochs 2 "
     "--train_patch_num 1 --test_patch_num 2 --num_workers 0 --device cpu --no_spaq --batch_size 4 --lr 1e-4 "
     "--dropout_rate 0.0 --drop_path_rate 0.0 --ranking_loss_alpha 0.5 --accumulate 2"
 ).split()
@@ -51,7 +57,7 @@ def test_the_shares_of_all_processes_are_the_batches_of_one(images, batch_size, 
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory) -> Path:
+def image_folder(tmp_path_factory) -> Path:
     folder, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
     rows = []
     for i in range(30):
@@ -61,44 +67,40 @@ def pictures(tmp_path_factory) -> Path:
     return folder
 
 
-# Several commands in one start: most of a second process's time is its imports.
-RUN_EACH = """
-import importlib, json, sys
-import torch
-from smart_iqa.commands import COMMANDS
-torch.set_num_threads(1)
-for script, *arguments in json.loads(sys.argv[1]):
-    sys.argv = [script + ".py", *arguments]
-    importlib.import_module(COMMANDS.get(script, (script,))[0]).main()
-"""
-
-
-def launch(folder: Path, processes: int, *commands: list[str], script: str = RUN_EACH):
+def launch(folder: Path, processes: int, *commands: list[str]) -> Ended:
     """Run several commands, one after the other, in the same process or processes."""
-    (folder / "each.py").write_text(script)
-    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"] if processes > 1 else []
-    return subprocess.run(
-        [sys.executable, *launcher, str(folder / "each.py"), json.dumps(commands)],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    def run_each(rank: int) -> int:
+        if processes > 1:  # what `torch.distributed.run` says to each
+            places = {"RANK": rank, "LOCAL_RANK": rank, "MASTER_PORT": port}
+            places |= dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), processes)
+            os.environ |= {"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in places.items()}
+        AcceleratorState._reset_state(reset_partial_state=True)  # of the tests before
+        codes = [command(*arguments) for arguments in commands]
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        return max(codes)
+
+    return in_forks(folder, *(partial(run_each, rank) for rank in range(processes)))
 
 
-def training(pictures: Path, results: Path, *flags: str) -> list[str]:
-    """The command that trains on the pictures."""
-    place = f"--data_path {pictures / 'table.csv'} --results_dir {results} --cache_dir {results / 'cache'}".split()
+def training(image_folder: Path, results: Path, *flags: str) -> list[str]:
+    """The command that trains on the images."""
+    place = f"--data_path {image_folder / 'table.csv'} --results_dir {results} --cache_dir {results / 'cache'}".split()
     return ["train_swin", *SETTINGS, *place, *flags]
 
 
-def test_two_processes_learn_what_one_learns(pictures, tmp_path):
+def test_two_processes_learn_what_one_learns(image_folder, tmp_path):
     kinds = {"whole": [], "frozen": ["--freeze_backbone"]}
     runs = {
-        n: [training(pictures, tmp_path, "--name", f"{kind}_of_{n}", *flags) for kind, flags in kinds.items()]
+        n: [training(image_folder, tmp_path, "--name", f"{kind}_of_{n}", *flags) for kind, flags in kinds.items()]
         for n in (1, 2)
     }
     assert [command(*run) for run in runs[1]] == [0, 0]
     done = launch(tmp_path, 2, *runs[2])
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     for kind in kinds:
         one, two = (tmp_path / f"{kind}_of_{n}" for n in (1, 2))
         histories = [read_history(run / "history.jsonl") for run in (one, two)]
@@ -114,33 +116,44 @@ def test_two_processes_learn_what_one_learns(pictures, tmp_path):
         assert len(list((two / "tensorboard").iterdir())) == 1  # only the first process writes
 
 
-def test_a_mistake_in_one_process_ends_all(pictures, tmp_path):
-    lose = """
-import os, data_loader
+LOSE = """
+import os, sys
+import data_loader, train_swin
 load = data_loader.load_image
 def lost(path, *how):
     if os.environ["RANK"] == "1":
         raise OSError(f"{path} is gone")
     return load(path, *how)
 data_loader.load_image = lost
+train_swin.main(sys.argv[1:])
 """
-    done = launch(tmp_path, 2, training(pictures, tmp_path, "--name", "lost", "--no_cache"), script=lose + RUN_EACH)
+
+
+def test_a_mistake_in_one_process_ends_all(image_folder, tmp_path):
+    """Under the launcher that users have."""
+    (tmp_path / "lose.py").write_text(LOSE)
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "lose.py")]
+    done = subprocess.run(
+        [sys.executable, *launcher, *training(image_folder, tmp_path, "--name", "lost", "--no_cache")[1:]],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
     assert done.returncode != 0 and "is gone" in done.stderr
     assert not (tmp_path / "lost" / "results.json").exists()
 
 
-def test_two_processes_score_and_evaluate_as_one_does_and_one_of_them_writes(pictures, tmp_path):
-    assert command(*training(pictures, tmp_path, "--name", "run")) == 0
+def test_two_processes_score_and_evaluate_as_one_does_and_one_of_them_writes(image_folder, tmp_path):
+    assert command(*training(image_folder, tmp_path, "--name", "run")) == 0
     for processes in (1, 2):
         run, scores, results = (str(tmp_path / n) for n in ("run", f"{processes}.csv", f"{processes}.json"))
         done = launch(
             tmp_path,
             processes,
             ["evaluate", "--checkpoint", run, "--datasets", "csv", "--device", "cpu", "--output", results],
-            ["predict", str(pictures), "--checkpoint", run, "--device", "cpu", "--output", scores],
+            ["predict", str(image_folder), "--checkpoint", run, "--device", "cpu", "--output", scores],
         )
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("written to") == 1 and done.stdout.count("29.png") == 1
+        assert done.code == 0, done.err
+        assert done.out.count("written to") == 1 and done.out.count("29.png") == 1
     alone, together = (pd.read_csv(tmp_path / f"{n}.csv") for n in (1, 2))
     assert alone["image"].tolist() == together["image"].tolist()
     assert together["score"].to_numpy() == pytest.approx(alone["score"].to_numpy(), abs=1e-3)
@@ -148,22 +161,18 @@ def test_two_processes_score_and_evaluate_as_one_does_and_one_of_them_writes(pic
     assert metrics[1] == pytest.approx(metrics[0])
 
 
-def test_processes_wait_for_the_results_that_an_ablation_reads_and_one_of_them_writes_the_table(pictures, tmp_path):
-    late = """
-import time, train_swin
-write = train_swin.write_results
-def write_late(*what):
-    time.sleep(4)
-    write(*what)
-train_swin.write_results = write_late
-"""
-    shared = {"dataset": "csv", "data_path": str(pictures / "table.csv"), "cache_dir": str(tmp_path / "cache")}
-    shared |= {"backbone": "nano", "pretrained": False, "spaq": False, "patch_size": 32, "resize": "none", "epochs": 1}
+def test_processes_wait_for_the_results_that_an_ablation_reads_and_one_of_them_writes_the_table(
+    image_folder, tmp_path, monkeypatch
+):
+    write = train_swin.write_results
+    monkeypatch.setattr(train_swin, "write_results", lambda *what: (time.sleep(2), write(*what)))
+    shared = {"dataset": "csv", "data_path": str(image_folder / "table.csv"), "cache_dir": str(tmp_path / "cache")}
+    shared |= {"backbone": TINY, "pretrained": False, "spaq": False, "patch_size": 32, "resize": "none", "epochs": 1}
     shared |= {"train_patch_num": 1, "test_patch_num": 2, "num_workers": 0, "device": "cpu", "batch_size": 4}
     ablation = {"baseline": "a", "rows": {"a": {}}, "seeds": [0], "shared": shared}
     (tmp_path / "few.yaml").write_text(json.dumps(ablation))
     results = tmp_path / "results"
     arguments = ["run_ablations", str(tmp_path / "few.yaml"), "--results_dir", str(results)]
-    done = launch(tmp_path, 2, arguments, script=late + RUN_EACH)
-    assert done.returncode == 0, done.stderr
-    assert (results / "few" / "table.json").is_file() and done.stdout.count("paired bootstrap over contents") == 1
+    done = launch(tmp_path, 2, arguments)
+    assert done.code == 0, done.err
+    assert (results / "few" / "table.json").is_file() and done.out.count("paired bootstrap over contents") == 1

@@ -20,7 +20,7 @@ def caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "smart_iqa"
     RowCache(folder / "live" / "pixels_none_32", {"a": 1}, [100_000], "test rows").write(0, np.zeros(100_000, np.uint8))
     RowCache(folder / "live" / "features_ab", {"a": 2}, [3_000_000], "test rows")
-    trees.picture(tmp_path / "a.png")
+    trees.image_file(tmp_path / "a.png")
     check_images([tmp_path / "a.png"], "/data/live")
     (folder / "notes.txt").write_text("mine")
     (folder / "live" / "own").mkdir()

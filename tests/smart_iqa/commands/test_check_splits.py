@@ -259,7 +259,7 @@ def test_agiqa_has_nine_identical_groups_across_prompts_that_a_split_by_image_se
     identical, near = report["identical_images"], report["near_identical_images"]
     assert identical["groups"] == identical["groups_across_contents"] == 9 and identical["groups_in_two_parts"] > 0
     assert report["contents_in_two_parts"]["count"] > 250
-    assert near["pairs_in_two_parts"] == 0  # its other images are different pictures, also of one prompt
+    assert near["pairs_in_two_parts"] == 0  # no two others look alike, not those of one prompt either
 
 
 def test_agiqa_images_of_one_prompt_are_far_apart_and_encoded_again_they_are_near(agiqa, tmp_path: Path) -> None:

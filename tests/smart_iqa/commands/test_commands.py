@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,22 +16,25 @@ import pandas as pd
 import pytest
 import torch
 import trees
-from helpers import ROOT, SMALL, command, empty_checkpoint, fill
+from helpers import ROOT, SMALL, TINY, command, empty_checkpoint, fill, in_forks
 from PIL import Image
 
+from benchmarks.kills import differences
+from HyperIQASolver_swin import HyperIQASolver
 from iqa.checkpoint import read_checkpoint
+from smart_iqa import testing
 
 
 @pytest.fixture(scope="module")
-def run(pictures, tmp_path_factory) -> Path:
+def run(image_folder, tmp_path_factory) -> Path:
     """A finished run."""
     results = tmp_path_factory.mktemp("results")
-    assert train(pictures, results, "--name", "run", "--attention_fusion") == 0
+    assert train(image_folder, results, "--name", "run", "--attention_fusion") == 0
     return results / "run"
 
 
-def train(pictures: Path, results: Path, *more: object) -> int:
-    table = pictures / "table.csv"
+def train(image_folder: Path, results: Path, *more: object) -> int:
+    table = image_folder / "table.csv"
     return command("train_swin", "--dataset", "csv", "--data_path", table, *SMALL, "--results_dir", results, *more)
 
 
@@ -57,18 +60,18 @@ def test_the_test_part_shares_no_content_with_the_rest(run):
 
 def test_a_checkpoint_remembers_how_it_was_made(run):
     _, records = read_checkpoint(run / "best.safetensors")
-    assert records["made"]["architecture"]["backbone"] == "nano"
+    assert records["made"]["architecture"]["backbone"] == TINY
     assert records["made"]["architecture"]["fusion"] == "channel"
 
 
-def test_an_existing_run_is_never_written_over(run, pictures, capsys):
+def test_an_existing_run_is_never_written_over(run, image_folder, capsys):
     before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
-    assert train(pictures, run.parent, "--name", "run") == 2
+    assert train(image_folder, run.parent, "--name", "run") == 2
     assert "--resume" in capsys.readouterr().err
     assert before == {path: path.read_bytes() for path in before}
 
 
-def test_resuming_a_complete_run_changes_nothing(run, pictures):
+def test_resuming_a_complete_run_changes_nothing(run, image_folder):
     before = (run / "results.json").read_bytes()
     assert command("train_swin", "--resume", run) == 0
     assert before == (run / "results.json").read_bytes()
@@ -79,32 +82,34 @@ def test_resuming_with_another_setting_is_refused(run, capsys):
     assert "lr is 0.0001" in capsys.readouterr().err
 
 
-def test_a_killed_run_resumes_to_the_bits_of_one_that_was_not(pictures, tmp_path):
-    long = ["--epochs", "3", "--no_early_stopping", "--train_patch_num", "4", "--keep_last"]
-    assert train(pictures, tmp_path, "--name", "whole", *long) == 0
-    flags = ["--dataset", "csv", "--data_path", pictures / "table.csv", *SMALL, *long]
-    flags += ["--results_dir", tmp_path, "--name", "killed"]
-    started = [sys.executable, str(ROOT / "train_swin.py"), *map(str, flags)]
-    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as in these tests: sums depend on the number of threads
-    process = subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=one_thread)
-    last, deadline = tmp_path / "killed" / "last.safetensors", time.monotonic() + 120
-    while not last.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    assert last.exists() and not (tmp_path / "killed" / "results.json").exists()
+def kill_in_second_epoch(monkeypatch, number: int) -> None:
+    """Send the process that trains a signal within a batch, when one epoch is done and one batch of the next."""
+    learn = HyperIQASolver._learn
+
+    def learn_killed(self, i, batch):
+        if (self.so_far.epoch, i) == (2, 1):
+            os.kill(os.getpid(), number)
+        learn(self, i, batch)
+
+    monkeypatch.setattr(HyperIQASolver, "_learn", learn_killed)
+
+
+def test_a_killed_run_resumes_to_the_bits_of_one_that_was_not(image_folder, tmp_path, monkeypatch):
+    long = ["--train_patch_num", "2", "--keep_last"]
+    assert train(image_folder, tmp_path, "--name", "whole", *long) == 0
+    with monkeypatch.context() as patch:
+        kill_in_second_epoch(patch, signal.SIGKILL)
+        ended = in_forks(tmp_path, lambda: train(image_folder, tmp_path, "--name", "killed", *long))
+    assert ended.code == signal.SIGKILL
+    assert not (tmp_path / "killed" / "results.json").exists()
     assert command("train_swin", "--resume", tmp_path / "killed") == 0
-    tensors = [read_checkpoint(tmp_path / name / "last.safetensors")[0] for name in ("whole", "killed")]
-    assert tensors[0].keys() == tensors[1].keys()
-    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
-    scores = [json.loads((tmp_path / n / "results.json").read_text())["predictions"] for n in ("whole", "killed")]
-    assert scores[0] == scores[1]
+    assert differences(tmp_path / "killed", tmp_path / "whole") == ""
 
 
 @pytest.fixture
-def stopped(run, pictures, tmp_path) -> tuple[Path, Path]:
+def stopped(run, image_folder, tmp_path) -> tuple[Path, Path]:
     """A run that was killed before its test, and the folder of its images."""
-    shutil.copytree(pictures, tmp_path / "data")
+    shutil.copytree(image_folder, tmp_path / "data")
     assert train(tmp_path / "data", tmp_path, "--name", "run", "--epochs", "1", "--keep_last") == 0
     (tmp_path / "run" / "results.json").unlink()
     return tmp_path / "run", tmp_path / "data"
@@ -151,11 +156,11 @@ def test_what_changes_nothing_that_is_computed_may_change_on_the_way(stopped, tm
 
 
 def test_a_complete_run_goes_on_for_more_epochs_at_a_constant_rate_if_it_has_kept_what_that_needs(
-    pictures, tmp_path, capsys
+    image_folder, tmp_path, capsys
 ):
     constant = ["--lr_scheduler", "none", "--train_patch_num", "2"]
-    assert train(pictures, tmp_path, "--name", "long", "--epochs", "3", "--keep_last", *constant) == 0
-    assert train(pictures, tmp_path, "--name", "short", "--epochs", "2", "--keep_last", *constant) == 0
+    assert train(image_folder, tmp_path, "--name", "long", "--epochs", "3", "--keep_last", *constant) == 0
+    assert train(image_folder, tmp_path, "--name", "short", "--epochs", "2", "--keep_last", *constant) == 0
     long, short = tmp_path / "long", tmp_path / "short"
     before = (short / "results.json").read_bytes()
     shutil.copytree(short, tmp_path / "slim")
@@ -179,32 +184,29 @@ def test_the_best_checkpoint_is_fp32_weights_and_nothing_else(run):
     assert {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()} == {torch.float32}
 
 
-def test_a_terminated_run_says_how_to_go_on(pictures, tmp_path):
-    flags = [
-        "--dataset",
-        "csv",
-        "--data_path",
-        pictures / "table.csv",
-        *SMALL,
-        "--epochs",
-        "9",
-        "--train_patch_num",
-        "3",
-    ]
-    started = [sys.executable, ROOT / "train_swin.py", *flags, "--results_dir", tmp_path, "--name", "run"]
-    with subprocess.Popen(list(map(str, started)), stderr=subprocess.PIPE, text=True) as process:
-        for line in process.stderr:
-            if "epoch 1/9" in line:
-                process.terminate()
-                break
-        said = process.stderr.read().strip().splitlines()[-1]
-    assert process.returncode == 128 + signal.SIGTERM
-    assert said.startswith("stopped in epoch 2 after ") or said.startswith("stopped after epoch 1")
-    assert said.endswith(f"; go on with: python train_swin.py --resume {tmp_path / 'run'}")
-    assert command("train_swin", "--resume", tmp_path / "run", "--num_workers", "1") == 0
+def test_a_terminated_run_says_how_to_go_on(image_folder, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        kill_in_second_epoch(patch, signal.SIGTERM)
+        ended = in_forks(tmp_path, lambda: train(image_folder, tmp_path, "--name", "run", "--train_patch_num", "2"))
+    assert ended.code == 128 + signal.SIGTERM
+    run = tmp_path / "run"
+    assert ended.err.strip().splitlines()[-1] == (
+        f"stopped in epoch 2 after 2 of 4 batches, saved in {run / 'last.safetensors'}; "
+        f"go on with: python train_swin.py --resume {run}"
+    )
+    assert command("train_swin", "--resume", run, "--num_workers", "1") == 0
 
 
-def test_one_folder_takes_one_run_at_a_time(stopped, pictures, tmp_path, capsys):
+def test_the_workers_of_training_have_ended_when_the_tests_begin(image_folder, tmp_path, monkeypatch):
+    alive, test = [], testing.test_databases
+    monkeypatch.setattr(
+        testing, "test_databases", lambda *what: (alive.extend(multiprocessing.active_children()), test(*what))[1]
+    )
+    assert train(image_folder, tmp_path, "--name", "run", "--epochs", "1", "--num_workers", "1") == 0
+    assert alive == []
+
+
+def test_one_folder_takes_one_run_at_a_time(stopped, image_folder, tmp_path, capsys):
     run, _ = stopped
     holder = "import sys, time; from iqa.system import lock_folder; from pathlib import Path\n"
     holder += "with lock_folder(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"
@@ -219,14 +221,14 @@ def test_one_folder_takes_one_run_at_a_time(stopped, pictures, tmp_path, capsys)
     assert not list(run.glob(".*.tmp"))
 
 
-def test_a_folder_that_a_run_killed_at_its_start_has_left_takes_a_new_run(pictures, tmp_path):
+def test_a_folder_that_a_run_killed_at_its_start_has_left_takes_a_new_run(image_folder, tmp_path):
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / ".config.yaml.77.tmp").write_text("half")
-    assert train(pictures, tmp_path, "--name", "new", "--epochs", "1") == 0
+    assert train(image_folder, tmp_path, "--name", "new", "--epochs", "1") == 0
 
 
-def test_several_splits_give_one_folder_each_and_a_summary(pictures, tmp_path):
-    assert train(pictures, tmp_path, "--name", "many", "--epochs", "1", "--train_test_num", "2") == 0
+def test_several_splits_give_one_folder_each_and_a_summary(image_folder, tmp_path):
+    assert train(image_folder, tmp_path, "--name", "many", "--epochs", "1", "--train_test_num", "2") == 0
     tests = [json.loads((tmp_path / f"many/split_{i:02d}/split.json").read_text())["test"] for i in range(2)]
     assert tests[0] != tests[1]
     summary = json.loads((tmp_path / "many" / "summary.json").read_text())["summary"]["test"]["srcc"]
@@ -240,13 +242,13 @@ def test_several_splits_give_one_folder_each_and_a_summary(pictures, tmp_path):
     assert again == summary
 
 
-def test_splits_that_cannot_be_made_leave_nothing_behind(pictures, tmp_path, capsys):
-    assert train(pictures, tmp_path, "--name", "many", "--folds", "99") == 2
+def test_splits_that_cannot_be_made_leave_nothing_behind(image_folder, tmp_path, capsys):
+    assert train(image_folder, tmp_path, "--name", "many", "--folds", "99") == 2
     assert "cannot be split into 99 parts" in capsys.readouterr().err
     assert not (tmp_path / "many").exists()
-    assert train(pictures, tmp_path, "--name", "many", "--epochs", "1", "--folds", "3") == 0
+    assert train(image_folder, tmp_path, "--name", "many", "--epochs", "1", "--folds", "3") == 0
     tests = [json.loads((tmp_path / f"many/split_{i:02d}/split.json").read_text())["test"] for i in range(3)]
-    assert sorted(image for test in tests for image in test) == sorted(pd.read_csv(pictures / "table.csv")["image"])
+    assert sorted(image for test in tests for image in test) == sorted(pd.read_csv(image_folder / "table.csv")["image"])
 
 
 def test_splits_whose_statistics_are_undefined_are_tabulated_all_the_same(tmp_path, capsys):
@@ -266,23 +268,23 @@ def test_print_config_needs_no_data(capsys):
 
 
 def test_an_absent_database_for_the_cross_test_stops_before_the_first_step_unless_it_may_be_skipped(
-    pictures, tmp_path, caplog, capsys
+    image_folder, tmp_path, caplog, capsys
 ):
     arguments = ["--name", "cross", "--epochs", "1", "--cross_datasets", "kadid-10k", "--data_root", tmp_path]
-    assert train(pictures, tmp_path, *arguments) == 2
+    assert train(image_folder, tmp_path, *arguments) == 2
     said = capsys.readouterr().err
     assert f"no database at {tmp_path / 'kadid-10k'}; get it from https://" in said and "--skip_absent" in said
     assert not (tmp_path / "cross").exists()
-    assert train(pictures, tmp_path, *arguments, "--skip_absent") == 0
+    assert train(image_folder, tmp_path, *arguments, "--skip_absent") == 0
     assert f"going on without: to test on kadid-10k: no database at {tmp_path / 'kadid-10k'}" in caplog.text
 
 
-def test_images_of_a_cross_test_that_are_among_those_of_training_are_said_and_counted(pictures, tmp_path, caplog):
+def test_images_of_a_cross_test_that_are_among_those_of_training_are_said_and_counted(image_folder, tmp_path, caplog):
     trees.spaq(tmp_path / "spaq", [(f"{i}.png", 10.0 * i) for i in range(9)])
     for i, scene in enumerate(("scene0_0", "scene1_0", "scene2_0", "scene3_0", "scene4_0")):  # some of them trained on
-        shutil.copy(pictures / f"{scene}.png", tmp_path / "spaq" / "TestImage" / f"{i}.png")
+        shutil.copy(image_folder / f"{scene}.png", tmp_path / "spaq" / "TestImage" / f"{i}.png")
     arguments = ["--name", "cross", "--epochs", "1", "--cross_datasets", "spaq", "--data_root", tmp_path]
-    assert train(pictures, tmp_path, *arguments) == 0
+    assert train(image_folder, tmp_path, *arguments) == 0
     names = json.loads((tmp_path / "cross" / "split.json").read_text())["train"]
     copied = sum(f"scene{i}_0.png" in names for i in range(5))
     protocol = json.loads((tmp_path / "cross" / "results.json").read_text())["protocol"]
@@ -292,27 +294,27 @@ def test_images_of_a_cross_test_that_are_among_those_of_training_are_said_and_co
     assert f"spaq: {copied} of 9 images are byte-identical" in caplog.text
 
 
-def test_predict_scores_files_and_folders_and_writes_csv(run, pictures, tmp_path, capsys):
-    one = pictures / "scene0_0.png"
-    assert command("predict", one, pictures, "--checkpoint", run, "--output", tmp_path / "scores.csv") == 0
+def test_predict_scores_files_and_folders_and_writes_csv(run, image_folder, tmp_path, capsys):
+    one = image_folder / "scene0_0.png"
+    assert command("predict", one, image_folder, "--checkpoint", run, "--output", tmp_path / "scores.csv") == 0
     table = pd.read_csv(tmp_path / "scores.csv")
     assert len(table) == 40 and table["score"].between(0, 100).all()
     assert str(one) in capsys.readouterr().out
 
 
-def test_a_score_depends_on_the_picture_only(run, pictures):
+def test_a_score_depends_on_the_image_only(run, image_folder):
     from smart_iqa.scorer import load_model
 
     scorer = load_model(run, device="cpu")
-    paths = [pictures / f"scene{i}_0.png" for i in range(4)]
+    paths = [image_folder / f"scene{i}_0.png" for i in range(4)]
     together = scorer.score(paths)
     assert isinstance(scorer.score(str(paths[2])), float)
     assert scorer.score(paths[2]) == pytest.approx(together[2], abs=1e-4)
 
 
-def test_predict_scores_what_it_can_and_names_what_it_cannot(run, pictures, tmp_path, capsys):
-    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
-    assert command("predict", tmp_path, pictures / "scene1_0.png", "--checkpoint", run) == 2
+def test_predict_scores_what_it_can_and_names_what_it_cannot(run, image_folder, tmp_path, capsys):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no image")
+    assert command("predict", tmp_path, image_folder / "scene1_0.png", "--checkpoint", run) == 2
     said = capsys.readouterr()
     assert "scene1_0.png" in said.out and "broken.jpg" in said.err
 
@@ -352,16 +354,16 @@ def test_attention_analysis_writes_weights_that_sum_to_one(run, tmp_path):
     assert (tmp_path / "attention_by_level.png").exists()
 
 
-def test_bad_input_is_one_line_and_exit_code_two(pictures, run, tmp_path, capsys):
-    table = pictures / "table.csv"
+def test_bad_input_is_one_line_and_exit_code_two(image_folder, run, tmp_path, capsys):
+    table = image_folder / "table.csv"
     bad_yaml = tmp_path / "bad.yaml"
     bad_yaml.write_text("learning_rate: 0.1\n")
     wrong = pd.read_csv(table)
     wrong.loc[3, "mos"] = np.nan
-    nan_table = pictures / "nan.csv"
+    nan_table = image_folder / "nan.csv"
     wrong.to_csv(nan_table, index=False)
     wrong.loc[3, "mos"] = 120.0
-    range_table = pictures / "range.csv"
+    range_table = image_folder / "range.csv"
     wrong.to_csv(range_table, index=False)
     cases = {
         ("--dataset", "koniq-10k", "--data_root", tmp_path): str(tmp_path / "koniq-10k"),
@@ -401,15 +403,15 @@ def test_a_checkpoint_of_another_architecture_is_refused(run, tmp_path, capsys):
     assert "another architecture" in capsys.readouterr().err
 
 
-def test_a_published_file_is_a_checkpoint_like_any_other(pictures, tmp_path):
+def test_a_published_file_is_a_checkpoint_like_any_other(image_folder, tmp_path):
     file = tmp_path / "published.pth"
     torch.save({name: fill(name, tuple(t.shape)) for name, t in empty_checkpoint().items()}, file)
-    assert command("predict", pictures / "scene0_0.png", "--checkpoint", file, "--output", tmp_path / "s.csv") == 0
+    assert command("predict", image_folder / "scene0_0.png", "--checkpoint", file, "--output", tmp_path / "s.csv") == 0
     assert len(pd.read_csv(tmp_path / "s.csv")) == 1
 
 
-def test_a_run_chosen_on_the_test_part_says_so_in_its_results(pictures, tmp_path, caplog):
-    assert train(pictures, tmp_path, "--name", "marked", "--epochs", "1", "--select_on", "test") == 0
+def test_a_run_chosen_on_the_test_part_says_so_in_its_results(image_folder, tmp_path, caplog):
+    assert train(image_folder, tmp_path, "--name", "marked", "--epochs", "1", "--select_on", "test") == 0
     assert "chosen on the test split" in caplog.text
     protocol = json.loads((tmp_path / "marked" / "results.json").read_text())["protocol"]
     assert protocol["selected_on"] == "test" and protocol["name"] == "ours, selected on test"

@@ -49,7 +49,7 @@ def rows_of(n: int, seed: int = 0) -> list[dict]:
 def write_run(folder: Path, parts: dict[str, list[dict]], **changes: object) -> Path:
     """A finished run's folder with these predictions; `changes` replace whole fields of its results."""
     folder.mkdir(parents=True, exist_ok=True)
-    config = dataclasses.asdict(Config(dataset="csv", data_path=str(folder / "pictures" / "table.csv"), lr=0.125))
+    config = dataclasses.asdict(Config(dataset="csv", data_path=str(folder / "images" / "table.csv"), lr=0.125))
     metrics = {name: metrics_of(rows) for name, rows in parts.items()}
     results = TEMPLATES.results | {"config": config, "metrics": metrics, "predictions": parts, "databases": {}}
     results["provenance"] = {"command": "train_swin.py", "git_commit": "0a1b2c3", "git_dirty": False, "seed": 7}
@@ -63,9 +63,9 @@ def metrics_of(rows: list[dict]) -> dict:
     return summarize(scores, mos, contents=[row["content"] for row in rows], resamples=20)
 
 
-def write_pictures(run: Path, rows: list[dict], size: tuple[int, int] = (32, 24)) -> None:
+def write_images(run: Path, rows: list[dict], size: tuple[int, int] = (32, 24)) -> None:
     labels = [{key: row[key] for key in ("image", "mos", "content")} for row in rows]
-    write_table(run / "pictures" / "table.csv", labels, size)
+    write_table(run / "images" / "table.csv", labels, size)
 
 
 def page_of(run: Path, *arguments: object) -> str:
@@ -169,12 +169,12 @@ def _templates(written):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
-    """A run of 40 images in two parts, with its pictures, history, baseline and attention; one name is a script."""
+    """A run of 40 images in two parts, with its images, history, baseline and attention; one name is a script."""
     rows = rows_of(40)
     rows[3] |= {"image": EVIL_NAME, "content": EVIL_CONTENT, "score": 300.0}
     other = [row | {"image": f"other_{i}.png"} for i, row in enumerate(rows_of(9, seed=1))]
     folder = write_run(tmp_path_factory.mktemp("runs") / "a <b>run", {"test": rows, "spaq": other})
-    write_pictures(folder, rows)
+    write_images(folder, rows)
     epochs = [{"epoch": i, "train_loss": 9.0 / i, "val_srcc": 0.5 + i / 10} for i in (1, 2)]
     (folder / "history.jsonl").write_text("".join(json.dumps(line) + "\n" for line in epochs))
     results = json.loads((folder / "results.json").read_text())
@@ -235,10 +235,10 @@ def test_the_page_needs_no_other_file(html):
     assert "url(" not in html and "@import" not in html
 
 
-def test_pictures_of_the_best_and_worst_are_shown_and_missing_ones_said(run, html):
+def test_images_of_the_best_and_worst_are_shown_and_missing_ones_said(run, html):
     thumbnails = [a for tag, a in Elements(html).tags if tag == "img" and a["src"].startswith("data:image/jpeg")]
     assert len(thumbnails) == 24
-    assert "Pictures are not shown: spaq: no database at" in words(html)
+    assert "Images are not shown: spaq: no database at" in words(html)
     worst = gather(run)["parts"][0]["worst"][0]
     assert worst["image"] == EVIL_NAME and worst["thumbnail"]
 
@@ -246,15 +246,15 @@ def test_pictures_of_the_best_and_worst_are_shown_and_missing_ones_said(run, htm
 def test_a_moved_database_leaves_the_names(tmp_path):
     run = write_run(tmp_path / "run", {"test": rows_of(30)})
     text = words(page_of(run))
-    assert "Pictures are not shown: csv: no file" in text and "img_00001.png" in text and "no picture" in text
+    assert "Images are not shown: csv: no file" in text and "img_00001.png" in text and "no image" in text
 
 
-def test_a_picture_that_does_not_open_is_counted(tmp_path):
+def test_an_image_that_does_not_open_is_counted(tmp_path):
     rows = rows_of(8)
     run = write_run(tmp_path / "run", {"test": rows})
-    write_pictures(run, rows)
-    (run / "pictures" / rows[0]["image"]).write_bytes(b"no image")
-    (run / "pictures" / rows[1]["image"]).unlink()
+    write_images(run, rows)
+    (run / "images" / rows[0]["image"]).write_bytes(b"no image")
+    (run / "images" / rows[1]["image"]).unlink()
     assert "2 of these images are not in csv as it is now, or do not open" in words(page_of(run))
 
 
@@ -312,7 +312,7 @@ def test_ten_thousand_images_stay_under_five_megabytes(tmp_path):
     assert html.count("img_0") >= 10_000
 
 
-def test_without_pictures_the_page_is_made_where_torch_is_not_installed(tmp_path):
+def test_without_images_the_page_is_made_where_torch_is_not_installed(tmp_path):
     run = write_run(tmp_path / "run", {"test": rows_of(30)})
     code = f"""
 import sys
@@ -591,7 +591,7 @@ def test_light_and_dark_are_both_readable(page):
         ink, ground = (relative_luminance(colour) for colour in colours)
         contrasts[scheme] = (max(ink, ground) + 0.05) / (min(ink, ground) + 0.05)
         assert (ink < ground) == (scheme == "light")
-        # The browser chooses the picture's source a moment after the scheme has changed.
+        # The browser chooses the <picture>'s source a moment after the scheme has changed.
         changed = "before => document.querySelector('.plot img').currentSrc != before"
         page.wait_for_function(changed, arg=plots.get("light"))
         plots[scheme] = page.locator(".plot img").first.evaluate("image => image.currentSrc")
