@@ -1,0 +1,193 @@
+"""An uploaded file -> what the model says of it: score, interval, level, stage weights, and a map over the image."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from data_loader import UNCHANGED, CropDataset, resized_size
+from iqa.attention import covering_corners, grad_cam, stitch
+from iqa.choices import TEST_MODES
+from iqa.config import Config, parse_resize
+from iqa.data import open_rgb
+from iqa.errors import UserError
+from iqa.runtime import autocast
+from smart_iqa.probes import StageWeights
+from smart_iqa.scorer import Scorer
+from smart_iqa.serving.batches import Batches
+from smart_iqa.serving.limits import MB, Limits, Refusal
+from smart_iqa.serving.uploads import Upload
+
+MAP_SIDE = 64  # values of a map's longer side: stage 3 of an image of 2,048 pixels has no more
+_CPU_BATCH = 2**20  # pixels: beyond, a batch no longer fits a cache and gains nothing
+_GPU_BATCH = 2**24
+_DECODED_PER_THREAD = 4  # images that are decoded or wait for the model
+
+_READ_AS = "JPEG, PNG, WebP, TIFF, GIF, BMP and others are read"
+
+
+class Decoded(NamedTuple):
+    """An image in memory."""
+
+    width: int  # as stored, upright
+    height: int
+    pixels: np.ndarray  # (3, H, W) uint8, resized
+    crops: Tensor  # (K, 3, h, w) uint8: what the score is the mean over
+
+
+class Engine:
+    """A model that scores uploads: decoding in some threads, the network in one.
+
+    Args:
+        scorer: the model, with its preprocessing.
+        limits: what is taken of an image.
+    """
+
+    def __init__(self, scorer: Scorer, limits: Limits):
+        self.scorer, self.limits = scorer, limits
+        self.batches = Batches(_CPU_BATCH if scorer.accelerator.device.type == "cpu" else _GPU_BATCH)
+        threads = max(2, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2)
+        self.decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
+        self.places = asyncio.Semaphore(_DECODED_PER_THREAD * threads)  # bounds the memory of decoded images
+        self._weigh = StageWeights(scorer.model)
+
+    def close(self) -> None:
+        """End the threads."""
+        self.decoders.shutdown(cancel_futures=True)
+        self.batches.close()
+
+    async def score(self, upload: Upload, with_map: bool = False) -> dict:
+        """Score an upload.
+
+        Args:
+            upload: an image file.
+            with_map: add the map, which takes as long as the score again.
+
+        Returns:
+            The fields of `app.Scored`.
+
+        Raises:
+            Refusal: it cannot be read, or is larger than the limits allow.
+        """
+        async with self.places:
+            loop = asyncio.get_running_loop()
+            image = await loop.run_in_executor(self.decoders, decode, upload, self.scorer.config, self.limits)
+            values = await self.batches.compute(self._values, image.crops)
+            row = {"name": upload.label, "width": image.width, "height": image.height, **self._said(values)}
+            return row | ({"map": await self._map(image)} if with_map else {})
+
+    def _said(self, values: Tensor) -> dict:
+        """Score, interval, level and stage weights from rows of `StageWeights`, rounded as `predict` does."""
+        score, *weights = values.double().mean(dim=0).tolist()
+        score, meaning = min(max(score, 0.0), 100.0), self.scorer.meaning
+        said: dict = {"score": round(score, 3), "stage_weights": [round(w, 4) for w in weights] or None}
+        if meaning is not None:
+            low, high = meaning.interval(score)
+            said |= {"low": round(low, 1), "high": round(high, 1), "level": meaning.level(score)}
+        return said
+
+    def _images(self, crops: Tensor) -> Tensor:
+        """Crops (N, 3, h, w) uint8 -> normalised images on the model's device."""
+        unchanged = torch.tensor(UNCHANGED).expand(1, len(crops), -1)
+        return self.scorer.to_images(crops[None], unchanged).to(self.scorer.accelerator.device)
+
+    @torch.inference_mode()
+    def _values(self, crops: Tensor) -> Tensor:
+        """Crops (N, 3, h, w) -> score and stage weights of each, (N, 5) or (N, 1)."""
+        with autocast(self.scorer.accelerator):
+            return self._weigh(self._images(crops)).float().cpu()
+
+    def _maps(self, crops: Tensor) -> Tensor:
+        """Crops (N, 3, h, w) -> Grad-CAM of each, (N, h, w)."""
+        with autocast(self.scorer.accelerator):
+            return grad_cam(self.scorer.model, self._images(crops)).cpu()
+
+    async def _map(self, image: Decoded) -> list[list[float]]:
+        """Grad-CAM over the whole image, with at most `MAP_SIDE` values a side.
+
+        It is of the image itself where that is what is scored, else of crops that cover it.
+        """
+        config, (H, W) = self.scorer.config, image.pixels.shape[1:]
+        if TEST_MODES[config.test_mode].whole:
+            whole = (await self.batches.compute(self._maps, image.crops))[0]
+        else:
+            corners, side = covering_corners(H, W, config.patch_size), config.patch_size
+            crops = np.stack([image.pixels[:, top : top + side, left : left + side] for top, left in corners])
+            parts = torch.from_numpy(crops).split(config.batch_size)
+            maps = torch.cat([await self.batches.compute(self._maps, part) for part in parts])
+            whole = torch.from_numpy(stitch(maps.numpy(), corners, H, W)).float()
+        return reduced_map(whole)
+
+
+def reduced_map(values: Tensor) -> list[list[float]]:
+    """A map (H, W) -> rows of at most `MAP_SIDE` values, each the mean over the part of the image that it stands for."""
+    scale = min(1.0, MAP_SIDE / max(values.shape))
+    rows, columns = (max(1, round(side * scale)) for side in values.shape)
+    small = F.interpolate(values[None, None], size=(rows, columns), mode="area")[0, 0]
+    return [[round(value, 2) for value in row] for row in small.tolist()]
+
+
+def decode(upload: Upload, config: Config, limits: Limits) -> Decoded:
+    """Decode and resize an upload, and cut its crops, as any test of a file does.
+
+    Raises:
+        Refusal: it is not an image (415), is damaged (422), or has too many pixels (413).
+    """
+    if upload.problem is not None:
+        raise upload.problem
+    header: dict[str, int] = {}
+
+    def wanted(width: int, height: int) -> tuple[int, int]:
+        header.update(width=width, height=height)
+        return _size_within(width, height, config, limits)
+
+    try:
+        image = open_rgb(upload, wanted)
+    except UserError as error:
+        raise _unreadable(error, bool(header), limits) from error
+    pixels = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+    return Decoded(**header, pixels=pixels, crops=_Pixels(upload.label, pixels, config)[0].crops)
+
+
+def _size_within(width: int, height: int, config: Config, limits: Limits) -> tuple[int, int]:
+    """The size an image is resized to, if that and its own are within the limits."""
+    if width * height > limits.max_megapixels * MB:
+        raise Refusal(413, f"{width} x {height} pixels are more than {limits.max_megapixels:g} million; scale it down")
+    seen = resized_size(width, height, parse_resize(config.resize), config.patch_size)
+    if seen[0] * seen[1] > limits.max_seen_megapixels * MB:
+        raise Refusal(
+            413,
+            f"{width} x {height} pixels become {seen[0]} x {seen[1]} for the network, more than "
+            f"{limits.max_seen_megapixels:g} million; cut out a part that is less long and narrow",
+        )
+    return seen
+
+
+def _unreadable(error: UserError, header_read: bool, limits: Limits) -> Refusal:
+    """Why Pillow's reader failed, from the chain of errors."""
+    reason = error.__cause__
+    if isinstance(getattr(reason, "__cause__", None), Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return Refusal(413, f"it has more than {limits.max_megapixels:g} million pixels; scale it down")
+    if isinstance(getattr(reason, "__cause__", None), Image.UnidentifiedImageError):
+        return Refusal(415, f"this is not an image: {_READ_AS}")
+    return Refusal(422 if header_read else 415, f"the image cannot be read: {reason}")
+
+
+class _Pixels(CropDataset):
+    """The test crops of one image whose pixels (3, H, W) are here."""
+
+    def __init__(self, name: str, pixels: np.ndarray, config: Config):
+        super().__init__(pd.DataFrame({"image": [name], "path": [name], "mos": np.nan, "mos_std": np.nan}), config)
+        self.pixels = pixels
+
+    def _pixels(self, row: int) -> np.ndarray:
+        return self.pixels
