@@ -15,6 +15,7 @@ import importlib.util
 import socket
 from argparse import SUPPRESS
 from collections.abc import Sequence
+from typing import Any
 
 from iqa.choices import DEVICES
 from iqa.errors import Parser, UserError
@@ -54,7 +55,7 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError(f"--host {host}: {error.strerror}; 127.0.0.1 is this machine alone") from error
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise UserError(f"port {port} of {host} is in use: choose another by --port (0 takes a free one)") from error
+            raise UserError(f"port {port} of {host} is in use; --port takes another (0: a free one)") from error
         raise UserError(f"cannot listen on {host}, port {port}: {error.strerror}") from error
     return listener
 
@@ -65,7 +66,7 @@ def serve(
     port: int = 8000,
     device: str = "auto",
     allow_host: Sequence[str] = (),
-    **limits: float,
+    **limits: Any,
 ) -> None:
     """Serve until Ctrl-C.
 

@@ -36,7 +36,7 @@ class NotScored(BaseModel):
 
 
 class Answer(BaseModel):
-    """A row for each file, in the order sent. Where no file was scored, the status and `error` are the first one's."""
+    """A row for each file, in the order sent; where none was scored, `error` and the status are the first one's."""
 
     results: list[Scored | NotScored]
     error: str | None = None
@@ -54,7 +54,7 @@ class Model(BaseModel):
     version: str
     checkpoint: str
     backbone: str
-    score_range: tuple[float, float] = (0, 100)
+    score_range: list[float] = [0, 100]
     higher_is_better: bool = True
     has_stage_weights: bool
     half_width: float | None = Field(None, description="half of the interval around a score")

@@ -1,13 +1,14 @@
 """The application: the page, the JSON API and its description, all from this machine.
 
-    POST /api/score    images -> scores        GET /openapi.json, /docs    what the API takes and answers
-    GET /api/model     the model, limits       GET /, /page.css, /page.js  the page
+POST /api/score    images -> scores        GET /openapi.json, /docs    what the API takes and answers
+GET /api/model     the model, limits       GET /, /page.css, /page.js  the page
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import jinja2
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
+from markupsafe import Markup, escape
 from starlette.exceptions import HTTPException
 
 from smart_iqa import __version__
@@ -22,7 +24,7 @@ from smart_iqa.scorer import Scorer
 from smart_iqa.serving.answers import Answer, Model, NotScored, Problem, Scored, describe_model
 from smart_iqa.serving.engine import Engine
 from smart_iqa.serving.guard import Guard
-from smart_iqa.serving.limits import Limits, Refusal
+from smart_iqa.serving.limits import Limits, RequestError
 from smart_iqa.serving.uploads import Memory, Upload, Uploads, read_uploads
 
 PAGE = Path(__file__).with_name("page")
@@ -57,14 +59,14 @@ class Service:
         self.engine, self.limits = engine, limits
         self.memory, self.inside = Memory(limits), 0
 
-    async def answer(self, request: Request, name: str, with_map: bool) -> tuple[int, Answer]:
-        """Status and answer of a request.
+    async def answer(self, request: Request, name: str, with_map: bool) -> Answer:
+        """A row for each file of a request.
 
         Raises:
-            Refusal: the request as a whole is refused.
+            RequestError: the request as a whole is refused.
         """
         if self.inside >= self.limits.max_waiting:
-            raise Refusal(503, f"{self.inside} requests are waiting already; try again")
+            raise RequestError(503, f"{self.inside} requests are waiting already; try again")
         uploads, ends = Uploads(self.limits, self.memory), asyncio.get_running_loop().time() + self.limits.timeout
         self.inside += 1
         try:
@@ -73,23 +75,22 @@ class Service:
         finally:
             self.inside -= 1
             uploads.close()
-        first = rows[0]
-        if isinstance(first, NotScored) and not any(isinstance(row, Scored) for row in rows):
-            return first.status, Answer(results=rows, error=f"{first.name}: {first.error}")
-        return 200, Answer(results=rows)
+        refused = [row for row in rows if isinstance(row, NotScored)]
+        said = f"{refused[0].name}: {refused[0].error}" if len(refused) == len(rows) else None
+        return Answer(results=rows, error=said)
 
     async def _read(self, request: Request, name: str, uploads: Uploads, ends: float) -> list[Upload]:
         try:
             async with asyncio.timeout_at(ends):
                 return await read_uploads(request.headers, request.stream(), name, uploads)
         except TimeoutError:
-            raise Refusal(408, f"the upload took longer than {self.limits.timeout:g} s") from None
+            raise RequestError(408, f"the upload took longer than {self.limits.timeout:g} s") from None
 
     async def _row(self, file: Upload, with_map: bool, ends: float) -> Scored | NotScored:
         try:
             async with asyncio.timeout_at(ends):
                 return Scored(**await self.engine.score(file, with_map))
-        except Refusal as refused:
+        except RequestError as refused:
             return NotScored(name=file.label, status=refused.status, error=refused.text)
         except TimeoutError:
             busy = f"busy: not scored within {self.limits.timeout:g} s; try again"
@@ -133,7 +134,7 @@ def make_app(
 def _add_api(app: FastAPI, service: Service, model: Model) -> None:
     problems = {status: {"model": Problem, "description": text} for status, text in _PROBLEMS.items()}
 
-    @app.get("/api/model", summary="The model, and what the server takes")
+    @app.get("/api/model", summary="The model, and what the server takes", response_description="the model")
     async def describe() -> Model:
         return model
 
@@ -141,15 +142,21 @@ def _add_api(app: FastAPI, service: Service, model: Model) -> None:
         "/api/score",
         summary="Score images",
         response_model=Answer,
+        response_description="a row for each file, scored or not",
         responses=problems,  # type: ignore[arg-type]
         openapi_extra={"requestBody": _BODY},
     )
-    async def score(request: Request, name: str = "image", map: bool = False) -> JSONResponse:
+    async def score(
+        request: Request, name: str = "image", map: bool = False, errors_in_rows: bool = False
+    ) -> JSONResponse:
         """Send files as a form (field `files`), or one file as the body, its name in `name`.
 
-        `map=true` adds a map over each image, which takes as long as its score again.
+        `map=true` adds a map over each image, which takes as long as its score again. `errors_in_rows=true` answers
+        200 even where no file was scored: the rows say why.
         """
-        status, answer = await service.answer(request, name, map)
+        answer = await service.answer(request, name, map)
+        first = answer.results[0]
+        status = first.status if answer.error and isinstance(first, NotScored) and not errors_in_rows else 200
         headers = RETRY_AFTER if status == 503 else None
         return JSONResponse(answer.model_dump(exclude_none=True), status, headers)
 
@@ -177,12 +184,13 @@ def _sender(content: bytes, kind: str) -> Callable[[], Awaitable[Response]]:
 def render_docs(openapi: dict) -> str:
     """The description of the API as a page."""
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(PAGE), autoescape=True, trim_blocks=True)
+    environment.filters["code"] = lambda text: Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
     return environment.get_template("docs.html").render(api=openapi)
 
 
 def _add_errors(app: FastAPI) -> None:
-    @app.exception_handler(Refusal)
-    async def refused(_: Request, error: Refusal) -> JSONResponse:
+    @app.exception_handler(RequestError)
+    async def refused(_: Request, error: RequestError) -> JSONResponse:
         return JSONResponse({"error": error.text}, error.status, RETRY_AFTER if error.status == 503 else None)
 
     @app.exception_handler(HTTPException)

@@ -79,9 +79,10 @@ class Batches:
         self._busy = False
         self._next()
         still_wanted = [not job.done.done() for job in jobs]
-        if computed.cancelled() or computed.exception():
+        error = asyncio.CancelledError() if computed.cancelled() else computed.exception()
+        if error is not None:
             for job in itertools.compress(jobs, still_wanted):
-                job.done.cancel() if computed.cancelled() else job.done.set_exception(computed.exception())
+                job.done.set_exception(error)
             return
         rows = computed.result().split([len(job.crops) for job in jobs])
         for job, of_job in itertools.compress(zip(jobs, rows, strict=True), still_wanted):

@@ -24,7 +24,7 @@ from iqa.runtime import autocast
 from smart_iqa.probes import StageWeights
 from smart_iqa.scorer import Scorer
 from smart_iqa.serving.batches import Batches
-from smart_iqa.serving.limits import MB, Limits, Refusal
+from smart_iqa.serving.limits import MB, Limits, RequestError
 from smart_iqa.serving.uploads import Upload
 
 MAP_SIDE = 64  # values of a map's longer side: stage 3 of an image of 2,048 pixels has no more
@@ -76,7 +76,7 @@ class Engine:
             The fields of `app.Scored`.
 
         Raises:
-            Refusal: it cannot be read, or is larger than the limits allow.
+            RequestError: it cannot be read, or is larger than the limits allow.
         """
         async with self.places:
             loop = asyncio.get_running_loop()
@@ -89,7 +89,7 @@ class Engine:
         """Score, interval, level and stage weights from rows of `StageWeights`, rounded as `predict` does."""
         score, *weights = values.double().mean(dim=0).tolist()
         score, meaning = min(max(score, 0.0), 100.0), self.scorer.meaning
-        said: dict = {"score": round(score, 3), "stage_weights": [round(w, 4) for w in weights] or None}
+        said: dict = {"score": round(score, 4), "stage_weights": [round(w, 4) for w in weights] or None}
         if meaning is not None:
             low, high = meaning.interval(score)
             said |= {"low": round(low, 1), "high": round(high, 1), "level": meaning.level(score)}
@@ -129,7 +129,7 @@ class Engine:
 
 
 def reduced_map(values: Tensor) -> list[list[float]]:
-    """A map (H, W) -> rows of at most `MAP_SIDE` values, each the mean over the part of the image that it stands for."""
+    """A map (H, W) -> rows of at most `MAP_SIDE` values, each the mean over its part of the image."""
     scale = min(1.0, MAP_SIDE / max(values.shape))
     rows, columns = (max(1, round(side * scale)) for side in values.shape)
     small = F.interpolate(values[None, None], size=(rows, columns), mode="area")[0, 0]
@@ -140,7 +140,7 @@ def decode(upload: Upload, config: Config, limits: Limits) -> Decoded:
     """Decode and resize an upload, and cut its crops, as any test of a file does.
 
     Raises:
-        Refusal: it is not an image (415), is damaged (422), or has too many pixels (413).
+        RequestError: it is not an image (415), is damaged (422), or has too many pixels (413).
     """
     if upload.problem is not None:
         raise upload.problem
@@ -161,10 +161,10 @@ def decode(upload: Upload, config: Config, limits: Limits) -> Decoded:
 def _size_within(width: int, height: int, config: Config, limits: Limits) -> tuple[int, int]:
     """The size an image is resized to, if that and its own are within the limits."""
     if width * height > limits.max_megapixels * MB:
-        raise Refusal(413, f"{width} x {height} pixels are more than {limits.max_megapixels:g} million; scale it down")
+        raise RequestError(413, f"{width} x {height} pixels are over {limits.max_megapixels:g} million; scale it down")
     seen = resized_size(width, height, parse_resize(config.resize), config.patch_size)
     if seen[0] * seen[1] > limits.max_seen_megapixels * MB:
-        raise Refusal(
+        raise RequestError(
             413,
             f"{width} x {height} pixels become {seen[0]} x {seen[1]} for the network, more than "
             f"{limits.max_seen_megapixels:g} million; cut out a part that is less long and narrow",
@@ -172,14 +172,14 @@ def _size_within(width: int, height: int, config: Config, limits: Limits) -> tup
     return seen
 
 
-def _unreadable(error: UserError, header_read: bool, limits: Limits) -> Refusal:
+def _unreadable(error: UserError, header_read: bool, limits: Limits) -> RequestError:
     """Why Pillow's reader failed, from the chain of errors."""
     reason = error.__cause__
     if isinstance(getattr(reason, "__cause__", None), Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return Refusal(413, f"it has more than {limits.max_megapixels:g} million pixels; scale it down")
+        return RequestError(413, f"it has more than {limits.max_megapixels:g} million pixels; scale it down")
     if isinstance(getattr(reason, "__cause__", None), Image.UnidentifiedImageError):
-        return Refusal(415, f"this is not an image: {_READ_AS}")
-    return Refusal(422 if header_read else 415, f"the image cannot be read: {reason}")
+        return RequestError(415, f"this is not an image: {_READ_AS}")
+    return RequestError(422 if header_read else 415, f"the image cannot be read: {reason}")
 
 
 class _Pixels(CropDataset):

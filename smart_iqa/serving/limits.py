@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from PIL import Image
+
 from iqa.errors import UserError
 
 MB = 1_000_000  # bytes; of pixels, a megapixel
@@ -36,9 +38,13 @@ class Limits:
         for field in dataclasses.fields(self):
             if not 0 < getattr(self, field.name) < float("inf"):
                 raise UserError(f"--{field.name}: expected a number above 0, got {getattr(self, field.name)}")
+        most = (Image.MAX_IMAGE_PIXELS or float("inf")) / MB
+        if self.max_megapixels > most:
+            got = f"got {self.max_megapixels:g}"
+            raise UserError(f"--max_megapixels: expected at most {most:.0f}, which is Pillow's limit, {got}")
 
 
-class Refusal(Exception):
+class RequestError(Exception):
     """What the server says no to: an HTTP status and a sentence that says why and what to do."""
 
     def __init__(self, status: int, text: str):
@@ -46,6 +52,8 @@ class Refusal(Exception):
         self.status, self.text = status, text
 
 
-def too_large(limits: Limits) -> Refusal:
+def too_large(limits: Limits) -> RequestError:
     """A file of more bytes than are taken."""
-    return Refusal(413, f"the file is larger than {limits.max_file_mb:g} MB, the most this server takes; save it smaller")
+    return RequestError(
+        413, f"the file is larger than {limits.max_file_mb:g} MB, the most that is taken; save it smaller"
+    )

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
 from io import BytesIO
+from typing import Protocol
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from smart_iqa.serving.limits import MB, Limits, Refusal, too_large
+from smart_iqa.serving.limits import MB, Limits, RequestError, too_large
 
 LONGEST_NAME = 255  # characters, as file systems have it
 _MOST_PASSED_OVER = 256 * MB  # a refused body is read on to its end, so that the sender hears the answer; up to here
@@ -28,7 +29,7 @@ class Upload(BytesIO):
     def __init__(self, name: str, content: bytes = b""):
         super().__init__(content)
         self.label = name
-        self.problem: Refusal | None = None
+        self.problem: RequestError | None = None
 
     def __str__(self) -> str:
         return self.label
@@ -55,10 +56,10 @@ class Memory:
         """Count bytes (negative: give them back).
 
         Raises:
-            Refusal: they do not fit.
+            RequestError: they do not fit.
         """
         if count > 0 and self.held + count > self.most:
-            raise Refusal(503, "the server holds as many uploads as it may at the moment; try again")
+            raise RequestError(503, "the server holds as many uploads as it may at the moment; try again")
         self.held += count
 
 
@@ -73,7 +74,7 @@ class Uploads:
     def begin(self, name: str) -> None:
         """Start a file."""
         if len(self.files) == self.limits.max_files:
-            raise Refusal(413, f"more than {self.limits.max_files} files in a request; send them in several")
+            raise RequestError(413, f"more than {self.limits.max_files} files in a request; send them in several")
         self.files.append(Upload(base_name(name)))
 
     def add(self, content: bytes) -> None:
@@ -92,9 +93,9 @@ class Uploads:
 
 
 def base_name(name: str) -> str:
-    """The last part of a path of any system: browsers give the name alone, others may give more.
+    r"""The last part of a path of any system: browsers give the name alone, others may give more.
 
-    >>> base_name("C:\\\\holiday\\\\a.jpg"), base_name("../../etc/b.png")
+    >>> base_name("C:\\holiday\\a.jpg"), base_name("../../etc/b.png")
     ('a.jpg', 'b.png')
     """
     return name.replace("\\", "/").rpartition("/")[2][:LONGEST_NAME] or "image"
@@ -112,9 +113,10 @@ async def read_uploads(
         uploads: takes the files.
 
     Raises:
-        Refusal: it holds no file, or too many or too large ones; a file alone that is not taken has its `problem`.
+        RequestError: it holds no file, or too many or too large ones; a file alone that is not taken has its `problem`.
     """
     kind, options = parse_options_header(headers.get("content-type", ""))
+    reader: _Reader
     if kind == b"multipart/form-data":
         reader = _FormReader(options.get(b"boundary", b""), uploads)
     elif kind.startswith(b"image/") or kind == b"application/octet-stream":
@@ -124,18 +126,18 @@ async def read_uploads(
         reader = _NoReader()
     await _read(reader, stream)
     if not any(file.problem or file.tell() for file in uploads.files):
-        raise Refusal(422, "no image in the request: send files as a form, field `files`, or one file as the body")
+        raise RequestError(422, "no image in the request: send files as a form, field `files`, or one file as the body")
     return uploads.files
 
 
-async def _read(reader: _BodyReader | _FormReader | _NoReader, stream: AsyncIterator[bytes]) -> None:
+async def _read(reader: _Reader, stream: AsyncIterator[bytes]) -> None:
     """Let a reader have the whole body; after a refusal the rest is passed over before it is raised."""
     refusal, passed_over = None, 0
     async for chunk in stream:
         if refusal is None:
             try:
                 reader.write(chunk)
-            except Refusal as refused:
+            except RequestError as refused:
                 refusal = refused
             except FormParserError as error:
                 refusal = _broken_form(error)
@@ -148,15 +150,29 @@ async def _read(reader: _BodyReader | _FormReader | _NoReader, stream: AsyncIter
     reader.finish()
 
 
-def _broken_form(error: Exception) -> Refusal:
-    return Refusal(400, f"the form cannot be read: {error}")
+def _broken_form(error: Exception) -> RequestError:
+    return RequestError(400, f"the form cannot be read: {error}")
+
+
+class _Reader(Protocol):
+    """Takes a body part by part."""
+
+    def write(self, content: bytes) -> None:
+        """Take the next part."""
+
+    def finish(self) -> None:
+        """Check the whole, once it is there."""
 
 
 class _BodyReader:
     """A body that is one file."""
 
     def __init__(self, uploads: Uploads):
-        self.write = uploads.add
+        self.uploads = uploads
+
+    def write(self, content: bytes) -> None:
+        """Keep it."""
+        self.uploads.add(content)
 
     def finish(self) -> None:
         """Nothing is left to do."""
@@ -170,7 +186,7 @@ class _NoReader:
 
     def finish(self) -> None:
         """Raise the refusal."""
-        raise Refusal(415, "send images as multipart/form-data, or one image as the body with its type (image/png)")
+        raise RequestError(415, "send images as multipart/form-data, or one as the body with its type (image/png)")
 
 
 class _FormReader:
@@ -180,7 +196,7 @@ class _FormReader:
         self.uploads, self.is_file = uploads, False
         self.header, self.value, self.disposition, self.size = b"", b"", b"", 0
         if not boundary:
-            raise Refusal(400, "the form has no boundary in its Content-Type")
+            raise RequestError(400, "the form has no boundary in its Content-Type")
         self.parser = MultipartParser(boundary, {
             "on_part_begin": self._begin,
             "on_header_field": self._header_name,
@@ -207,7 +223,7 @@ class _FormReader:
     def _counted(self, part: bytes) -> bytes:
         self.size += len(part)
         if self.size > _MOST_HEADERS:
-            raise Refusal(400, "the form cannot be read: the headers of a part are too long")
+            raise RequestError(400, "the form cannot be read: the headers of a part are too long")
         return part
 
     def _header_name(self, data: bytes, start: int, end: int) -> None:

@@ -1,7 +1,7 @@
 // The page of `smart-iqa serve`: images in, scores shown. Names of files come from outside: they are only ever text.
 
 const AT_ONCE = 4, TRIES = 20, THUMB = 480;
-const LEAST_ALPHA = 0.05, MOST_ALPHA = 0.85;
+const MOST_ALPHA = 0.9;
 const FORMULA = /^(?![-+][\d.e\s±%[\],+-]*$)[=+\-@\t\r]/; // what a spreadsheet would run
 const $ = (id) => document.getElementById(id);
 
@@ -31,17 +31,16 @@ function styleLevel(target, level) {
 // -- Asking the server ------------------------------------------------------------------------------------------
 
 async function ask(entry, withMap) {
-  const query = new URLSearchParams({ name: entry.name, map: withMap });
+  const query = new URLSearchParams({ name: entry.name, map: withMap, errors_in_rows: true });
   for (let tries = 1; ; tries++) {
     const answer = await fetch(`/api/score?${query}`, {
       method: "POST", body: entry.file, headers: { "Content-Type": "application/octet-stream" },
     });
-    if (answer.status === 503 && tries < TRIES) {
+    const content = await answer.json(), row = content.results?.[0];
+    if ((row?.status ?? answer.status) === 503 && tries < TRIES) {
       await wait(Number(answer.headers.get("Retry-After")) || 1);
       continue;
     }
-    const content = await answer.json();
-    const row = content.results?.[0];
     if (!row || row.error) throw new Error(row?.error ?? content.error);
     return row;
   }
@@ -50,7 +49,7 @@ async function ask(entry, withMap) {
 async function score(entry) {
   try {
     if (entry.file.size > model.limits.max_file_mb * 1e6)
-      throw new Error(`the file is larger than ${model.limits.max_file_mb} MB, the most this server takes`);
+      throw new Error(`the file is larger than ${model.limits.max_file_mb} MB, the most that is taken; save it smaller`);
     entry.row = await ask(entry, false);
     entry.state = "scored";
     said = `${entry.name}: ${fixed(entry.row.score)}${entry.row.level ? `, ${entry.row.level}` : ""}.`;
@@ -242,6 +241,8 @@ function mapControls(pairs) {
     }
     const limit = Math.max(...pairs.flatMap(([entry]) => (entry.map ?? [[0]]).flat().map(Math.abs)), 1e-6);
     legend.hidden = !box.checked;
+    legend.querySelector(".lowers").textContent = `lowers the score (-${fixed(limit)} points)`;
+    legend.querySelector(".raises").textContent = `raises it (+${fixed(limit)})`;
     for (const [entry, frame] of pairs) drawMap(frame, box.checked ? entry.map : null, limit, Number(strength.value));
   };
   box.addEventListener("change", show);
@@ -250,6 +251,7 @@ function mapControls(pairs) {
   return controls;
 }
 
+// The colour that a custom property has now, as red, green and blue.
 function colourOf(name) {
   const probe = element("span");
   probe.style.color = `var(${name})`;
@@ -269,8 +271,8 @@ function drawMap(frame, map, limit, strength) {
   const context = canvas.getContext("2d"), pixels = context.createImageData(canvas.width, canvas.height);
   const colours = [colourOf("--lowers"), colourOf("--raises")];
   map.flat().forEach((value, i) => {
-    const share = Math.abs(value) / limit, alpha = LEAST_ALPHA + (MOST_ALPHA - LEAST_ALPHA) * Math.sqrt(share);
-    pixels.data.set([...colours[Number(value > 0)], Math.round(255 * alpha * strength)], 4 * i);
+    const alpha = MOST_ALPHA * strength * Math.abs(value) / limit;
+    pixels.data.set([...colours[Number(value > 0)], Math.round(255 * alpha)], 4 * i);
   });
   context.putImageData(pixels, 0, 0);
   frame.append(canvas);
@@ -381,9 +383,9 @@ function cell(value) {
 
 function csv() {
   const stages = model.has_stage_weights ? [0, 1, 2, 3] : [];
-  const head = ["image", "score", "low", "high", "level", ...stages.map((i) => `stage ${i}`), "error"];
+  const head = ["image", "score", "low", "high", "level", "error", ...stages.map((i) => `stage_${i}`)];
   const rows = entries.filter((each) => each.state !== "waiting").map(({ name, row = {}, error }) =>
-    [name, row.score, row.low, row.high, row.level, ...stages.map((i) => row.stage_weights?.[i]), error]);
+    [name, row.score, row.low, row.high, row.level, error, ...stages.map((i) => row.stage_weights?.[i])]);
   return [head, ...rows].map((row) => row.map(cell).join(",") + "\n").join("");
 }
 
