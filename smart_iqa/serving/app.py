@@ -18,6 +18,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from markupsafe import Markup, escape
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from smart_iqa import __version__
 from smart_iqa.scorer import Scorer
@@ -85,6 +86,8 @@ class Service:
                 return await read_uploads(request.headers, request.stream(), name, uploads)
         except TimeoutError:
             raise RequestError(408, f"the upload took longer than {self.limits.timeout:g} s") from None
+        except ClientDisconnect:
+            raise RequestError(400, "the sender has gone") from None
 
     async def _row(self, file: Upload, with_map: bool, ends: float) -> Scored | NotScored:
         try:
