@@ -319,9 +319,10 @@ function showDetail(entry) {
   $("detail-title").textContent = entry.name;
   dialog.querySelector(".view").replaceChildren(frame, controls);
   dialog.querySelector(".said").replaceChildren(...explain(entry));
-  const scored = entries.filter((each) => each.state === "scored"), place = scored.indexOf(entry);
-  $("before").disabled = place === 0;
-  $("after").disabled = place === scored.length - 1;
+  const scored = entries.filter((each) => each.state === "scored"), focused = document.activeElement;
+  $("before").disabled = entry === scored[0];
+  $("after").disabled = entry === scored.at(-1);
+  if (focused.disabled) dialog.querySelector(".close").focus(); // else the keyboard would start over
   if (!dialog.open) dialog.showModal();
   else if (on) controls.querySelector(".map-on").click();
 }
@@ -450,8 +451,8 @@ function listenForButtons() {
   });
   $("before").addEventListener("click", () => step(-1));
   $("after").addEventListener("click", () => step(1));
-  $("detail").addEventListener("keydown", (event) => {
-    if (event.target.matches("input") || !["ArrowLeft", "ArrowRight"].includes(event.key)) return;
+  addEventListener("keydown", (event) => {
+    if (!$("detail").open || event.target.matches("input") || !["ArrowLeft", "ArrowRight"].includes(event.key)) return;
     event.preventDefault();
     step(event.key === "ArrowLeft" ? -1 : 1);
   });
