@@ -11,7 +11,6 @@ from .comparison import (
     percent_text as percent_text,
     pooled_layers as pooled_layers,
 )
-from .covering import covering_corners as covering_corners, stitch as stitch
 from .grad_cam import grad_cam as grad_cam, place_on_images as place_on_images
 from .npz import read_npz_pair as read_npz_pair
 from .paired_tests import (

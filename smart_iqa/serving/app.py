@@ -198,8 +198,9 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def failed(request: Request, error: HTTPException) -> JSONResponse:
-        text = f"nothing is at {request.url.path}" if error.status_code == 404 else error.detail
-        return JSONResponse({"error": text}, error.status_code, error.headers)
+        path = request.url.path
+        texts = {404: f"nothing is at {path}", 405: f"{path} does not take {request.method}"}
+        return JSONResponse({"error": texts.get(error.status_code, error.detail)}, error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:

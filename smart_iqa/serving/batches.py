@@ -30,12 +30,15 @@ class Batches:
 
     Args:
         most_pixels: of a batch of several jobs.
+
+    Attributes:
+        thread: where the model computes; what else uses the model does so there, too.
     """
 
     def __init__(self, most_pixels: int):
         self.most_pixels = most_pixels
         self._waiting: list[_Job] = []
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="model")
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix="model")
         self._busy = False
 
     async def compute(self, compute: Compute, crops: Tensor) -> Tensor:
@@ -47,7 +50,7 @@ class Batches:
 
     def close(self) -> None:
         """End the thread, once what it computes now is done."""
-        self._thread.shutdown(cancel_futures=True)
+        self.thread.shutdown(cancel_futures=True)
 
     def _next(self) -> None:
         jobs = [] if self._busy else self._take()
@@ -55,7 +58,7 @@ class Batches:
             return
         self._busy = True
         crops = jobs[0].crops if len(jobs) == 1 else torch.cat([job.crops for job in jobs])
-        computed = asyncio.get_running_loop().run_in_executor(self._thread, jobs[0].compute, crops)
+        computed = asyncio.get_running_loop().run_in_executor(self.thread, jobs[0].compute, crops)
         computed.add_done_callback(lambda done: self._deliver(jobs, done))
 
     def _take(self) -> list[_Job]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -15,12 +16,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from data_loader import UNCHANGED, CropDataset, resized_size
-from iqa.attention import covering_corners, grad_cam, stitch
-from iqa.choices import TEST_MODES
 from iqa.config import Config, parse_resize
 from iqa.data import open_rgb
 from iqa.errors import UserError
 from iqa.runtime import autocast
+from smart_iqa.maps import score_map
 from smart_iqa.probes import StageWeights
 from smart_iqa.scorer import Scorer
 from smart_iqa.serving.batches import Batches
@@ -40,7 +40,6 @@ class Decoded(NamedTuple):
 
     width: int  # as stored, upright
     height: int
-    pixels: np.ndarray  # (3, H, W) uint8, resized
     crops: Tensor  # (K, 3, h, w) uint8: what the score is the mean over
 
 
@@ -83,7 +82,7 @@ class Engine:
             image = await loop.run_in_executor(self.decoders, decode, upload, self.scorer.config, self.limits)
             values = await self.batches.compute(self._values, image.crops)
             row = {"name": upload.label, "width": image.width, "height": image.height, **self._said(values)}
-            return row | ({"map": await self._map(image)} if with_map else {})
+            return row | ({"map": await self._map(upload)} if with_map else {})
 
     def _said(self, values: Tensor) -> dict:
         """Score, interval, level and stage weights from rows of `StageWeights`, rounded as `predict` does."""
@@ -106,26 +105,13 @@ class Engine:
         with autocast(self.scorer.accelerator):
             return self._weigh(self._images(crops)).float().cpu()
 
-    def _maps(self, crops: Tensor) -> Tensor:
-        """Crops (N, 3, h, w) -> Grad-CAM of each, (N, h, w)."""
-        with autocast(self.scorer.accelerator):
-            return grad_cam(self.scorer.model, self._images(crops)).cpu()
-
-    async def _map(self, image: Decoded) -> list[list[float]]:
-        """Grad-CAM over the whole image, with at most `MAP_SIDE` values a side.
-
-        It is of the image itself where that is what is scored, else of crops that cover it.
-        """
-        config, (H, W) = self.scorer.config, image.pixels.shape[1:]
-        if TEST_MODES[config.test_mode].whole:
-            whole = (await self.batches.compute(self._maps, image.crops))[0]
-        else:
-            corners, side = covering_corners(H, W, config.patch_size), config.patch_size
-            crops = np.stack([image.pixels[:, top : top + side, left : left + side] for top, left in corners])
-            parts = torch.from_numpy(crops).split(config.batch_size)
-            maps = torch.cat([await self.batches.compute(self._maps, part) for part in parts])
-            whole = torch.from_numpy(stitch(maps.numpy(), corners, H, W)).float()
-        return reduced_map(whole)
+    async def _map(self, upload: Upload) -> list[list[float]]:
+        """Grad-CAM over the whole image, with at most `MAP_SIDE` values a side."""
+        as_path = cast(Path, upload)  # Pillow reads either
+        _, values = await asyncio.get_running_loop().run_in_executor(
+            self.batches.thread, score_map, self.scorer, as_path
+        )
+        return reduced_map(torch.from_numpy(values).float())
 
 
 def reduced_map(values: Tensor) -> list[list[float]]:
@@ -151,11 +137,11 @@ def decode(upload: Upload, config: Config, limits: Limits) -> Decoded:
         return _size_within(width, height, config, limits)
 
     try:
-        image = open_rgb(upload, wanted)
+        image = open_rgb(cast(Path, upload), wanted)
     except UserError as error:
         raise _unreadable(error, bool(header), limits) from error
     pixels = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-    return Decoded(**header, pixels=pixels, crops=_Pixels(upload.label, pixels, config)[0].crops)
+    return Decoded(**header, crops=_Pixels(upload.label, pixels, config)[0].crops)
 
 
 def _size_within(width: int, height: int, config: Config, limits: Limits) -> tuple[int, int]:

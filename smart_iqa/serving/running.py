@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 
 import uvicorn
@@ -12,7 +13,8 @@ _LAST_REQUESTS = 5  # seconds that running requests get when the server ends
 
 
 def make_server(app: FastAPI) -> uvicorn.Server:
-    """The server, which says nothing but errors."""
+    """The server, which says nothing but errors of its own; a broken form is the sender's."""
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     options = {"log_level": "error", "access_log": False, "server_header": False, "ws": "none"}
     return uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=_LAST_REQUESTS, **options))
 

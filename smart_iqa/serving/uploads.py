@@ -140,7 +140,7 @@ async def _read(reader: _Reader, stream: AsyncIterator[bytes]) -> None:
             except RequestError as refused:
                 refusal = refused
             except FormParserError as error:
-                refusal = _broken_form(error)
+                refusal = RequestError(400, f"the form cannot be read: {error}")
         else:
             passed_over += len(chunk)
             if passed_over > _MOST_PASSED_OVER:
@@ -148,10 +148,6 @@ async def _read(reader: _Reader, stream: AsyncIterator[bytes]) -> None:
     if refusal is not None:
         raise refusal
     reader.finish()
-
-
-def _broken_form(error: Exception) -> RequestError:
-    return RequestError(400, f"the form cannot be read: {error}")
 
 
 class _Reader(Protocol):
@@ -193,7 +189,7 @@ class _FormReader:
     """A form (RFC 7578): its parts with a file name become files, the others are passed over."""
 
     def __init__(self, boundary: bytes, uploads: Uploads):
-        self.uploads, self.is_file = uploads, False
+        self.uploads, self.is_file, self.is_complete = uploads, False, False
         self.header, self.value, self.disposition, self.size = b"", b"", b"", 0
         if not boundary:
             raise RequestError(400, "the form has no boundary in its Content-Type")
@@ -204,6 +200,7 @@ class _FormReader:
             "on_header_end": self._header_end,
             "on_headers_finished": self._headers_finished,
             "on_part_data": self._data,
+            "on_end": self._end,
         })  # fmt: skip
 
     def write(self, content: bytes) -> None:
@@ -212,10 +209,11 @@ class _FormReader:
 
     def finish(self) -> None:
         """Check that the form is complete."""
-        try:
-            self.parser.finalize()
-        except FormParserError as error:
-            raise _broken_form(error) from error
+        if not self.is_complete:
+            raise RequestError(400, "the form cannot be read: it is cut off")
+
+    def _end(self) -> None:
+        self.is_complete = True
 
     def _begin(self) -> None:
         self.is_file, self.disposition, self.size = False, b"", 0

@@ -27,7 +27,7 @@ class Recorder:
 
 
 def images(value: float, count: int = 1, side: int = 4) -> Tensor:
-    return torch.full((count, 3, side, side), value)
+    return torch.full((count, 3, side, side), float(value))
 
 
 async def run_all(batches: Batches, recorder: Recorder, jobs: list[Tensor]) -> list[Tensor]:
