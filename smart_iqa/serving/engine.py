@@ -11,13 +11,13 @@ from typing import NamedTuple, cast
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional as F
 
 from data_loader import UNCHANGED, CropDataset, resized_size
 from iqa.config import Config, parse_resize
-from iqa.data import open_rgb
+from iqa.data import ImageFileError, open_rgb, opened
 from iqa.errors import UserError
 from iqa.runtime import autocast
 from smart_iqa.maps import score_map
@@ -130,24 +130,32 @@ def decode(upload: Upload, config: Config, limits: Limits) -> Decoded:
     """
     if upload.problem is not None:
         raise upload.problem
-    header: dict[str, int] = {}
+    size: dict[str, int] = {}
 
     def wanted(width: int, height: int) -> tuple[int, int]:
-        header.update(width=width, height=height)
-        return _size_within(width, height, config, limits)
+        size.update(width=width, height=height)
+        return _seen_size(width, height, config, limits)
 
+    as_path = cast(Path, upload)  # Pillow reads either
     try:
-        image = open_rgb(cast(Path, upload), wanted)
+        with opened(as_path) as header:
+            _check_pixels(header.width, header.height, limits)  # first: to know how it is turned, a PNG is decoded
+        image = open_rgb(as_path, wanted)
+    except ImageFileError as error:
+        raise _unreadable(error, limits) from error
     except UserError as error:
-        raise _unreadable(error, bool(header), limits) from error
+        raise _unreadable(error.__cause__, limits) from error
     pixels = np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-    return Decoded(**header, crops=_Pixels(upload.label, pixels, config)[0].crops)
+    return Decoded(**size, crops=_Pixels(upload.label, pixels, config)[0].crops)
 
 
-def _size_within(width: int, height: int, config: Config, limits: Limits) -> tuple[int, int]:
-    """The size an image is resized to, if that and its own are within the limits."""
+def _check_pixels(width: int, height: int, limits: Limits) -> None:
     if width * height > limits.max_megapixels * MB:
         raise RequestError(413, f"{width} x {height} pixels are over {limits.max_megapixels:g} million; scale it down")
+
+
+def _seen_size(width: int, height: int, config: Config, limits: Limits) -> tuple[int, int]:
+    """The size an image is resized to, if that is within the limits."""
     seen = resized_size(width, height, parse_resize(config.resize), config.patch_size)
     if seen[0] * seen[1] > limits.max_seen_megapixels * MB:
         raise RequestError(
@@ -158,14 +166,14 @@ def _size_within(width: int, height: int, config: Config, limits: Limits) -> tup
     return seen
 
 
-def _unreadable(error: UserError, header_read: bool, limits: Limits) -> RequestError:
-    """Why Pillow's reader failed, from the chain of errors."""
-    reason = error.__cause__
-    if isinstance(getattr(reason, "__cause__", None), Image.DecompressionBombError | Image.DecompressionBombWarning):
+def _unreadable(error: BaseException | None, limits: Limits) -> RequestError:
+    """Why an `ImageFileError` was raised: by Pillow, or because a kind of image is not taken."""
+    cause = error.__cause__ if error is not None else None
+    if isinstance(cause, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return RequestError(413, f"it has more than {limits.max_megapixels:g} million pixels; scale it down")
-    if isinstance(getattr(reason, "__cause__", None), Image.UnidentifiedImageError):
+    if isinstance(cause, UnidentifiedImageError):
         return RequestError(415, f"this is not an image: {_READ_AS}")
-    return RequestError(422 if header_read else 415, f"the image cannot be read: {reason}")
+    return RequestError(415 if cause is None else 422, f"the image cannot be read: {error}")
 
 
 class _Pixels(CropDataset):

@@ -137,9 +137,10 @@ def test_many_requests_at_once_are_all_answered_each_with_its_own_score(server, 
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """The header of a PNG of this size, and nothing more."""
+    """The header of a PNG of this size, and no pixels."""
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    written = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return written + struct.pack(">I", 1000) + b"IDAT"
 
 
 REFUSED = {
