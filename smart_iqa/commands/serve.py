@@ -47,13 +47,15 @@ def listen(host: str, port: int) -> socket.socket:
         raise UserError(f"--port: expected 0..65535, got {port}")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
+    except socket.gaierror as error:
+        raise UserError(f"--host {host}: {error.strerror}; 127.0.0.1 is this machine alone") from error
+    listener = socket.socket(family, kind, protocol)
+    try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
         listener.listen()  # a second server that takes the port would share it before this
-    except socket.gaierror as error:
-        raise UserError(f"--host {host}: {error.strerror}; 127.0.0.1 is this machine alone") from error
     except OSError as error:
+        listener.close()
         if error.errno == errno.EADDRINUSE:
             raise UserError(f"port {port} of {host} is in use; --port takes another (0: a free one)") from error
         raise UserError(f"cannot listen on {host}, port {port}: {error.strerror}") from error

@@ -241,7 +241,7 @@ function mapControls(pairs) {
     }
     const limit = Math.max(...pairs.flatMap(([entry]) => (entry.map ?? [[0]]).flat().map(Math.abs)), 1e-6);
     legend.hidden = !box.checked;
-    legend.querySelector(".lowers").textContent = `lowers the score (-${fixed(limit)} points)`;
+    legend.querySelector(".lowers").textContent = `lowers the score (\u2212${fixed(limit)} points)`;
     legend.querySelector(".raises").textContent = `raises it (+${fixed(limit)})`;
     for (const [entry, frame] of pairs) drawMap(frame, box.checked ? entry.map : null, limit, Number(strength.value));
   };
