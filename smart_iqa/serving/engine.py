@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -107,7 +106,7 @@ class Engine:
 
     async def _map(self, upload: Upload) -> list[list[float]]:
         """Grad-CAM over the whole image, with at most `MAP_SIDE` values a side."""
-        as_path = cast(Path, upload)  # Pillow reads either
+        as_path = cast(str, upload)  # Pillow reads either
         _, values = await asyncio.get_running_loop().run_in_executor(
             self.batches.thread, score_map, self.scorer, as_path
         )
@@ -136,7 +135,7 @@ def decode(upload: Upload, config: Config, limits: Limits) -> Decoded:
         size.update(width=width, height=height)
         return _seen_size(width, height, config, limits)
 
-    as_path = cast(Path, upload)  # Pillow reads either
+    as_path = cast(str, upload)  # Pillow reads either
     try:
         with opened(as_path) as header:
             _check_pixels(header.width, header.height, limits)  # first: to know how it is turned, a PNG is decoded

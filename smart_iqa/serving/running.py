@@ -15,8 +15,15 @@ _LAST_REQUESTS = 5  # seconds that running requests get when the server ends
 def make_server(app: FastAPI) -> uvicorn.Server:
     """The server, which says nothing but errors of its own; a broken form is the sender's."""
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
-    options = {"log_level": "error", "access_log": False, "server_header": False, "ws": "none"}
-    return uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=_LAST_REQUESTS, **options))
+    config = uvicorn.Config(
+        app,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=_LAST_REQUESTS,
+    )
+    return uvicorn.Server(config)
 
 
 def run(app: FastAPI, listener: socket.socket) -> None:
