@@ -35,7 +35,7 @@ _DRAWS = 6  # of a moment: with workers, fewer events are the main process's tha
 _TINY = "test_convnext.r160_in1k"
 _BASE = (
     "--no_pretrained --patch_size 32 --resize none --epochs 2 --train_patch_num 1 --lr 1e-4 "
-    "--test_patch_num 2 --batch_size 4 --device cpu --no_spaq --dataset csv --name run"
+    "--test_patch_num 2 --batch_size 4 --device cpu --no_spaq --keep_last --dataset csv --name run"
 ).split()
 # What is trained, with which settings.
 KINDS = {

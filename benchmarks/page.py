@@ -1,4 +1,4 @@
-"""Write the tables of docs/performance.md, scaling.md and reliability.md from the results in benchmarks/results/.
+"""Write the tables of the pages in docs/ from the results in benchmarks/results/.
 
     python benchmarks/page.py
 
@@ -18,7 +18,7 @@ from iqa.system import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 
-PAGES = ("docs/performance.md", "docs/scaling.md", "docs/reliability.md")
+PAGES = ("docs/performance.md", "docs/scaling.md", "docs/reliability.md", "docs/serve.md")
 NOTHING = "No result is committed yet."
 GLOBAL_BATCH = 32  # `batch_size`'s default
 PROCESSES = (2, 4, 8, 16, 32, 64)
@@ -168,6 +168,21 @@ def kills_section(file: str, result: dict) -> str:
     return "\n".join([_headline(file, result), targets_table(result), "", table(["killed in", *phases], rows)])
 
 
+def serving_section(file: str, result: dict) -> str:
+    """A row a size and number of clients: with batches and without."""
+    rows = []
+    alone = {(r["image"], r["clients"]): r for r in result["rows"] if not r["batches"]}
+    for row in (r for r in result["rows"] if r["batches"]):
+        other = alone[row["image"], row["clients"]]
+        size = "x".join(map(str, row["size"]))
+        rows.append([f"{row['image']}, {size}", row["clients"], row["requests_per_s"], row["median_seconds"],
+                     row["p95_seconds"], other["requests_per_s"], other["p95_seconds"]])  # fmt: skip
+    head = ["image", "clients", "requests/s", "median (s)", "95th percentile (s)", "requests/s, no batches", "95th (s)"]
+    direct = ", ".join(f"{speed:.3g} a second ({name})" for name, speed in result["direct_images_per_s"].items())
+    said = f"`Scorer.score` alone: {direct}. Load average meanwhile: {result['load_average']:.1f}."
+    return "\n".join([_headline(file, result), table(head, rows), "", said])
+
+
 # Section of a page -> the kind of result it shows, and how.
 SECTIONS = {
     "throughput": ("throughput", throughput_section),
@@ -177,6 +192,7 @@ SECTIONS = {
     "scaling": ("throughput", scaling_section),
     "inputs": ("reliability_inputs", inputs_section),
     "kills": ("reliability_kills", kills_section),
+    "serving": ("serving", serving_section),
 }
 
 
@@ -191,7 +207,7 @@ def filled(page: str, results: Sequence[tuple[str, dict]]) -> str:
 
 def make_parser() -> Parser:
     """No flags."""
-    return Parser(description="Write the tables of docs/performance.md, scaling.md and reliability.md.")
+    return Parser(description="Write the tables of the pages in docs/.")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

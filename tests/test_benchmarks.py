@@ -195,3 +195,13 @@ def test_a_page_gets_every_kind_of_result(quick):
     assert "| full | 0.8000 | -0.0100 | -0.0200 .. +0.0000 | 0.20 |" in pages[0]
     assert "| plain | 2 of 3 |" in pages[2] and "| cut short | 3 | 2 | 1 | 0 |" in pages[2]
     assert page.filled(pages[0], results) == pages[0]
+
+
+@pytest.mark.slow
+def test_serving_is_measured_for_every_number_of_clients_with_and_without_batches(tmp_path):
+    file = tmp_path / "serving.json"
+    assert command("benchmarks.serving", "--json", file, "--quick") == 0
+    result = json.loads(file.read_text())
+    assert [(row["clients"], row["batches"]) for row in result["rows"]] == [(2, True), (2, False)]
+    assert all(row["requests"] >= 6 and 0 < row["median_seconds"] <= row["p95_seconds"] for row in result["rows"])
+    assert "thumbnail, 96x96 | 2 |" in page.serving_section("serving.json", result)

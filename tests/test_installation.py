@@ -31,9 +31,11 @@ def test_its_top_level_names_are_the_two_packages_and_the_root_modules(wheel):
 
 def test_every_file_of_the_packages_and_every_configuration_is_in_it(wheel):
     packages = [f for name in ("iqa", "smart_iqa") for f in (ROOT / name).rglob("*") if f.is_file()]
-    code = {str(f.relative_to(ROOT)) for f in packages if f.suffix in (".py", ".pyi", ".html", ".typed")}
+    written = (".py", ".pyi", ".html", ".css", ".js", ".svg", ".typed")
+    code = {str(f.relative_to(ROOT)) for f in packages if f.suffix in written}
     configs = {f"iqa/{f.relative_to(ROOT)}" for f in (ROOT / "configs").rglob("*.yaml")}
-    assert {"iqa/figures/page.html", "iqa/metrics/__init__.pyi"} <= code and len(configs) > 10
+    some = {"iqa/figures/page.html", "smart_iqa/serving/page/page.js", "iqa/metrics/__init__.pyi"}
+    assert some <= code and len(configs) > 10
     weights = {str(file.relative_to(ROOT)) for file in (ROOT / "smart_iqa" / "weights").glob("*.safetensors")}
     assert weights
     assert code | configs | weights <= set(wheel.namelist())

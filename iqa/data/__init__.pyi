@@ -9,12 +9,14 @@ from .cache import (
 from .database import Database as Database
 from .images import (
     ImageFile as ImageFile,
+    ImageFileError as ImageFileError,
     ImageFiles as ImageFiles,
     check_image as check_image,
     check_images as check_images,
     file_hash as file_hash,
     image_sizes as image_sizes,
     open_rgb as open_rgb,
+    opened as opened,
     upright_size as upright_size,
 )
 from .label_files import (

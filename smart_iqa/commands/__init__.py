@@ -14,6 +14,7 @@ COMMANDS = {
     "train": ("train_swin", "train, validate and test a network"),
     "pretrain": ("smart_iqa.commands.pretrain", "teach a backbone from photographs without scores"),
     "predict": ("smart_iqa.commands.predict", "score image files and folders"),
+    "serve": ("smart_iqa.commands.serve", "score images in the browser and over HTTP, on this machine"),
     "evaluate": ("smart_iqa.commands.evaluate", "test runs on databases, compare them, verify results files"),
     "report": ("smart_iqa.commands.report", "make one HTML page of a run"),
     "ablate": ("run_ablations", "run experiments that are written as data"),
