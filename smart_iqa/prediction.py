@@ -41,11 +41,19 @@ _AHEAD = 2  # images that each thread decodes before they are asked for
 
 
 class Prepared(NamedTuple):
-    """An image's place in the list and what is to be scored of it: crops, or why there are none."""
+    """An image's place in the list, and what is to be scored of it."""
 
     number: int
-    found: Found
-    crops: np.ndarray | None  # (K, 3, H, W) uint8
+    found: Found  # with a problem where it cannot be read
+    crops: np.ndarray  # (K, 3, H, W) uint8; nothing where there is a problem
+
+    @property
+    def pixels(self) -> int:
+        """Of all crops."""
+        return self.crops.size // 3
+
+
+_NOTHING = np.zeros(0, np.uint8)
 
 
 def test_crops(path: str, config: Config) -> np.ndarray:
@@ -108,11 +116,11 @@ def _prepared(found: Iterable[Found], config: Config, threads: int) -> Iterator[
 
     def prepare(number: int, each: Found) -> Prepared:
         if each.problem:
-            return Prepared(number, each, None)
+            return Prepared(number, each, _NOTHING)
         try:
             return Prepared(number, each, test_crops(each.path, config))
         except UserError as error:
-            return Prepared(number, each._replace(problem=str(error)), None)
+            return Prepared(number, each._replace(problem=str(error)), _NOTHING)
 
     with ThreadPoolExecutor(threads) as pool:
         ahead: deque[Future[Prepared]] = deque()
@@ -131,36 +139,30 @@ def _prepared(found: Iterable[Found], config: Config, threads: int) -> Iterator[
 def batches(prepared: Iterable[Prepared], most: int = BATCH_PIXELS) -> Iterator[list[Prepared]]:
     """Images in batches whose crops are of one shape; what cannot be read comes alone.
 
-    A batch is complete when one more image would exceed `most` pixels. When too many images wait, the batch of the
-    one that came first goes as it is.
+    A batch is complete when one more image would exceed `most` pixels. When too many images wait, all go as they are.
     """
     waiting: dict[tuple[int, ...], list[Prepared]] = {}  # the first came first
-    pixels = 0
+    images = pixels = 0
     for image in prepared:
-        if image.crops is None:
+        if image.found.problem:
             yield [image]
             continue
         same = waiting.setdefault(image.crops.shape, [])
         same.append(image)
-        pixels += _pixels(image)
-        if (len(same) + 1) * _pixels(image) > most:
+        images, pixels = images + 1, pixels + image.pixels
+        if (len(same) + 1) * image.pixels > most:
             yield waiting.pop(image.crops.shape)
-            pixels -= len(same) * _pixels(image)
-        elif pixels > _WAITING_PIXELS * most or sum(map(len, waiting.values())) > _MOST_WAITING:
-            oldest = waiting.pop(next(iter(waiting)))
-            pixels -= sum(map(_pixels, oldest))
-            yield oldest
+            images, pixels = images - len(same), pixels - len(same) * image.pixels
+        elif images > _MOST_WAITING or pixels > _WAITING_PIXELS * most:
+            yield from waiting.values()
+            waiting, images, pixels = {}, 0, 0
     yield from waiting.values()
-
-
-def _pixels(image: Prepared) -> int:
-    return image.crops.size // 3
 
 
 def _scored(
     batch: list[Prepared], scores_of: CropScores, meaning: Meaning | None
 ) -> Iterator[tuple[Prepared, dict[str, Any]]]:
-    if batch[0].crops is None:
+    if batch[0].found.problem:
         yield batch[0], score_row(batch[0].found, None)
         return
     values = scores_of(np.stack([image.crops for image in batch]))

@@ -37,16 +37,23 @@ def score_row(found: Found, values: Sequence[float] | None, meaning: Meaning | N
     return row
 
 
-def table_head() -> str:
-    """The names over the columns of `table_line`; the image comes last, so that its name may have any length."""
-    return f"{'score':>7} {'low':>6} {'high':>6}  {'level':<9}  image"
+def table_head(explained: bool = False) -> str:
+    """The names over the columns of `table_line`."""
+    stages = " ".join(STAGE_COLUMNS) + "  " if explained else ""
+    return f"{'score':>7} {'low':>6} {'high':>6}  {'level':<9}  {stages}image"
 
 
-def table_line(row: dict[str, Any]) -> str:
-    """A row as a line of a table, with a dash for what is not known."""
+def table_line(row: dict[str, Any], explained: bool = False) -> str:
+    """A row as a line of a table, with a dash for what is not known; the image comes last, for names have any length.
+
+    Args:
+        row: as `score_row` gives it.
+        explained: with the stage weights.
+    """
     score, low, high = (_number(row[name], decimals) for name, decimals in (("score", 2), ("low", 1), ("high", 1)))
     level = "error" if row["error"] else row["level"] or "-"
-    return f"{score:>7} {low:>6} {high:>6}  {level:<9}  {printable(row['image'])}"
+    stages = " ".join(f"{_number(row[name], 3):>7}" for name in STAGE_COLUMNS) + "  " if explained else ""
+    return f"{score:>7} {low:>6} {high:>6}  {level:<9}  {stages}{printable(row['image'])}"
 
 
 def map_name(image: str) -> str:

@@ -107,7 +107,8 @@ class _Seen:
     """Counts the rows that are errors, says them, and keeps the others where a sheet is to be drawn."""
 
     def __init__(self, keep: bool):
-        self.errors, self.keep, self.scored = 0, keep, []
+        self.errors, self.keep = 0, keep
+        self.scored: list[tuple[str, float]] = []
 
     def count(self, row: dict[str, Any]) -> None:
         """Take a row of an earlier start."""
@@ -146,8 +147,10 @@ def _maps_folder(maps: str | None, output: str | None) -> Path:
 
 def _not_yet(found: Iterator[Found], table: RowFile | None, seen: _Seen) -> Iterator[Found]:
     """The files without those that a partial output holds already."""
+    if table is None:
+        return found
     done = set()
-    for row in table.rows() if table else ():
+    for row in table.rows():
         seen.count(row)
         done.add(row["image"])
     if done:
@@ -173,8 +176,9 @@ def _printer(format: str, kinds: dict[str, type]) -> _Take:
         return csv_writer(sys.stdout, kinds)
     if format == "jsonl":
         return lambda row: print(json.dumps({name: row[name] for name in kinds}), flush=True)
-    print(table_head())
-    return lambda row: print(table_line(row), flush=True)
+    explained = kinds.keys() >= EXPLAINED.keys()
+    print(table_head(explained))
+    return lambda row: print(table_line(row, explained), flush=True)
 
 
 @contextlib.contextmanager

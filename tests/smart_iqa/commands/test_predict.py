@@ -111,17 +111,13 @@ def test_the_same_command_goes_on_after_a_kill_and_scores_nothing_twice(run, ima
         "import sys, smart_iqa.prediction as p; p.BATCH_PIXELS = 1\n"  # an image a batch, so that there is time
         "from smart_iqa.commands import main; main(['predict', *sys.argv[1:]])"
     )
-    started = subprocess.Popen(
-        [sys.executable, "-c", code, *words],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    first = [started.stdout.readline() for _ in range(5)]
-    started.send_signal(signal.SIGKILL)
-    first += started.stdout.readlines()
-    started.wait()
+    line = [sys.executable, "-c", code, *words]
+    with subprocess.Popen(
+        line, cwd=ROOT, stdout=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    ) as started:
+        printed = [started.stdout.readline() for _ in range(5)]
+        started.kill()
+    assert all(printed)
     assert not out.exists() and partial.exists()
     kept = [json.loads(line) for line in partial.read_text().splitlines(keepends=True)[1:] if line.endswith("\n")]
     assert 5 <= len(kept) < 120
