@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -64,6 +65,12 @@ def test_what_cannot_be_read_is_a_row_in_its_place_with_an_error(scorer, images,
     assert [row["error"] is None for row in rows] == [True, False, False, True]
     assert "torn.png cannot be read" in rows[1]["error"] and rows[2]["error"] == "no file"
     assert rows[1]["score"] is None and rows[3]["score"] is not None
+
+
+def test_a_score_that_is_not_a_number_is_an_error():
+    for value in (math.nan, math.inf):
+        row = score_row(Found("a.png"), [value])
+        assert row["score"] is None and row["error"] == f"image a.png: the model gives {value} as its score"
 
 
 def test_the_table_has_the_stage_weights_where_they_are_asked_for(scorer, images):
