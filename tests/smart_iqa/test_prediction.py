@@ -103,15 +103,22 @@ def test_images_of_one_size_share_batches():
     assert sizes == [50, 50]
 
 
-def test_files_are_decoded_a_few_ahead_and_no_more_whatever_their_number(monkeypatch):
+SIDES = {"seven sizes": lambda n: 8 + n % 7, "all different": lambda n: 7 + n, "one beside large ones": lambda n: 900}
+
+
+@pytest.mark.parametrize("sides", SIDES)
+def test_files_are_decoded_a_few_ahead_and_no_more_whatever_their_number(monkeypatch, sides):
     taken = 0
 
     def source():
         nonlocal taken
-        for taken in range(1, 5001):
+        for taken in range(1, 2001):
             yield Found(str(taken))
 
-    monkeypatch.setattr(prediction, "test_crops", lambda path, config: np.zeros((1, 3, 8 + int(path) % 7, 8), np.uint8))
-    rows = predict_rows(source(), Config(), lambda crops: np.zeros((len(crops), 1)))
+    def crops(path: str, config: Config) -> np.ndarray:
+        return np.zeros((1, 3, 8 if path == "1" else SIDES[sides](int(path)), 1), np.uint8)
+
+    monkeypatch.setattr(prediction, "test_crops", crops)
+    rows = predict_rows(source(), Config(), lambda crops: np.zeros((len(crops), 1)), batch_pixels=1000)
     ahead = [taken - given for given, _ in enumerate(rows, start=1)]
-    assert len(ahead) == 5000 and max(ahead) <= prediction._MOST_WAITING + 20
+    assert len(ahead) == 2000 and max(ahead) <= prediction._MOST_WAITING + 20
