@@ -33,7 +33,8 @@ def score_row(found: Found, values: Sequence[float] | None, meaning: Meaning | N
     if not math.isfinite(values[0]):
         return row | {"error": f"image {found.path}: the model gives {values[0]} as its score"}
     score = min(100.0, max(0.0, values[0]))
-    row |= {"score": round(score, 4)} | dict(zip(STAGE_COLUMNS, values[1:], strict=False))
+    weights = (round(weight, 6) for weight in values[1:])
+    row |= {"score": round(score, 4)} | dict(zip(STAGE_COLUMNS, weights, strict=False))
     if meaning is not None:
         low, high = meaning.interval(score)
         row |= {"low": round(low, 1), "high": round(high, 1), "level": meaning.level(score)}
