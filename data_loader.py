@@ -15,11 +15,10 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
-import PIL.Image
+import PIL
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -29,6 +28,9 @@ from iqa.config import Config, parse_resize
 from iqa.data import Names, RowCache, file_hash, image_sizes, open_rgb
 from iqa.runtime import crops_at_once
 from iqa.system import computes_on_cuda, device_constant, give_back_freed_memory, shard_sizes
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,8 @@ HEADS = ("hypernet", "residual", "mlp")
 TRACKERS = ("tensorboard", "wandb", "mlflow")  # by the name of their package
 MODEL_SIZES = ("nano", "tiny", "small", "base")  # of Swin
 
+QUALITY_LEVELS = ("Very Low", "Low", "Mid", "High", "Very High")  # fifths of the mos distribution
+
 # A primary loss and the function of `iqa.losses` that computes it.
 LOSSES = {"l1": "l1_loss", "l2": "l2_loss", "plcc": "plcc_loss", "rank": "ranking_loss", "fidelity": "fidelity_loss"}
 

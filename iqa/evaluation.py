@@ -67,13 +67,35 @@ def score_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """As `predict`, batch by batch: scores and index of its images, on the device, which nobody waits for."""
     model.eval()
-    in_parts = _InParts(model, crops_at_once or sys.maxsize)
+    means_of = image_means(model, to_images, accelerator, crops_at_once)
     for batch in progress(loader, description, show=accelerator.is_main_process):
-        B, K = batch.crops.shape[:2]
+        yield accelerator.gather((means_of(batch.crops, batch.augment), batch.index))
+
+
+def image_means(
+    model: nn.Module, to_images: ToImages, accelerator: Accelerator, crops_at_once: int | None = None
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """What gives each image of a batch its score (or features), the mean over its crops.
+
+    Args:
+        model: images (N, 3, H, W) -> scores (N,), or features (N, D); in evaluation mode.
+        to_images: crops and their augmentation -> normalised images (B*K, 3, H, W).
+        accelerator: gives the precision.
+        crops_at_once: at most; None takes all of a batch.
+
+    Returns:
+        A function of crops (B, K, 3, H, W) and their augmentation (B, K, 5), both on the device, that gives (B,) or
+        (B, D) float32. It raises UserError where the memory does not suffice for one crop.
+    """
+    in_parts = _InParts(model, crops_at_once or sys.maxsize)
+
+    @torch.inference_mode()
+    def means_of(crops: Tensor, augment: Tensor) -> Tensor:
         with autocast(accelerator):
-            crop_scores = in_parts(to_images(batch.crops, batch.augment))  # (B*K, ...)
-        image_scores = crop_scores.float().view(B, K, *crop_scores.shape[1:]).mean(dim=1)  # (B, ...)
-        yield accelerator.gather((image_scores, batch.index))
+            crop_scores = in_parts(to_images(crops, augment))  # (B*K, ...)
+        return crop_scores.float().unflatten(0, crops.shape[:2]).mean(dim=1)  # (B, ...)
+
+    return means_of
 
 
 class _InParts:

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from iqa.config import Config
 from iqa.errors import UserError
-from iqa.system import computes_on_cuda, keep_freed_memory
+from iqa.system import computes_on_cuda, keep_freed_memory, limit_threads
 
 # How long processes wait for one of them: the first one checks and hashes a whole database while the others wait.
 WAIT = datetime.timedelta(hours=12)
@@ -44,6 +44,7 @@ def make_accelerator(device: str = "auto", precision: str = "fp32", accumulate: 
         raise UserError("precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
     if device == "cpu" or not any(available.values()):
         keep_freed_memory()
+    limit_threads()
     in_tf32 = computes_on_cuda(device) and precision != "fp32"
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = in_tf32
     precision = resolve_precision(precision, device)

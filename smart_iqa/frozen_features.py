@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -37,9 +36,13 @@ from data_loader import (
 from iqa.config import Config, parse_resize
 from iqa.data import Names, RowCache
 from iqa.errors import UserError
+from iqa.folding import folded
 from iqa.runtime import autocast, precision_of
 from iqa.system import progress
 from models_swin import Backbone, Ensemble, JoinedBackbone, SmartIQA
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _PIXELS_AT_ONCE = 64 * 224**2
 
@@ -59,17 +62,6 @@ class FeatureNetwork(SmartIQA):
     def forward(self, features: Tensor) -> Tensor:
         """Pooled features (B, D) -> scores (B,)."""
         return self._scoring.score_features(features)
-
-
-class _Pooled(nn.Module):
-    """A network's `pooled_features` as its forward."""
-
-    def __init__(self, network: FeatureNetwork):
-        super().__init__()
-        self.network = network
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.network.pooled_features(images)
 
 
 class FrozenFeatures:
@@ -98,7 +90,6 @@ class FrozenFeatures:
             True: (config.train_patch_num, 1 + config.flip, self.size),
             False: (config.test_crops, 1, self.size),
         }
-        self._by_size: dict[tuple[int, ...], Callable[[Tensor], Tensor]] = {}
         device = accelerator.device.type
         made_by = {"images": image_fingerprint(table), "device": device, "grids": model.feature_grids}
         made_by |= {"precision": precision_of(accelerator)}
@@ -160,9 +151,9 @@ class FrozenFeatures:
         table = table.reset_index(drop=True)
         images_at_once = max(1, _PIXELS_AT_ONCE // self.config.patch_size**2 // self.shapes[training][0])
         loader = test_loader(CropDataset(table, self.config, frozen_crops=training), self.config, images_at_once)
-        self.network.to(self.accelerator.device).eval()
+        network = folded(self.network.to(self.accelerator.device).eval())
         for batch in progress(loader, "features", show=self.accelerator.is_main_process):
-            features = self._features(batch, flips=self.shapes[training][1]).cpu().numpy()
+            features = self._features(batch, self.shapes[training][1], network).cpu().numpy()
             for path, content in zip(table["path"][batch.index.numpy()], features, strict=True):
                 self._write(path, content, training)
 
@@ -171,23 +162,13 @@ class FrozenFeatures:
             raise UserError(f"{path}: its features exceed half precision; give --no_cache")
         self.rows[training].write(self.paths.row(path), content)
 
-    def _folded(self, images: Tensor) -> Callable[[Tensor], Tensor]:
-        """`pooled_features` for one size of image, batch normalisation folded into the convolutions: faster."""
-        size = tuple(images.shape)
-        if size not in self._by_size:
-            with warnings.catch_warnings(action="ignore", category=torch.jit.TracerWarning):  # sizes become constants
-                traced = torch.jit.trace(_Pooled(self.network).eval(), images, check_trace=False)
-            self._by_size = {size: torch.jit.freeze(traced)}
-        return self._by_size[size]
-
-    def _features(self, batch: Batch, flips: int) -> Tensor:
+    def _features(self, batch: Batch, flips: int, network: nn.Module) -> Tensor:
         """(B, K, flips, D) float16, unflipped first."""
         B, K = batch.crops.shape[:2]
         device, backbone = self.accelerator.device, self.network.backbone
         images = to_images(batch.crops.to(device), batch.augment.to(device), backbone.mean, backbone.std)
         with autocast(self.accelerator):
-            pooled = self._folded(images) if backbone.is_convolutional else self.network.pooled_features
-            views = [pooled(i) for i in (images, images.flip(-1))[:flips]]
+            views = [network.pooled_features(i) for i in (images, images.flip(-1))[:flips]]
         return torch.stack(views, dim=1).half().unflatten(0, (B, K))
 
 
@@ -209,7 +190,7 @@ class FeatureDataset(Dataset):
     def __getstate__(self) -> dict:
         """The state that worker processes get: they read features, so the network stays behind."""
         reader = object.__new__(FrozenFeatures)
-        reader.__dict__ = {**self.features.__dict__, "network": None, "accelerator": None, "_by_size": {}}
+        reader.__dict__ = {**self.features.__dict__, "network": None, "accelerator": None}
         return {**self.__dict__, "features": reader}
 
     def __getitems__(self, indices: Sequence[int | tuple[int, int, int]]) -> Batch:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import overload
+from typing import TYPE_CHECKING, overload
 
 import numpy as np
-import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
@@ -29,6 +28,9 @@ from smart_iqa.frozen_features import FeatureDataset, FrozenFeatures
 from smart_iqa.inputs import Images, OneImage, as_images, check_batch, clip_scores, crops_of, is_one
 from smart_iqa.published import model_from_published
 from smart_iqa.shipped import DEFAULT, Meaning, checkpoint_file
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Scorer:
@@ -191,6 +193,8 @@ class _TolerantCrops(CropDataset):
 
 def _unlabelled(images: Sequence[str | Path | Image.Image]) -> pd.DataFrame:
     """A table of files; an image in memory has neither name nor path."""
+    import pandas as pd
+
     paths = ["" if isinstance(image, Image.Image) else str(image) for image in images]
     table = pd.DataFrame({"image": [Path(path).name for path in paths], "path": paths})
     return table.assign(mos=np.nan, mos_std=np.nan)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from iqa.choices import QUALITY_LEVELS
 from iqa.errors import UserError
-from iqa.metrics import QUALITY_LEVELS
 
 FOLDER = Path(__file__).with_name("weights")
 DEFAULT = "default"

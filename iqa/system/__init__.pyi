@@ -1,3 +1,4 @@
+from .cpus import cpu_quota as cpu_quota, limit_threads as limit_threads, usable_cpus as usable_cpus
 from .devices import (
     computes_on_cuda as computes_on_cuda,
     device_constant as device_constant,
@@ -8,6 +9,7 @@ from .distributed import gather_shares as gather_shares, shard_sizes as shard_si
 from .files import (
     FolderBusyError as FolderBusyError,
     lock_folder as lock_folder,
+    safe_cell as safe_cell,
     spreadsheet_safe as spreadsheet_safe,
     write_atomically as write_atomically,
     write_json as write_json,
