@@ -23,6 +23,7 @@ COMMANDS = {
     "figures": ("generate_paper_figures", "redraw the paper's figures and tables from recorded results"),
     "ridge-baseline": ("smart_iqa.commands.ridge_baseline", "fit what a run has to beat"),
     "pack": ("smart_iqa.commands.pack", "make one file of a run, which scores without its folder"),
+    "export": ("smart_iqa.commands.export", "write a model as one ONNX or torch.export file"),
     "complexity": ("smart_iqa.commands.complexity", "count parameters and operations, measure latency and memory"),
     "describe-network": ("smart_iqa.commands.describe_network", "write docs/network.md from the model"),
     "check-database": ("folders", "check a database on disk"),
