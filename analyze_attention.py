@@ -21,7 +21,7 @@ import math
 from argparse import SUPPRESS
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -29,16 +29,12 @@ from scipy.stats import kruskal, spearmanr
 
 from folders import DATABASES
 from iqa.choices import DEVICES
-from iqa.config import parse_resize
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.metrics import QUALITY_LEVELS, quality_levels
 from iqa.results import PublishedEntry, markdown_table, provenance, read_published
 from iqa.system import progress, start_logging, write_json
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from models_swin import SmartIQA
     from smart_iqa.scorer import Scorer
 
 LONGEST_NAME = 44  # characters that fit over a panel of two images
@@ -219,77 +215,10 @@ def published_markdown(published: PublishedEntry) -> str:
 # Maps over an image
 
 
-class ImageMaps(NamedTuple):
-    """An image as the network sees it, and where it looks."""
-
-    image: np.ndarray  # (H, W, 3) uint8, resized
-    grad_cam: np.ndarray  # (H, W), points of the score: positive raises it, negative lowers it
-    rollout: np.ndarray | None  # (H, W), 1 where attention is spread evenly; None without window attention
-
-
-def covering_corners(height: int, width: int, size: int) -> list[tuple[int, int]]:
-    """List the top-left corners of evenly spaced crops that cover an image, neighbours at most half a crop apart."""
-    tops, lefts = (
-        np.linspace(0, side - size, 1 + math.ceil((side - size) / (size / 2))).round().astype(int).tolist()
-        for side in (height, width)
-    )
-    return [(top, left) for top in tops for left in lefts]
-
-
-def stitch(maps: np.ndarray, corners: list[tuple[int, int]], height: int, width: int) -> np.ndarray:
-    """Put maps of crops (K, size, size) back at their places: (height, width).
-
-    Where crops overlap their mean is taken; a crop counts less towards its border, so that no border shows.
-    """
-    size = maps.shape[-1]
-    ramp = np.sin(np.pi * (np.arange(size) + 0.5) / size) ** 2  # Hann's window
-    share = np.outer(ramp, ramp)
-    total, weight = np.zeros((height, width)), np.zeros((height, width))
-    for crop_map, (top, left) in zip(maps, corners, strict=True):
-        total[top : top + size, left : left + size] += share * crop_map
-        weight[top : top + size, left : left + size] += share
-    return total / weight
-
-
-def rollout_maps(model: SmartIQA, images: Tensor) -> Tensor:
-    """Roll attention out over images (B, 3, H, W) -> (B, H, W), 1 where attention is spread evenly."""
-    from torch.nn import functional as F
-
-    from iqa.attention import attention_rollout, place_on_images, window_attention
-
-    H, W = images.shape[-2:]
-    patch = model.backbone.patch
-    padded = F.pad(images, (0, -W % patch, 0, -H % patch), mode="replicate")  # as the backbone does
-    shares = attention_rollout(window_attention(model.backbone.body, padded))  # (B, H0, W0), sum 1
-    return place_on_images(shares * shares[0].numel(), patch, H, W)
-
-
-def image_maps(scorer: Scorer, path: str) -> ImageMaps:
-    """Make Grad-CAM and, for Swin, attention rollout over one image, stitched from crops that cover it."""
-    import torch
-
-    from data_loader import UNCHANGED, load_image
-    from iqa.attention import grad_cam, has_window_attention
-
-    config, model = scorer.config, scorer.model
-    pixels = load_image(path, parse_resize(config.resize), config.patch_size)  # (3, H, W)
-    H, W = pixels.shape[1:]
-    corners, size = covering_corners(H, W, config.patch_size), config.patch_size
-    crops = np.stack([pixels[:, top : top + size, left : left + size] for top, left in corners])
-    unchanged = torch.tensor(UNCHANGED).expand(1, len(crops), -1)
-    images = scorer.to_images(torch.from_numpy(crops)[None], unchanged)  # (K, 3, size, size)
-    images = images.to(scorer.accelerator.device)
-    kinds = [grad_cam, rollout_maps] if has_window_attention(model.backbone.body) else [grad_cam]
-    maps = [
-        stitch(torch.cat([kind(model, part) for part in images.split(config.batch_size)]).cpu().numpy(), corners, H, W)
-        for kind in kinds
-    ]
-    return ImageMaps(pixels.transpose(1, 2, 0), maps[0], maps[1] if len(maps) > 1 else None)
-
-
 def draw_panels(scorer: Scorer, table: pd.DataFrame, per_level: int, folder: Path) -> pd.DataFrame:
     """Draw up to `per_level` images of each level; add a column `panel` (file name, or None) to the table."""
     from iqa.figures import draw_panel, save_panel, shorten
+    from smart_iqa.maps import image_maps
 
     folder.mkdir(exist_ok=True)
     shuffled = table.sample(frac=1, random_state=scorer.config.seed)  # a table is sorted by name

@@ -15,10 +15,9 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 import PIL
 import torch
 from torch import Tensor, nn
@@ -28,6 +27,9 @@ from iqa.choices import TEST_MODES
 from iqa.config import Config, parse_resize
 from iqa.data import RowCache, file_hash, image_sizes, open_rgb
 from iqa.system import give_back_freed_memory, shard_sizes
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 log = logging.getLogger(__name__)
 
@@ -169,6 +171,12 @@ def seeded_generator(*key: object) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
+def test_corners(height: int, width: int, config: Config, image: str) -> list[tuple[int, int]]:
+    """Corners of an image's test crops; random ones lie by the run's seed and the image's name."""
+    rng = seeded_generator("test", "frozen" if config.freeze_backbone else config.seed, image)
+    return crop_corners(height, width, config.patch_size, config.test_mode, config.test_crops, rng)
+
+
 def augmentation(rng: np.random.Generator, jitter: bool) -> list[float]:
     """Flip (0 or 1), then factors of brightness, contrast and saturation, and turns of hue."""
     flip = float(rng.random() < 0.5)
@@ -248,9 +256,7 @@ class CropDataset(Dataset):
         elif TEST_MODES[self.config.test_mode].whole:
             return _Cut(pixels, [(0, 0)], (height, width), [UNCHANGED])
         else:
-            seed = "frozen" if self.config.freeze_backbone else self.config.seed
-            rng = seeded_generator("test", seed, self.images[row])
-            corners = crop_corners(height, width, side, self.config.test_mode, self.config.test_crops, rng)
+            corners = test_corners(height, width, self.config, self.images[row])
         return _Cut(pixels, corners, (side, side), [UNCHANGED] * len(corners))
 
 

@@ -69,7 +69,7 @@ def _warm_model(config: Config) -> SmartIQA:
     """The network with every tensor of `init_from` that fits; the others start as without it."""
     from iqa.checkpoint import load_fitting_state, read_checkpoint
     from models_swin import SmartIQA
-    from smart_iqa.scorer import checkpoint_file
+    from smart_iqa.shipped import checkpoint_file
 
     file = checkpoint_file(str(config.init_from))
     model = SmartIQA(**architecture_of(config))

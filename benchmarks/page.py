@@ -103,6 +103,21 @@ def modes_section(file: str, result: dict) -> str:
     return "\n".join([_headline(file, result), table(head, rows)])
 
 
+def prediction_section(file: str, result: dict) -> str:
+    """Targets, images a second with what they are compared with, and seconds and memory of a start."""
+    rows = [
+        [f"{files}: {work.replace('_', ' ')}", s["median"], "{:.3g} .. {:.3g}".format(*s["quartiles"]), s["n"]]
+        for files, of in result["measurements"]["speed"].items()
+        for work, s in of["images_per_s"].items()
+    ]
+    starts, peaks = result["measurements"]["start"], result["measurements"]["memory"]["peak_bytes"]
+    rows += [[f"start: {name.replace('_', ' ')}", s["median"], "", s["n"]] for name, s in starts.items()]
+    rows += [[f"peak memory of {int(n):,} images (MB)", bytes_ / 1e6, "", 1] for n, bytes_ in peaks.items()]
+    busy = "The machine did something else meanwhile.\n" if result["busy"] else ""
+    measured = table(["images a second, and seconds of a start", "median", "quartiles", "n"], rows)
+    return "\n".join([_headline(file, result) + busy, targets_table(result), "", measured])
+
+
 def gpu_section(file: str, result: dict) -> str:
     """A row a variant."""
     keys = ("train_images_per_s", "mfu", "epoch_seconds", "test_seconds")
@@ -179,6 +194,7 @@ SECTIONS = {
     "throughput": ("throughput", throughput_section),
     "cost": ("cost", cost_section),
     "modes": ("test_modes", modes_section),
+    "prediction": ("prediction", prediction_section),
     "gpu": ("gpu", gpu_section),
     "scaling": ("throughput", scaling_section),
     "inputs": ("reliability_inputs", inputs_section),

@@ -11,6 +11,8 @@ from typing import NamedTuple
 DEVICES = ("auto", "cpu", "cuda", "mps")
 MODEL_SIZES = ("nano", "tiny", "small", "base")  # of Swin
 
+QUALITY_LEVELS = ("Very Low", "Low", "Mid", "High", "Very High")  # fifths of the mos distribution
+
 # A primary loss and the function of `iqa.losses` that computes it.
 LOSSES = {"l1": "l1_loss", "l2": "l2_loss", "plcc": "plcc_loss", "rank": "ranking_loss", "fidelity": "fidelity_loss"}
 

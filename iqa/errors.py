@@ -14,7 +14,16 @@ class UserError(ValueError):
     """
 
     def __init__(self, text: str):
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in text))
+        super().__init__(printable(text))
+
+
+def printable(text: str) -> str:
+    r"""A text on one line: what would break the line, steer the terminal or cannot be written is an escape.
+
+    >>> printable("a\nb")
+    'a\\nb'
+    """
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 class WriteError(UserError, OSError):

@@ -46,19 +46,38 @@ def predict(
         UserError: the memory does not suffice for one crop.
     """
     model.eval()
-    in_parts = _InParts(model)
+    means_of = image_means(model, to_images, accelerator)
     found: list[tuple[Tensor, Tensor]] = []  # on the device: a copy to the host would wait for it each time
     for batch in progress(loader, description, show=accelerator.is_main_process):
-        B, K = batch.crops.shape[:2]
-        with autocast(accelerator):
-            crop_scores = in_parts(to_images(batch.crops, batch.augment))  # (B*K, ...)
-        image_scores = crop_scores.float().view(B, K, *crop_scores.shape[1:]).mean(dim=1)  # (B, ...)
-        found.append(accelerator.gather((image_scores, batch.index)))
+        found.append(accelerator.gather((means_of(batch.crops, batch.augment), batch.index)))
     scores, index = (torch.cat(values).cpu().numpy() for values in zip(*found, strict=True))
     # Processes with fewer images repeat some, so that all have equally many batches: rows are told by their index.
     by_row = np.empty((len(loader.dataset), *scores.shape[1:]))
     by_row[index] = scores
     return by_row
+
+
+def image_means(model: nn.Module, to_images: ToImages, accelerator: Accelerator) -> Callable[[Tensor, Tensor], Tensor]:
+    """What gives each image of a batch its score (or features), the mean over its crops.
+
+    Args:
+        model: images (N, 3, H, W) -> scores (N,), or features (N, D); in evaluation mode.
+        to_images: crops and their augmentation -> normalised images (B*K, 3, H, W).
+        accelerator: gives the precision.
+
+    Returns:
+        A function of crops (B, K, 3, H, W) and their augmentation (B, K, 5), both on the device, that gives (B,) or
+        (B, D) float32. It raises UserError where the memory does not suffice for one crop.
+    """
+    in_parts = _InParts(model)
+
+    @torch.inference_mode()
+    def means_of(crops: Tensor, augment: Tensor) -> Tensor:
+        with autocast(accelerator):
+            crop_scores = in_parts(to_images(crops, augment))  # (B*K, ...)
+        return crop_scores.float().unflatten(0, crops.shape[:2]).mean(dim=1)  # (B, ...)
+
+    return means_of
 
 
 class _InParts:

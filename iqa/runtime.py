@@ -13,7 +13,7 @@ from accelerate.utils import InitProcessGroupKwargs
 from torch.utils.data import DataLoader
 
 from iqa.errors import UserError
-from iqa.system import keep_freed_memory
+from iqa.system import keep_freed_memory, limit_threads
 
 # How long processes wait for one of them: the first one checks and hashes a whole database while the others wait.
 WAIT = datetime.timedelta(hours=12)
@@ -37,6 +37,7 @@ def make_accelerator(device: str = "auto", precision: str = "fp32", accumulate: 
         raise UserError("precision fp16 needs a GPU; use fp32 or bf16 on a CPU")
     if device == "cpu" or not any(available.values()):
         keep_freed_memory()
+    limit_threads()
     mixed = {"fp32": "no"}.get(precision, precision)
     for kind in (PartialState, AcceleratorState, GradientState):  # else the first one's settings are a process's only
         kind._shared_state = {}

@@ -11,9 +11,9 @@ import hashlib
 import importlib.metadata
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -38,6 +38,9 @@ from iqa.errors import UserError
 from iqa.runtime import autocast
 from iqa.system import progress
 from models_swin import Backbone, SmartIQA
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _CROPS_AT_ONCE = 64
 

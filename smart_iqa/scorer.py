@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from accelerate import Accelerator
 from accelerate.data_loader import prepare_data_loader
@@ -25,7 +25,10 @@ from iqa.runtime import make_accelerator
 from models_swin import SmartIQA
 from smart_iqa.frozen_features import FeatureDataset, FrozenFeatures
 from smart_iqa.published import model_from_published
-from smart_iqa.shipped import DEFAULT, Meaning, shipped_file, shipped_names
+from smart_iqa.shipped import DEFAULT, Meaning, checkpoint_file
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Scorer:
@@ -135,6 +138,8 @@ class _TolerantCrops(CropDataset):
 
 
 def _unlabelled(images: Sequence[str | Path]) -> pd.DataFrame:
+    import pandas as pd
+
     table = pd.DataFrame({"image": [Path(i).name for i in images], "path": [str(i) for i in images]})
     return table.assign(mos=np.nan, mos_std=np.nan)
 
@@ -177,23 +182,6 @@ def load_model(checkpoint: str | Path = DEFAULT, device: str = "auto", **changes
 def is_published(checkpoint: str | Path) -> bool:
     """Whether a checkpoint is a file of the published code; this project's are folders, or .safetensors files there."""
     return Path(checkpoint).is_file() and Path(checkpoint).suffix != ".safetensors"
-
-
-def checkpoint_file(checkpoint: str | Path) -> Path:
-    """The file of a run's best weights, of a model of the package, or the file itself.
-
-    Raises:
-        UserError: there is none.
-    """
-    path = Path(checkpoint)
-    if path.exists():
-        return path / "best.safetensors" if path.is_dir() else path
-    if (file := shipped_file(str(checkpoint))) is not None:
-        return file
-    raise UserError(
-        f"no run at {path}: expected the folder of a run, a .safetensors file, or a model of the package "
-        f"({', '.join(shipped_names())})"
-    )
 
 
 def run_folder(checkpoint: str | Path) -> Path:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from iqa.metrics import QUALITY_LEVELS
+from iqa.choices import QUALITY_LEVELS
+from iqa.errors import UserError
 
 FOLDER = Path(__file__).with_name("weights")
 DEFAULT = "default"
@@ -46,3 +47,20 @@ def shipped_names() -> list[str]:
 def shipped_file(name: str) -> Path | None:
     """The file of a model that comes with the package, or None."""
     return FOLDER / f"{name}.safetensors" if name in shipped_names() else None
+
+
+def checkpoint_file(checkpoint: str | Path) -> Path:
+    """The file of a run's best weights, of a model of the package, or the file itself.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(checkpoint)
+    if path.exists():
+        return path / "best.safetensors" if path.is_dir() else path
+    if (file := shipped_file(str(checkpoint))) is not None:
+        return file
+    raise UserError(
+        f"no run at {path}: expected the folder of a run, a .safetensors file, or a model of the package "
+        f"({', '.join(shipped_names())})"
+    )

@@ -21,13 +21,9 @@ from analyze_attention import (
     STAGES,
     by_group,
     by_level,
-    covering_corners,
     group_differences,
     groups_in_words,
-    image_maps,
-    rollout_maps,
     sample_by_level,
-    stitch,
     trends,
     trends_in_words,
     weights_table,
@@ -38,6 +34,7 @@ from iqa.errors import UserError
 from iqa.figures import draw_panel
 from iqa.metrics import QUALITY_LEVELS as LEVELS, quality_levels
 from models_swin import FUSIONS, SmartIQA
+from smart_iqa.maps import covering_corners, image_maps, rollout_maps, stitch
 from smart_iqa.scorer import load_model
 
 # Grad-CAM

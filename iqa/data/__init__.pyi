@@ -38,6 +38,7 @@ from .near_duplicates import (
     perceptual_hashes as perceptual_hashes,
 )
 from .overlap import Overlap as Overlap, find_overlap as find_overlap
+from .paths import IMAGE_SUFFIXES as IMAGE_SUFFIXES, LIST as LIST, Found as Found, find_images as find_images
 from .splits import (
     PARTS as PARTS,
     check_leakage as check_leakage,

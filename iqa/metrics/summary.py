@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from iqa.choices import QUALITY_LEVELS
 from iqa.errors import UserError
 from iqa.metrics.bootstrap import FEWEST_CONTENTS, RESAMPLES, Resampling, require_resamples
 from iqa.metrics.checks import (
@@ -21,8 +22,6 @@ from iqa.metrics.checks import (
 )
 from iqa.metrics.logistic import fit_logistic
 from iqa.metrics.table import STATISTICS
-
-QUALITY_LEVELS = ("Very Low", "Low", "Mid", "High", "Very High")  # fifths of the mos distribution
 
 
 def summarize(

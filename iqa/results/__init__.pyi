@@ -22,6 +22,7 @@ from .recorded import (
     dotted as dotted,
     read_recorded as read_recorded,
 )
+from .row_files import ROW_FILES as ROW_FILES, RowFile as RowFile, csv_writer as csv_writer
 from .rows import (
     Row as Row,
     Score as Score,

@@ -1,6 +1,8 @@
+from .cpus import cpu_quota as cpu_quota, limit_threads as limit_threads, usable_cpus as usable_cpus
 from .distributed import gather_shares as gather_shares, shard_sizes as shard_sizes
 from .files import (
     lock_folder as lock_folder,
+    safe_cell as safe_cell,
     spreadsheet_safe as spreadsheet_safe,
     write_atomically as write_atomically,
     write_json as write_json,

@@ -73,11 +73,16 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def spreadsheet_safe(table: pd.DataFrame) -> pd.DataFrame:
-    """A table for a CSV whose texts no spreadsheet takes for a formula: a quote stands before = + - @, tab and CR.
+    """A table for a CSV whose cells are `safe_cell`s."""
+    return table.map(safe_cell)
+
+
+def safe_cell(cell: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: a quote stands before = + - @, tab and CR.
 
     Numbers, and texts of digits and signs alone, stay as they are.
     """
-    return table.map(lambda cell: f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell)
+    return f"'{cell}" if isinstance(cell, str) and _FORMULA.match(cell) else cell
 
 
 def _json_ready(value: Any) -> Any:

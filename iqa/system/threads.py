@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from iqa.system.cpus import usable_cpus
 from iqa.system.progress import progress
 
 _AT_ONCE = 16  # items handed to a thread together: handing over takes as long as checking a small image
@@ -21,7 +21,7 @@ def in_threads(work: Callable[[Any], Any], items: Sequence, description: str) ->
         items: any number of them.
         description: what the bar says.
     """
-    with ThreadPoolExecutor(min(8, max(2, os.cpu_count() or 2))) as pool:
+    with ThreadPoolExecutor(min(8, max(2, usable_cpus()))) as pool:
         parts = [items[start : start + _AT_ONCE] for start in range(0, len(items), _AT_ONCE)]
         some = (parts[start : start + _WAITING] for start in range(0, len(parts), _WAITING))
         done = (results for few in some for results in pool.map(lambda part: [work(item) for item in part], few))

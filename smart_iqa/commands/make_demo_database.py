@@ -36,7 +36,7 @@ from PIL import Image
 from iqa.demo import dead_leaves, two_tone
 from iqa.distortions import DISTORTIONS, NUM_LEVELS, distort
 from iqa.errors import Parser, UserError
-from iqa.system import declare_missing_operators, progress
+from iqa.system import declare_missing_operators, progress, usable_cpus
 
 TILE_SIDE = 288  # room for a random 224-pixel crop
 MAX_OVERLAP = 80  # pixels that neighbouring tiles of a photograph may share
@@ -390,7 +390,7 @@ def make_parser() -> Parser:
     parser = Parser(description="Build the demo database from photographs in installed wheels.")
     parser.add_argument("--output", type=Path, default=default_output(), help="folder (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="decides every byte (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="threads (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=usable_cpus(), help="threads (default: %(default)s)")
     parser.add_argument("--force", action="store_true", help="replace a demo database of other settings")
     return parser
 

@@ -2,113 +2,235 @@
 
     smart-iqa predict photo.jpg holiday/ --output scores.csv
     smart-iqa predict photo.jpg holiday/ --sheet best_to_worst.png
-    smart-iqa predict photo.jpg --checkpoint results/demo
+    smart-iqa predict photo.jpg --checkpoint results/demo --explain
+    find . -name "*.jpg" -print0 | smart-iqa predict - --output scores.parquet
 
 From Python:
 
     from smart_iqa import load_model
     load_model().score("photo.jpg")
 
-A model -> `Scorer` -> scores, as a table and as CSV. A model that says what its scores mean adds the interval that
-holds the mos of nine images in ten, and the quality level.
+Names -> files -> rows as they come, on the screen and in `--output`. A model that says what its scores mean adds the
+interval that holds the mos of nine images in ten, and the quality level. What cannot be read is a row with an error.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import logging
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from argparse import SUPPRESS
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import numpy as np
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from iqa.choices import DEVICES
-from iqa.errors import Parser, UserError
-from iqa.system import is_first_process, spreadsheet_safe, start_logging, write_atomically
+from iqa.data import LIST, Found, file_hash, find_images
+from iqa.errors import Parser, Stopped, UserError
+from iqa.results import RowFile, csv_writer
+from iqa.system import StopSignals, progress, start_logging, write_atomically
+from smart_iqa.score_rows import COLUMNS, EXPLAINED, map_name, table_head, table_line
+from smart_iqa.shipped import DEFAULT, checkpoint_file
 
 if TYPE_CHECKING:
-    from smart_iqa.shipped import Meaning
+    from smart_iqa.scorer import Scorer
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".jp2", ".ppm", ".pgm")
+FORMATS = ("table", "csv", "jsonl")
+_log = logging.getLogger(__name__)
+_Take = Callable[[dict[str, Any]], None]  # what takes a row
 
 
-def find_images(paths: Sequence[str]) -> list[Path]:
-    """Files as given, and every image file below the folders given, sorted.
+def predict(
+    paths: Sequence[str],
+    checkpoint: str = DEFAULT,
+    output: str | None = None,
+    overwrite: bool = False,
+    format: str = "table",
+    explain: bool = False,
+    maps: str | None = None,
+    sheet: str | None = None,
+    device: str = "auto",
+) -> int:
+    """Score images, print their rows and write them.
+
+    Args:
+        paths: files, folders, patterns, and `-` for a list on standard input, see `iqa.data.find_images`.
+        checkpoint: see `load_model`.
+        output: CSV, JSON lines or Parquet by its ending, see `iqa.results.RowFile`. An unfinished one goes on.
+        overwrite: replace `output`, and begin an unfinished one anew.
+        format: of what is printed: a key of `FORMATS`.
+        explain: add the stage weights, where the fusion has any, and a map of each image.
+        maps: folder of the maps; None takes `NAME_maps` beside an output NAME.csv, else `maps`.
+        sheet: file of an image that shows the images from best to worst.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+
+    Returns:
+        How many rows are errors.
 
     Raises:
-        UserError: a path is not there, or a folder holds no image.
+        UserError: nothing is there to be scored, or a file cannot be written.
     """
-    found: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-            if not inside:
-                raise UserError(f"no image in {path}: known endings are {' '.join(IMAGE_SUFFIXES)}")
-            found += inside
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise UserError(f"no file or folder at {path}")
-    return list(dict.fromkeys(found))
+    file = checkpoint_file(checkpoint)
+    _require_an_image(paths)
+    _require_folder("--sheet", sheet)
+    kinds = COLUMNS | EXPLAINED if explain else COLUMNS
+    begun = {"checkpoint": file_hash(file), "explain": explain}
+    table = RowFile(Path(output), kinds, begun, overwrite) if output else None
+    folder = _maps_folder(maps, output) if explain else None
+
+    from smart_iqa.prediction import BATCH_PIXELS, network_scores, predict_rows
+    from smart_iqa.scorer import load_model
+
+    scorer = load_model(checkpoint, device)
+    scores_of = network_scores(scorer, stage_weights=explain)
+    at_once = BATCH_PIXELS * (1 if scorer.accelerator.device.type == "cpu" else 8)
+    seen = _Seen(keep=sheet is not None)
+    with table or contextlib.nullcontext():
+        found = _not_yet(find_images(paths, getattr(sys.stdin, "buffer", None)), table, seen)
+        rows = predict_rows(found, scorer.config, scores_of, scorer.meaning, at_once)
+        if folder:
+            rows = _with_maps(rows, scorer, folder)
+        takers = [_printer(format, kinds), seen.take, *([table.append] if table else [])]
+        with _stopping(table):
+            for row in progress(rows, "predict", show=not sys.stdout.isatty()):
+                for take in takers:
+                    take(row)
+    if sheet and seen.scored:
+        _write_sheet(Path(sheet), seen.scored)
+    return seen.errors
 
 
-def scores_table(paths: Sequence[Path], scores: np.ndarray, meaning: Meaning | None) -> pd.DataFrame:
-    """Columns image and score, and of a model that says what its scores mean, low, high and level."""
-    table = pd.DataFrame({"image": [str(path) for path in paths], "score": np.round(scores, 3)})
-    if meaning is None:
-        return table
-    intervals = np.array([meaning.interval(score) for score in scores]).reshape(-1, 2)
-    low, high = np.round(intervals, 1).T
-    return table.assign(low=low, high=high, level=[meaning.level(score) for score in scores])
+class _Seen:
+    """Counts the rows that are errors, says them, and keeps the others where a sheet is to be drawn."""
+
+    def __init__(self, keep: bool):
+        self.errors, self.keep = 0, keep
+        self.scored: list[tuple[str, float]] = []
+
+    def count(self, row: dict[str, Any]) -> None:
+        """Take a row of an earlier start."""
+        self.errors += row["error"] is not None
+        if self.keep and row["error"] is None:
+            self.scored.append((row["image"], row["score"]))
+
+    def take(self, row: dict[str, Any]) -> None:
+        """Take a row of now."""
+        self.count(row)
+        if row["error"] is not None:
+            print(f"error: {UserError(row['error'])}", file=sys.stderr)
+
+
+def _require_an_image(paths: Sequence[str]) -> None:
+    """Before the model is loaded: stop where no name leads to an image."""
+    problems = [next(find_images([name])).problem for name in paths if name != LIST]
+    if LIST not in paths and all(problems):
+        raise UserError(problems[0])
+
+
+def _require_folder(flag: str, file: str | None) -> None:
+    if file is not None and not Path(file).parent.is_dir():
+        raise UserError(f"{flag}: no folder {Path(file).parent}")
+
+
+def _maps_folder(maps: str | None, output: str | None) -> Path:
+    beside = Path(output).with_name(f"{Path(output).stem}_maps") if output else Path("maps")
+    folder = Path(maps) if maps else beside
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--maps: {folder} cannot be made: {error.strerror}") from error
+    return folder
+
+
+def _not_yet(found: Iterator[Found], table: RowFile | None, seen: _Seen) -> Iterator[Found]:
+    """The files without those that a partial output holds already."""
+    if table is None:
+        return found
+    done = set()
+    for row in table.rows():
+        seen.count(row)
+        done.add(row["image"])
+    if done:
+        _log.warning("going on: %d images are in %s already", len(done), table.partial)
+    return (each for each in found if each.path not in done)
+
+
+def _with_maps(rows: Iterator[dict[str, Any]], scorer: Scorer, folder: Path) -> Iterator[dict[str, Any]]:
+    from smart_iqa.maps import overlay, score_map
+
+    for row in rows:
+        if row["error"] is None:
+            file = folder / map_name(row["image"])
+            drawn = overlay(*score_map(scorer, row["image"]))
+            write_atomically(file, lambda temporary, drawn=drawn: drawn.save(temporary, format="png"))
+            row["map"] = str(file)
+        yield row
+
+
+def _printer(format: str, kinds: dict[str, type]) -> _Take:
+    """What prints rows."""
+    if format == "csv":
+        return csv_writer(sys.stdout, kinds)
+    if format == "jsonl":
+        return lambda row: print(json.dumps({name: row[name] for name in kinds}), flush=True)
+    explained = kinds.keys() >= EXPLAINED.keys()
+    print(table_head(explained))
+    return lambda row: print(table_line(row, explained), flush=True)
+
+
+@contextlib.contextmanager
+def _stopping(table: RowFile | None) -> Iterator[None]:
+    """A signal ends the work at once, and what is said then is how it goes on."""
+    try:
+        with StopSignals() as signals, signals.at_once():
+            yield
+    except Stopped as stop:
+        if table is None:
+            raise
+        raise Stopped(f"stopped; the same command goes on from {table.partial}", stop.signal) from None
+
+
+def _write_sheet(file: Path, scored: list[tuple[str, float]]) -> None:
+    from iqa.figures import draw_sheet
+
+    figure = draw_sheet([image for image, _ in scored], [score for _, score in scored])
+    write_atomically(file, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
 
 
 def make_parser() -> Parser:
-    """The command's flags."""
-    parser = Parser(description="Score images (0..100, higher is better).")
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="image files and folders")
+    """The command's flags; what is not given is left to `predict`."""
+    parser = Parser(description="Score images (0..100, higher is better).", argument_default=SUPPRESS)
+    names = "image files, folders, quoted patterns, and - for a list on standard input (by lines or zero bytes)"
+    parser.add_argument("paths", nargs="+", metavar="PATH", help=names)
     parser.add_argument(
         "--checkpoint",
-        default="default",
         metavar="RUN",
         help="a model of the package, folder of a run, file of `pack`, or a published file (.pth, .pkl) [default]",
     )
-    parser.add_argument("--output", metavar="FILE.csv", help="also write the scores as CSV (image,score,...)")
+    written = "also write the rows: .csv, .jsonl or .parquet; after a kill the same command goes on"
+    parser.add_argument("--output", metavar="FILE", help=written)
+    parser.add_argument("--overwrite", action="store_true", help="replace --output, and begin an unfinished one anew")
+    parser.add_argument("--format", choices=FORMATS, help="of what is printed [table]")
+    explained = "add the stage weights and an image with a map: red raises the score, blue lowers it"
+    parser.add_argument("--explain", action="store_true", help=explained)
+    parser.add_argument("--maps", metavar="FOLDER", help="of --explain [FILE_maps beside --output, else maps]")
     parser.add_argument("--sheet", metavar="FILE.png", help="also draw the images with their scores, best first")
-    parser.add_argument("--device", choices=DEVICES, default="auto")
+    parser.add_argument("--device", choices=DEVICES)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Score what the command line names; unreadable files are listed at the end (exit code 2)."""
+    """Score what the command line names; where something cannot be read the exit code is 2."""
     arguments = make_parser().parse_args(argv)
     start_logging()
-    from smart_iqa.scorer import load_model
-
-    output, sheet = (Path(file) if file else None for file in (arguments.output, arguments.sheet))
-    for flag, file in {"--output": output, "--sheet": sheet}.items():
-        if file is not None and not file.parent.is_dir():
-            raise UserError(f"{flag}: no folder {file.parent}")
-    scorer = load_model(arguments.checkpoint, arguments.device)
-    paths = find_images(arguments.paths)
-    scores, problems = scorer.score_readable(paths)
-    if not is_first_process():
-        return
-    table = scores_table(paths, scores, scorer.meaning).drop(index=list(problems))
-    if len(table):
-        print(table.to_string(index=False))
-    if output is not None:
-        write_atomically(output, lambda temporary: spreadsheet_safe(table).to_csv(temporary, index=False))
-    if sheet is not None and len(table):
-        _write_sheet(sheet, table)
-    if problems:
-        for problem in problems.values():
-            print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
-
-
-def _write_sheet(file: Path, table: pd.DataFrame) -> None:
-    from iqa.figures import draw_sheet
-
-    figure = draw_sheet(table["image"].tolist(), table["score"].tolist())
-    write_atomically(file, lambda temporary: figure.savefig(temporary, format="png", dpi=150))
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("predict is one process: start it without torchrun, and give each GPU a part of the list")
+    try:
+        if predict(**vars(arguments)):
+            sys.exit(2)
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)

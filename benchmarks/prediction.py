@@ -1,0 +1,214 @@
+"""Speed and memory of `smart-iqa predict`, beside the bare backbone and beside importing torch.
+
+    python benchmarks/prediction.py --json benchmarks/results/MACHINE_prediction.json
+
+`predict` decodes, scores and gives rows; *bare* is timm's network of the same name, built as timm builds it, that takes
+ready tensors of the same sizes one at a time, or in the batches that predict makes. Ratios are of images a second
+(of CPU time too, which neighbours on a busy machine disturb less), medians over turns in one process:
+
+    predict_ratio_small, _photos   over bare, one image at a time: JPEG files of 64 to 256 pixels; photographs of 12 MP
+    predict_batched_ratio_*        over bare in the same batches
+    first_score_ratio              seconds to the first score over seconds of `import torch, timm`
+    help_seconds, error_seconds    of `smart-iqa predict --help`, and of a file that is not there
+    memory_ratio                   peak memory of ten times as many files over that of the fewer
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.common import (
+    against_target,
+    interleaved,
+    print_targets,
+    ratios,
+    require_writable,
+    spread,
+    write_result,
+)
+from iqa.data import Found
+from iqa.errors import Parser, exit_on_user_error
+from iqa.system import declare_missing_operators
+from smart_iqa.prediction import Prepared, batches, network_scores, predict_rows, test_crops
+from smart_iqa.scorer import Scorer, load_model
+
+declare_missing_operators()
+import timm  # noqa: E402  (importing timm imports torchvision, which needs the line above)
+
+SMALL = [(64, 64), (96, 96), (128, 96), (96, 128), (160, 160), (224, 224), (256, 192), (192, 256)]  # width, height
+PHOTOS = [(4000, 3000), (3000, 4000)]
+TARGETS: dict[str, dict[str, float]] = {
+    "predict_ratio_small": {"at_least": 1.0},
+    "predict_ratio_photos": {"at_least": 1.0},
+    "predict_batched_ratio_small": {"at_least": 1.0},
+    "predict_batched_ratio_photos": {"at_least": 1.0},
+    "first_score_ratio": {"below": 2.0},
+    "help_seconds": {"below": 1.0},
+    "error_seconds": {"below": 1.0},
+    "memory_ratio": {"below": 1.1},
+}
+
+
+class Sizes(NamedTuple):
+    """How much is measured."""
+
+    small: int
+    photos: int
+    turns: int
+    starts: int
+    files: int  # for the memory, and ten times as many
+
+
+FULL, QUICK = Sizes(160, 12, 5, 3, 1000), Sizes(16, 2, 2, 2, 20)
+
+
+def write_images(folder: Path, sizes: Sequence[tuple[int, int]], count: int) -> list[str]:
+    """JPEG files of the sizes in turn, smooth with some grain; their paths."""
+    rng, paths = np.random.default_rng(0), []
+    for number in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        pixels = np.asarray(coarse.resize(sizes[number % len(sizes)], Image.Resampling.BICUBIC), dtype=np.int16)
+        grain = rng.integers(-8, 9, pixels.shape[:2])[..., None]
+        paths.append(str(folder / f"{number:06d}.jpg"))
+        Image.fromarray((pixels + grain).clip(0, 255).astype(np.uint8)).save(paths[-1], quality=90)
+    return paths
+
+
+class _Clocked:
+    """Work that also notes the CPU time of each call, all threads together."""
+
+    def __init__(self, work: Callable[[], object]):
+        self.work, self.cpu_seconds = work, []
+
+    def __call__(self) -> None:
+        started = time.process_time()
+        self.work()
+        self.cpu_seconds.append(time.process_time() - started)
+
+
+def measure_speed(scorer: Scorer, paths: list[str], turns: int) -> dict:
+    """Images a second of predict and of the bare network, of time and of CPU time, and predict's ratios."""
+    bare = timm.create_model(scorer.model.backbone.timm_name, pretrained=False).eval()
+    crops = [Prepared(n, Found(path), test_crops(path, scorer.config)) for n, path in enumerate(paths)]
+    one_by_one = [torch.from_numpy(each.crops).float() for each in crops]
+    together = [torch.from_numpy(np.concatenate([each.crops for each in batch])).float() for batch in batches(crops)]
+    scores_of = network_scores(scorer)
+
+    @torch.inference_mode()
+    def forward(tensors: list[torch.Tensor]) -> None:
+        for tensor in tensors:
+            bare(tensor)
+
+    works = {
+        "predict": _Clocked(lambda: list(predict_rows(map(Found, paths), scorer.config, scores_of))),
+        "bare": _Clocked(lambda: forward(one_by_one)),
+        "bare_batched": _Clocked(lambda: forward(together)),
+    }
+    seconds = interleaved(works, turns)
+    cpu = {name: work.cpu_seconds[1:] for name, work in works.items()}
+    return {
+        "images": len(paths),
+        "batches": len(together),
+        "images_per_s": {name: spread([len(paths) / s for s in taken]) for name, taken in seconds.items()},
+        "ratio": spread(ratios(seconds["bare"], seconds["predict"])),
+        "batched_ratio": spread(ratios(seconds["bare_batched"], seconds["predict"])),
+        "cpu_ratio": spread(ratios(cpu["bare"], cpu["predict"])),
+        "cpu_batched_ratio": spread(ratios(cpu["bare_batched"], cpu["predict"])),
+    }
+
+
+def command(*words: str) -> list[str]:
+    """A command line of this project."""
+    return [sys.executable, "-m", "smart_iqa", "predict", *words]
+
+
+def measure_start(image: str, turns: int) -> dict:
+    """Seconds of commands that begin anew, in turns."""
+    imports = "from iqa.system import declare_missing_operators as d; d(); import torch, timm"
+    lines = {
+        "imports": [sys.executable, "-c", imports],
+        "first_score": command(image, "--device", "cpu"),
+        "help": command("--help"),
+        "error": command("nowhere.png"),
+    }
+    works = {n: lambda words=words: subprocess.run(words, capture_output=True) for n, words in lines.items()}
+    seconds = interleaved(works, turns)
+    found = {f"{name}_seconds": spread(taken) for name, taken in seconds.items()}
+    return found | {"ratio": spread(ratios(seconds["first_score"], seconds["imports"]))}
+
+
+def measure_memory(folder: Path, files: int) -> dict:
+    """Peak memory in bytes of predicting a number of small files, and ten times as many, each in a new process."""
+    image = Path(write_images(folder, [(64, 64)], 1)[0])
+    peaks = {}
+    for count in (files, 10 * files):
+        inside = folder / f"of_{count}"
+        inside.mkdir()
+        for number in range(count):
+            (inside / f"{number:06d}.jpg").hardlink_to(image)
+        code = (
+            "import resource; from smart_iqa.commands.predict import predict; import sys\n"
+            "predict([sys.argv[1]], output=sys.argv[2], device='cpu')\n"
+            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=sys.stderr)"
+        )
+        words = [sys.executable, "-c", code, str(inside), str(folder / f"{count}.csv")]
+        done = subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True)
+        peaks[str(count)] = int(done.stderr.split()[-1])
+    fewer, more = peaks.values()
+    return {"peak_bytes": peaks, "ratio": more / fewer}
+
+
+def measure(sizes: Sizes) -> dict:
+    """Everything, with the targets."""
+    scorer, speed = load_model(device="cpu"), {}
+    with tempfile.TemporaryDirectory() as temporary:
+        for name, shapes, count in (("small", SMALL, sizes.small), ("photos", PHOTOS, sizes.photos)):
+            (folder := Path(temporary) / name).mkdir()
+            paths = write_images(folder, shapes, count)
+            print(f"measuring the speed of {name}", file=sys.stderr)
+            speed[name] = measure_speed(scorer, paths, sizes.turns)
+        print("measuring start-up and memory", file=sys.stderr)
+        start = measure_start(paths[0], sizes.starts)
+        memory = measure_memory(Path(temporary), sizes.files)
+    numbers = {f"predict_ratio_{name}": of["ratio"]["median"] for name, of in speed.items()}
+    numbers |= {f"predict_batched_ratio_{name}": of["batched_ratio"]["median"] for name, of in speed.items()}
+    numbers |= {"first_score_ratio": start["ratio"]["median"], "memory_ratio": memory["ratio"]}
+    numbers |= {name: start[name]["median"] for name in ("help_seconds", "error_seconds")}
+    return {
+        "kind": "prediction",
+        **numbers,
+        "targets": {name: against_target(numbers[name], **asked) for name, asked in TARGETS.items()},
+        "measurements": {"speed": speed, "start": start, "memory": memory},
+    }
+
+
+def make_parser() -> Parser:
+    """The flags."""
+    parser = Parser(description="Speed, start-up and memory of prediction.")
+    parser.add_argument("--json", required=True, type=Path, metavar="FILE", help="where the measurements go")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, says nothing")
+    parser.add_argument("--busy", action="store_true", help="note that the machine did something else meanwhile")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, print the numbers beside their targets, write everything."""
+    arguments = make_parser().parse_args(argv)
+    require_writable(arguments.json)
+    result = measure(QUICK if arguments.quick else FULL)
+    write_result(arguments.json, {**result, "quick": arguments.quick, "busy": arguments.busy})
+    print_targets(result["targets"])
+
+
+if __name__ == "__main__":
+    exit_on_user_error(main)
