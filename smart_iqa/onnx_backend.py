@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from iqa.errors import UserError
-from iqa.system import require_packages
+from iqa.system import require_packages, usable_cpus
 
 INPUT, OUTPUT = "images", "scores"
 MIN_SIDE = 32
@@ -38,7 +37,7 @@ class OnnxBackend:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or len(os.sched_getaffinity(0))
+        options.intra_op_num_threads = threads or usable_cpus()
         # Threads that spin while they wait slow each other down on a machine that does something else too.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         source = model if isinstance(model, bytes) else str(model)

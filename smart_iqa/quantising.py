@@ -17,6 +17,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 
 from data_loader import load_image
 from iqa.config import Config, parse_resize
+from iqa.data import find_images
 from iqa.demo import dead_leaves
 from iqa.distortions import DISTORTIONS, NUM_LEVELS, distort
 from iqa.errors import UserError
@@ -35,8 +36,6 @@ def calibration_images(config: Config, paths: Sequence[str]) -> list[np.ndarray]
     """
     if not paths:
         return [_batch(pixels.transpose(2, 0, 1)) for pixels in _made_up()]
-    from iqa.data import find_images
-
     found = list(find_images(paths))
     if problem := next((each.problem for each in found if each.problem), None):
         raise UserError(f"--calibration: {problem}")

@@ -119,25 +119,28 @@ def attend_in_windows(block: Any, x: Tensor) -> Tensor:
     (height, width), (down, across) = block.window_size, block.shift_size
     rows, columns = _times(H, height), _times(W, width)
     area = height * width
-    place, window = torch.arange(rows * columns * area) % area, torch.arange(rows * columns * area) // area
-    row, column = window // columns * height + place // width, window % columns * width + place % width
-    shifted = (row + down) % H * W + (column + across) % W
-    source = torch.where((row < H) & (column < W), shifted, H * W)  # the last token is the zero that pads
+    high, wide, beside = (torch.full((), size, dtype=torch.long) for size in (H, W, columns))  # ONNX divides tensors
+    slot = torch.arange(rows * columns * area)
+    place, window = slot % area, slot // area
+    row, column = window // beside * height + place // width, window % beside * width + place % width
+    shifted = (row + down) % high * wide + (column + across) % wide
+    source = torch.where((row < high) & (column < wide), shifted, high * wide)  # the last token is the zero that pads
     windows = F.pad(x.reshape(B, H * W, C), (0, 0, 0, 1)).index_select(1, source)
     mask = None
     if down or across:
-        region = 3 * _border(row, rows * height, height, down) + _border(column, columns * width, width, across)
+        region = 3 * _border(row, height, down) + _border(column, width, across)
         region = region.view(rows * columns, area)
         mask = (region[:, :, None] != region[:, None]) * -100.0  # (windows, area, area)
     attended = block.attn(windows.view(B * rows * columns, area, C), mask=mask)
     token = torch.arange(H * W)
-    row, column = (token // W - down) % H, (token % W - across) % W
-    back = (row // height * columns + column // width) * area + row % height * width + column % width
+    row, column = (token // wide - down) % high, (token % wide - across) % wide
+    back = (row // height * beside + column // width) * area + row % height * width + column % width
     return attended.reshape(B, rows * columns * area, C).index_select(1, back).reshape(B, H, W, C)
 
 
-def _border(place: Tensor, size: int, window: int, shift: int) -> Tensor:
+def _border(place: Tensor, window: int, shift: int) -> Tensor:
     """Along one axis: 0 before the last window, and in it 1, or 2 for what came from the other border."""
+    size = place.max() + 1
     return (place >= size - window).int() + (place >= size - shift).int()
 
 

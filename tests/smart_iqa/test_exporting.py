@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+import io
 import json
 import sys
 
 import numpy as np
 import onnx
+import pandas as pd
 import pytest
 import torch
 from helpers import command, make_run, refusal
@@ -16,7 +18,7 @@ from PIL import Image
 from benchmarks.exporting import agreement_images, untrained
 from iqa.config import Config
 from models_swin import FUSIONS, Backbone
-from smart_iqa import __version__, load_model
+from smart_iqa import __version__, exporting, load_model
 from smart_iqa.commands.export import export, model_name
 from smart_iqa.exporting import METADATA, TOLERANCE, reader, torch_scores, write_export
 from smart_iqa.onnx_backend import OnnxBackend
@@ -221,3 +223,40 @@ def test_a_network_that_cannot_be_traced_is_one_line_with_its_name(tmp_path, mon
     said = refusal(write_export, scorer, "a", tmp_path / "model.pt2")
     assert said.startswith("backbone swin_tiny_patch4_window7_224 cannot be exported for images of any size: ")
     assert not list(tmp_path.iterdir())
+
+
+def test_predict_by_onnxruntime_gives_torchs_scores_and_keeps_the_network(exported, tmp_path, monkeypatch, capsys):
+    for number, size in enumerate([(80, 90), (80, 90), (200, 70)]):
+        pixels = np.random.default_rng(number).integers(0, 256, (*size, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    made = []
+    monkeypatch.setattr(exporting, "trace", lambda *_, **__: None)
+    monkeypatch.setattr(exporting, "to_onnx", lambda *_: made.append(1) or exported.read_bytes())
+    scores = {}
+    for backend in ("torch", "onnxruntime", "onnxruntime"):
+        assert command("predict", tmp_path, "--format", "csv", "--backend", backend, "--device", "cpu") == 0
+        scores[backend] = pd.read_csv(io.StringIO(capsys.readouterr().out))["score"].to_numpy()
+    assert len(made) == 1
+    assert np.abs(scores["torch"] - scores["onnxruntime"]).max() < 2 * TOLERANCE  # both are rounded to it
+    assert command("cache") == 0
+    assert "network_" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_predict_exports_a_run_that_scores_crops(tmp_path, monkeypatch, capsys):
+    run = make_run(tmp_path, "concat", test_mode="grid", test_patch_num=2)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    scores = {}
+    for backend in ("torch", "onnxruntime"):
+        arguments = ["--format", "csv", "--backend", backend, "--device", "cpu", "--checkpoint", run]
+        assert command("predict", tmp_path / "data", *arguments) == 0
+        scores[backend] = pd.read_csv(io.StringIO(capsys.readouterr().out))["score"].to_numpy()
+    assert np.abs(scores["torch"] - scores["onnxruntime"]).max() < 2 * TOLERANCE
+
+
+@pytest.mark.parametrize("arguments", ["--explain", "--device cuda"])
+def test_onnxruntime_gives_scores_alone_and_says_so(tmp_path, capsys, arguments):
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    assert command("predict", tmp_path / "a.png", "--backend", "onnxruntime", *arguments.split()) == 2
+    assert "--backend onnxruntime gives scores alone" in capsys.readouterr().err
