@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -36,7 +36,7 @@ from iqa.errors import Parser, exit_on_user_error
 from iqa.metrics import srcc
 from iqa.runtime import make_accelerator
 from models_swin import SmartIQA
-from smart_iqa.exporting import TOLERANCE, reader, torch_scores, write_export
+from smart_iqa.exporting import TOLERANCE, reader, torch_scores, trace, write_export
 from smart_iqa.onnx_backend import OnnxBackend
 from smart_iqa.quantising import calibration_images
 from smart_iqa.scorer import Scorer, load_model
@@ -44,6 +44,7 @@ from smart_iqa.training_data import part_table
 
 SIDE, BATCHES, TURNS = 224, (1, 32), 7
 SIZES, IMAGES = 20, 100
+FLOAT = {"onnxruntime": ".onnx", "torch.export": ".pt2"}
 START = {
     "torch": "from smart_iqa import load_model; load_model(device='cpu').score({image!r})",
     "onnxruntime": (
@@ -69,21 +70,22 @@ def agreement_images(images: int = IMAGES, sizes: int = SIZES) -> list[np.ndarra
     return batches
 
 
-def agreement(scorer: Scorer, files: dict[str, Path], batches: Sequence[np.ndarray]) -> dict[str, float]:
-    """The largest difference of each file's scores to PyTorch's."""
+def agreement(scorer: Scorer, files: Sequence[Path], batches: Sequence[np.ndarray]) -> dict[str, float]:
+    """The largest difference of each file's scores to PyTorch's, by the file's ending."""
     expected = [torch_scores(scorer.model, batch) for batch in batches]
     found = {}
-    for name, file in files.items():
+    for file in files:
         score = reader(file, file.suffix)
         pairs = zip(expected, batches, strict=True)
-        found[name] = max(float(np.abs(score(batch) - scores).max()) for scores, batch in pairs)
+        found[file.suffix] = max(float(np.abs(score(batch) - scores).max()) for scores, batch in pairs)
     return found
 
 
 def speeds(scorer: Scorer, files: dict[str, Path], batch: int, turns: int) -> dict:
     """Images a second of each engine, in turns, and their ratio to the bare backbone."""
     images = np.random.default_rng(0).random((batch, 3, SIDE, SIDE), dtype=np.float32)
-    backbone, normalised = scorer.model.backbone, scorer.model.backbone.normalise(torch.from_numpy(images))
+    backbone = scorer.model.backbone
+    normalised = backbone.normalise(torch.from_numpy(images)).contiguous(memory_format=torch.channels_last)
 
     def bare() -> None:
         with torch.inference_mode():
@@ -133,37 +135,38 @@ def accuracy(config: Config, table: pd.DataFrame, files: dict[str, Path]) -> dic
 def untrained(backbone: str, fusion: str = "channel") -> Scorer:
     """A network with random weights."""
     torch.manual_seed(0)
-    config = Config(backbone=backbone, fusion=fusion, device="cpu")
-    return Scorer(SmartIQA(backbone, fusion), config, make_accelerator("cpu"))
+    model, config = SmartIQA(backbone, fusion), Config(backbone=backbone, fusion=fusion, device="cpu")
+    model.hypernet.last_weight.weight.data *= 4  # scores of images differ as trained ones do
+    return Scorer(model, config, make_accelerator("cpu"))
 
 
-def measure(checkpoint: str, quick: bool, table: pd.DataFrame | None) -> dict:
-    """Everything, with files in a temporary folder."""
-    scorer = load_model(checkpoint, "cpu")
-    batches = agreement_images(4, 2) if quick else agreement_images()
+def measure(checkpoint: str, quick: bool, table: pd.DataFrame | None) -> Iterator[dict]:
+    """What has been measured so far, each time that there is more; the exported files lie in a temporary folder."""
+    scorer, batches = load_model(checkpoint, "cpu"), agreement_images(4, 2) if quick else agreement_images()
+    calibration = calibration_images(scorer.config, [])[: 2 if quick else None]
     with tempfile.TemporaryDirectory() as temporary:
-        folder, result = Path(temporary), {}
-        onnx, exported, int8 = (folder / name for name in ("model.onnx", "model.pt2", "int8.onnx"))
-        engines = {"onnxruntime": onnx, "torch.export": exported}
-        sizes = {name: write_export(scorer, checkpoint, file)["bytes"] for name, file in engines.items()}
-        calibration = calibration_images(scorer.config, [])[: 2 if quick else None]
-        sizes["int8"] = write_export(scorer, checkpoint, int8, calibration)["bytes"]
-        result["agreement"] = {checkpoint: agreement(scorer, {".onnx": onnx, ".pt2": exported}, batches)}
-        files = {"onnxruntime": onnx, "int8": int8}
-        result["speed"] = {
-            str(b): speeds(scorer, files, b, 2 if quick else TURNS) for b in BATCHES[: 1 if quick else 2]
-        }
-        result["start_up"] = {} if quick else start_ups(onnx, _image(folder))
+        folder, program = Path(temporary), trace(scorer.model)
+        files = {name: folder / f"model{suffix}" for name, suffix in FLOAT.items()} | {"int8": folder / "int8.onnx"}
+        of_int8 = {"int8": calibration}
+        sizes = {n: write_export(scorer, checkpoint, f, of_int8.get(n), program)["bytes"] for n, f in files.items()}
+        result = {"kind": "export", "checkpoint": checkpoint, "images": sum(map(len, batches)), "sizes": len(batches),
+                  "bytes": sizes, "tolerance": TOLERANCE}  # fmt: skip
+        exported = files.pop("torch.export")
         if table is not None:
             result["accuracy"] = accuracy(scorer.config, table, files)
+            yield result
+        turns, measured = (2, BATCHES[:1]) if quick else (TURNS, BATCHES)
+        result["speed"] = {str(batch): speeds(scorer, files, batch, turns) for batch in measured}
+        result["agreement"] = {checkpoint: agreement(scorer, [files["onnxruntime"], exported], batches)}
+        result["start_up"] = {} if quick else start_ups(files["onnxruntime"], _image(folder))
+        yield result
         if not quick:
             nano = untrained("nano")
-            written = {file.suffix: file for file in (folder / "nano.onnx", folder / "nano.pt2")}
-            for file in written.values():
-                write_export(nano, "nano", file)
+            program, written = trace(nano.model), [folder / f"nano{suffix}" for suffix in FLOAT.values()]
+            for file in written:
+                write_export(nano, "nano", file, program=program)
             result["agreement"]["nano"] = agreement(nano, written, batches)
-    return {"kind": "export", "checkpoint": checkpoint, "images": sum(map(len, batches)), "sizes": len(batches),
-            "bytes": sizes, "tolerance": TOLERANCE, **result}  # fmt: skip
+            yield result
 
 
 def _image(folder: Path) -> Path:
@@ -193,8 +196,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if arguments.split is not None:
         database = read_database(arguments.dataset, check_images=False)
         table = part_table(database, read_split(arguments.split, database), "test")
-    result = measure(arguments.checkpoint, arguments.quick, table)
-    write_result(arguments.json, {**result, "quick": arguments.quick})
+    result: dict = {}
+    for result in measure(arguments.checkpoint, arguments.quick, table):
+        write_result(arguments.json, {**result, "quick": arguments.quick})
     print(f"largest difference to PyTorch: {result['agreement']}")
     for batch, engines in result["speed"].items():
         row = ", ".join(f"{name} {e['images_per_s']['median']:.1f}" for name, e in engines.items())

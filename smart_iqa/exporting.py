@@ -141,7 +141,13 @@ def kept_backend(scorer: Scorer, checkpoint: Path) -> OnnxBackend:
     return OnnxBackend(kept)
 
 
-def write_export(scorer: Scorer, name: str, output: Path, calibration: list[np.ndarray] | None = None) -> dict:
+def write_export(
+    scorer: Scorer,
+    name: str,
+    output: Path,
+    calibration: list[np.ndarray] | None = None,
+    program: torch.export.ExportedProgram | None = None,
+) -> dict[str, Any]:
     """Export a model, check the file on images of several sizes, and put it in its place.
 
     Args:
@@ -149,6 +155,7 @@ def write_export(scorer: Scorer, name: str, output: Path, calibration: list[np.n
         name: of the model, for the metadata.
         output: .onnx or .pt2.
         calibration: images (B, 3, H, W) in 0..1 to set the ranges of int8 by; None keeps float32.
+        program: of `trace`; None makes it.
 
     Returns:
         `file`, `bytes`, and `difference`: the largest one of its scores to PyTorch's.
@@ -156,7 +163,7 @@ def write_export(scorer: Scorer, name: str, output: Path, calibration: list[np.n
     Raises:
         UserError: the model cannot be exported, or the file's scores are not PyTorch's.
     """
-    metadata, program = describe(scorer, name), trace(scorer.model)
+    metadata, program = describe(scorer, name), program or trace(scorer.model)
     metadata["precision"] = "float32" if calibration is None else "int8"
     found: dict[str, Any] = {"file": str(output)}
 
