@@ -7,8 +7,10 @@ stays in float32: it is small, and it generates the weights of the network that 
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,21 +78,30 @@ def quantise(model: bytes, images: Sequence[np.ndarray]) -> bytes:
         images: (B, 3, H, W) in 0..1, of any sizes.
     """
     network = onnx.load_model_from_string(model)
-    quantised = layers_to_quantise(network)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _unadvised():
         file = Path(folder) / "int8.onnx"
         quantize_static(
             network,
             file,
             _Reader(images),
             quant_format=QuantFormat.QDQ,
-            nodes_to_quantize=quantised,
+            nodes_to_quantize=layers_to_quantise(network),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
         )
         return file.read_bytes()
+
+
+@contextlib.contextmanager
+def _unadvised() -> Iterator[None]:
+    """ONNX Runtime advises, as a warning, a preparation that the exporter has done."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def layers_to_quantise(network: onnx.ModelProto) -> list[str]:

@@ -176,9 +176,26 @@ def test_a_page_gets_every_kind_of_result(quick):
     counts = {"tried": 3, "read": 2, "refused": 1, "wrong": 0}
     tried = {"kinds": {"cut short": counts}, "total": counts, "slowest_file": "a.png", "pillow": "13", **other}
     results.append(("e.json", {"kind": "reliability_inputs", **tried}))
+    engine = {"images_per_s": {"median": 25.0}, "to_timm": {"median": 1.1}}
+    numbers = {name: {"int8": value} for name, value in (("srcc", 0.8), ("loss", 0.01), ("mean_difference", 0.5))}
+    exported = {
+        "images": 100, "sizes": 20, "bytes": {"int8": 7e6}, "agreement": {"default": {".onnx": 5e-6}},
+        "speed": {"1": {"int8": engine}}, "start_up": {"int8": {"seconds": 2.5, "peak_bytes": 3e8}},
+        "accuracy": {"n": 595, **numbers}, **other,
+    }  # fmt: skip
+    results.append(("f.json", {"kind": "export", **exported}))
     pages = [page.filled((ROOT / name).read_text(), results) for name in page.PAGES]
     assert page.NOTHING not in "".join(pages)
     assert "| loading | 1,000 | 1.5 | 400 |" in pages[0] and "out of memory" in pages[0]
     assert "| batch 32, 2 workers | 2,500 |" in pages[0]
     assert "| full | 0.8000 | -0.0100 | -0.0200 .. +0.0000 | 0.20 |" in pages[0]
     assert page.filled(pages[0], results) == pages[0]
+    assert "| int8 | 0.8000 | +0.0100 | 0.50 | 7.0 |" in pages[-1] and "| `default` .onnx | 5.0e-06 |" in pages[-1]
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_exported_models_runs(tmp_path):
+    assert command("benchmarks.exporting", "--json", tmp_path / "export.json", "--quick") == 0
+    result = json.loads((tmp_path / "export.json").read_text())
+    assert max(result["agreement"]["default"].values()) < result["tolerance"]
+    assert set(result["speed"]["1"]) == {"timm backbone", "torch", "onnxruntime", "int8"}

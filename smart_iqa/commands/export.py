@@ -10,11 +10,13 @@ higher is better. See docs/export.md.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from iqa.errors import Parser, UserError
 from iqa.system import require_packages, start_logging
+from smart_iqa.shipped import DEFAULT, checkpoint_file
 
 SUFFIXES = (".onnx", ".pt2")
 
@@ -29,6 +31,8 @@ def check_request(output: Path, overwrite: bool, int8: bool, calibration: Sequen
         raise UserError(f"--output {output}: expected a file that ends with {' or '.join(SUFFIXES)}")
     if not output.parent.is_dir():
         raise UserError(f"--output {output}: no folder {output.parent}")
+    if not os.access(output.parent, os.W_OK):
+        raise UserError(f"--output {output}: folder {output.parent} is closed to writing")
     if output.is_dir():
         raise UserError(f"--output {output}: is a folder")
     if output.exists() and not overwrite:
@@ -43,7 +47,7 @@ def check_request(output: Path, overwrite: bool, int8: bool, calibration: Sequen
 
 def export(
     output: str | Path,
-    checkpoint: str = "default",
+    checkpoint: str = DEFAULT,
     overwrite: bool = False,
     int8: bool = False,
     calibration: Sequence[str] = (),
@@ -65,6 +69,7 @@ def export(
     """
     output = Path(output)
     check_request(output, overwrite, int8, calibration)
+    checkpoint_file(checkpoint)
     from smart_iqa.exporting import write_export
     from smart_iqa.scorer import load_model
 
@@ -90,7 +95,7 @@ def make_parser() -> Parser:
     parser = Parser(description="Write a model as one file (.onnx, .pt2) that scores without this project.")
     parser.add_argument(
         "--checkpoint",
-        default="default",
+        default=DEFAULT,
         metavar="RUN",
         help="a model of the package, folder of a run, file of `pack`, or a published file (.pth, .pkl) [default]",
     )
