@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from models_swin import SmartIQA  # before timm: it declares operators that timm imports
+from iqa.system import declare_missing_operators
+from models_swin import SmartIQA
 
-from timm.layers import Conv2dSame  # isort: skip
-from timm.models import swin_transformer, swin_transformer_v2  # isort: skip
+declare_missing_operators()
+from timm.layers import Conv2dSame  # noqa: E402  (importing timm imports torchvision, which needs the line above)
+from timm.models import swin_transformer, swin_transformer_v2  # noqa: E402
 
 
 class ScoreImages(nn.Module):
