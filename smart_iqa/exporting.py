@@ -82,25 +82,37 @@ def trace(model: SmartIQA, limits: bool = True) -> torch.export.ExportedProgram:
         with torch.no_grad(), torch.fx.experimental._config.patch(backed_size_oblivious=True):
             program = torch.export.export(ScoreImages(model, limits), (images,), dynamic_shapes={INPUT: sizes})
     except Exception as error:
-        reason = str(error).strip().splitlines()[0]
         name = model.backbone.timm_name
-        raise UserError(f"backbone {name} cannot be exported for images of any size: {reason}") from error
+        raise UserError(f"backbone {name} cannot be exported for images of any size: {_reason(error)}") from error
     # They tell orders of memory apart, which are one where a side has one place: all sizes in range give true scores.
     program._guards_code = []
     return program
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what an exporter says, which may be pages."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()[:200]
 
 
 def to_onnx(program: torch.export.ExportedProgram, metadata: dict[str, Any]) -> bytes:
     """An ONNX file of a program, with its metadata: values are JSON texts.
 
     Raises:
-        UserError: it is over the 2 GB that a file of ONNX holds.
+        UserError: ONNX lacks what the network does, or it is over the 2 GB that a file of ONNX holds.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter's own
-        exported = torch.onnx.export(
-            program, (), input_names=[INPUT], output_names=[OUTPUT], opset_version=OPSET, dynamo=True, verbose=False
-        )
+    names: dict[str, Any] = {
+        "input_names": [INPUT],
+        "output_names": [OUTPUT],
+        "opset_version": OPSET,
+        "dynamo": True,
+        "verbose": False,
+    }
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter's own
+            exported = torch.onnx.export(program, (), **names)
+    except Exception as error:
+        raise UserError(f"the network cannot be written as ONNX, export a .pt2: {_reason(error)}") from error
     assert exported is not None
     network = exported.model_proto
     _name_sizes(network)

@@ -20,7 +20,7 @@ from iqa.config import Config
 from models_swin import FUSIONS, Backbone
 from smart_iqa import __version__, exporting, load_model
 from smart_iqa.commands.export import export, model_name
-from smart_iqa.exporting import METADATA, TOLERANCE, reader, torch_scores, write_export
+from smart_iqa.exporting import METADATA, TOLERANCE, reader, to_onnx, torch_scores, write_export
 from smart_iqa.onnx_backend import OnnxBackend
 from smart_iqa.quantising import calibration_images, quantise
 from smart_iqa.traceable import ScoreImages
@@ -222,6 +222,7 @@ def test_a_network_that_cannot_be_traced_is_one_line_with_its_name(tmp_path, mon
     monkeypatch.setattr(Backbone, "forward", lambda _, images: [images[: int(images.sum())]])
     said = refusal(write_export, scorer, "a", tmp_path / "model.pt2")
     assert said.startswith("backbone swin_tiny_patch4_window7_224 cannot be exported for images of any size: ")
+    assert refusal(to_onnx, None, {}).startswith("the network cannot be written as ONNX, export a .pt2: ")
     assert not list(tmp_path.iterdir())
 
 
