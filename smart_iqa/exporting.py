@@ -79,7 +79,8 @@ def trace(model: SmartIQA, limits: bool = True) -> torch.export.ExportedProgram:
     images = torch.rand(2, 3, 96, 160, generator=torch.Generator().manual_seed(0))
     try:
         # Without it the exporter takes a side of one place in a coarse map for a case of its own, and refuses it.
-        with torch.no_grad(), torch.fx.experimental._config.patch(backed_size_oblivious=True):
+        settings: Any = torch.fx.experimental._config
+        with torch.no_grad(), settings.patch(backed_size_oblivious=True):
             program = torch.export.export(ScoreImages(model, limits), (images,), dynamic_shapes={INPUT: sizes})
     except Exception as error:
         name = model.backbone.timm_name

@@ -43,6 +43,7 @@ class ScoreImages(nn.Module):
 def traceable(model: SmartIQA) -> SmartIQA:
     """A copy of a network, in evaluation mode and on the CPU, whose layers have forms that the exporter follows."""
     model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
+    module: Any  # timm declares no types
     for module in model.backbone.modules():
         if isinstance(module, Conv2dSame):
             _replace(module, "forward", convolve_same)
@@ -58,7 +59,8 @@ def traceable(model: SmartIQA) -> SmartIQA:
             _replace(module, "forward", attend_to_all)
     if not model.backbone.channels_last_output:
         model.backbone.is_convolutional = False  # in the exporter the order of memory is a matter of sizes
-        model.backbone.body = _ChannelsLast(model.backbone.body.to(memory_format=torch.contiguous_format))
+        body: Any = model.backbone.body
+        model.backbone.body = _ChannelsLast(body.to(memory_format=torch.contiguous_format))
         model.backbone.channels_last_output = True
     return model
 
