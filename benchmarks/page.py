@@ -176,7 +176,7 @@ def export_section(file: str, result: dict) -> str:
         for name in engines
     ]  # fmt: skip
     head = [cell for batch in result["speed"] for cell in (f"images/s, batch {batch}", "to timm")]
-    speed = table(["224x224 pixels", *head], rows)
+    speed = table(["224x224 pixels, one thread", *head], rows)
     starts = [[name, of["seconds"], of["peak_bytes"] / 1e6] for name, of in result["start_up"].items()]
     start_up = table(["", "seconds to the first score", "peak MB"], starts)
     parts = [_headline(file, result), agreement, "", speed, "", start_up]
