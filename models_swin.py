@@ -155,8 +155,8 @@ class Backbone(nn.Module):
             raise ValueError(
                 f"expected images (B, 3, H, W) with sides of at least {MIN_SIDE}, got {tuple(images.shape)}"
             )
-        H, W = images.shape[-2:]
-        images = F.pad(images, (0, -W % self.patch, 0, -H % self.patch), mode="replicate")
+        below, beside = ((side + self.patch - 1) // self.patch * self.patch - side for side in images.shape[-2:])
+        images = F.pad(images, (0, beside, 0, below), mode="replicate")
         if self.is_convolutional:
             images = images.contiguous(memory_format=torch.channels_last)
         stages = self.body(images)[-4:]
@@ -351,9 +351,36 @@ class Fused(NamedTuple):
     attention: Tensor | list[Tensor] | None = None  # gates, maps or matrix, as the fusion defines
 
 
-def to_grid(stage: Tensor) -> Tensor:
-    """Average a map (B, C, H, W) to (B, C, 7, 7); a 7x7 map is returned as it is."""
-    return stage if stage.shape[-2:] == (GRID, GRID) else F.adaptive_avg_pool2d(stage, GRID)
+def to_grid(stage: Tensor, side: int = GRID) -> Tensor:
+    """Average a map (B, C, H, W) to (B, C, side, side), as torch's adaptive pooling does.
+
+    Two matrix products: unlike torch's pooling they are exported with dynamic sizes, and their gradient is
+    deterministic on CUDA. The products run over maps that lie channels last, as every backbone gives them.
+    """
+    B, C, H, W = stage.shape
+    over_rows, over_columns = _cell_weights(H, side, stage), _cell_weights(W, side, stage)
+    rows = over_rows.expand(B, -1, -1).bmm(stage.permute(0, 2, 3, 1).reshape(B, H, W * C))  # (B, side, W * C)
+    cells = over_columns.expand(B * side, -1, -1).bmm(rows.reshape(B * side, W, C))  # (B * side, side, C)
+    return cells.reshape(B, side, side, C).permute(0, 3, 1, 2).contiguous()
+
+
+def _cell_weights(size: int, side: int, like: Tensor) -> Tensor:
+    """What each of `side` cells takes of `size` places (side, size): the mean of those that it overlaps."""
+    make = _make_cell_weights if torch.compiler.is_compiling() else _kept_cell_weights
+    return make(size, side, like.device, like.dtype)
+
+
+def _make_cell_weights(size: int, side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    cells = torch.arange(side, device=device)[:, None] * size
+    places = torch.arange(size, device=device) * side
+    inside = ((places < cells + size) & (places + side > cells)).to(dtype)
+    return inside / inside.sum(dim=1, keepdim=True)
+
+
+@functools.lru_cache(maxsize=512)
+@torch.inference_mode(False)  # a tensor of inference could not be used in training
+def _kept_cell_weights(size: int, side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return _make_cell_weights(size, side, device, dtype)
 
 
 def _to_vector(stage: Tensor) -> Tensor:
@@ -581,7 +608,7 @@ class LocalDistortionAware(Branch):
     def forward(self, stages: list[Tensor]) -> Tensor:
         """Stages 4 x (B, C_i, H_i, W_i) -> content vector (B, 224)."""
         # Pooling commutes with the 1x1 convolution, so it comes first, where it costs less.
-        grids = [F.adaptive_avg_pool2d(s, side) for s, side in zip(stages[:-1], LDA_GRIDS, strict=True)]
+        grids = [to_grid(s, side) for s, side in zip(stages[:-1], LDA_GRIDS, strict=True)]
         local = [conv(grid).flatten(1) for conv, grid in zip(self.project, grids, strict=True)]
         pooled = [*local, _to_vector(stages[-1])]
         return torch.cat([fc(v) for fc, v in zip(self.summarise, pooled, strict=True)], dim=1)
@@ -638,7 +665,7 @@ class HyperNet(nn.Module):
         """Hyper features (B, 112, 7, 7), or a hyper vector (B, 112) -> weights and biases of five layers."""
         mean = hyper_features if self.from_vector else _to_vector(hyper_features)  # (B, 112)
         flat = [generate(hyper_features) for generate in self.weight_maps] + [self.last_weight(mean)]
-        weights = [w.reshape(len(mean), out, size) for w, (out, size) in zip(flat, self.shapes, strict=True)]
+        weights = [w.reshape(mean.shape[0], out, size) for w, (out, size) in zip(flat, self.shapes, strict=True)]
         return TargetWeights(weights, [generate(mean) for generate in self.biases])
 
 
@@ -806,7 +833,8 @@ class SmartIQA(nn.Module, PyTorchModelHubMixin, library_name="smart-iqa", licens
         read nothing but averages have a small one of their own.
         """
         stages = self.backbone(images)
-        pooled = [F.adaptive_avg_pool2d(stages[i].float(), side).flatten(1) for i, _, side in self.feature_grids]
+        with torch.autocast(images.device.type, enabled=False):
+            pooled = [to_grid(stages[i].float(), side).flatten(1) for i, _, side in self.feature_grids]
         return torch.cat(pooled, dim=1)
 
     def _unpack(self, features: Tensor) -> tuple[list[Tensor], list[Tensor]]:

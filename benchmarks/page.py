@@ -18,7 +18,7 @@ from iqa.system import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 
-PAGES = ("docs/performance.md", "docs/scaling.md", "docs/reliability.md", "docs/serve.md")
+PAGES = ("docs/performance.md", "docs/scaling.md", "docs/reliability.md", "docs/serve.md", "docs/export.md")
 NOTHING = "No result is committed yet."
 GLOBAL_BATCH = 32  # `batch_size`'s default
 PROCESSES = (2, 4, 8, 16, 32, 64)
@@ -198,6 +198,35 @@ def serving_section(file: str, result: dict) -> str:
     return "\n".join([_headline(file, result), table(head, rows), "", said])
 
 
+def export_section(file: str, result: dict) -> str:
+    """Agreement with PyTorch, speed beside the bare backbone, start-up, and what int8 costs."""
+    differences = [
+        [f"`{model}` {suffix}", f"{value:.1e}"]
+        for model, of in result["agreement"].items()
+        for suffix, value in of.items()
+    ]
+    images = f"{result['images']} images of {result['sizes']} sizes"
+    agreement = table(["file", f"largest difference to PyTorch's score, {images}"], differences)
+    engines = next(iter(result["speed"].values()))
+    rows = [
+        [name, *(cell for of in result["speed"].values() for cell in (
+            of[name]["images_per_s"]["median"], f"{of[name]['to_timm']['median']:.2f}"))]
+        for name in engines
+    ]  # fmt: skip
+    head = [cell for batch in result["speed"] for cell in (f"images/s, batch {batch}", "to timm")]
+    speed = table(["224x224 pixels, one thread", *head], rows)
+    starts = [[name, of["seconds"], of["peak_bytes"] / 1e6] for name, of in result["start_up"].items()]
+    start_up = table(["", "seconds to the first score", "peak MB"], starts)
+    parts = [_headline(file, result), agreement, "", speed, "", start_up]
+    if "accuracy" in result:
+        of = result["accuracy"]
+        rows = [[name, f"{of['srcc'][name]:.4f}", f"{of['loss'][name]:+.4f}", f"{of['mean_difference'][name]:.2f}",
+                 f"{result['bytes'][name] / 1e6:.1f}"] for name in of["srcc"]]  # fmt: skip
+        head = [f"{of['n']} test images", "SRCC", "loss", "mean difference of a score", "MB"]
+        parts += ["", table(head, rows)]
+    return "\n".join(parts)
+
+
 # Section of a page -> the kind of result it shows, and how.
 SECTIONS = {
     "throughput": ("throughput", throughput_section),
@@ -209,6 +238,7 @@ SECTIONS = {
     "inputs": ("reliability_inputs", inputs_section),
     "kills": ("reliability_kills", kills_section),
     "serving": ("serving", serving_section),
+    "export": ("export", export_section),
 }
 
 

@@ -56,12 +56,12 @@ class FeatureNetwork(SmartIQA):
     def __init__(self, model: SmartIQA | Ensemble):
         nn.Module.__init__(self)
         self._modules = model._modules
-        object.__setattr__(self, "_scoring", model)  # no module beside its own modules: their names stay
+        object.__setattr__(self, "model", model)  # no module beside its own modules: their names stay
         self.freeze_backbone, self.freeze_batch_norm = model.freeze_backbone, True  # a frozen backbone's stays anyway
 
     def forward(self, features: Tensor) -> Tensor:
         """Pooled features (B, D) -> scores (B,)."""
-        return self._scoring.score_features(features)
+        return self.model.score_features(features)
 
 
 class FrozenFeatures:
@@ -151,7 +151,7 @@ class FrozenFeatures:
         table = table.reset_index(drop=True)
         images_at_once = max(1, _PIXELS_AT_ONCE // self.config.patch_size**2 // self.shapes[training][0])
         loader = test_loader(CropDataset(table, self.config, frozen_crops=training), self.config, images_at_once)
-        network = folded(self.network.to(self.accelerator.device).eval())
+        network = folded(self.network.to(self.accelerator.device).eval().model)
         for batch in progress(loader, "features", show=self.accelerator.is_main_process):
             features = self._features(batch, self.shapes[training][1], network).cpu().numpy()
             for path, content in zip(table["path"][batch.index.numpy()], features, strict=True):

@@ -188,6 +188,14 @@ def test_a_page_gets_every_kind_of_result(quick):
     results.append(("e.json", {"kind": "reliability_inputs", **tried}))
     of_phase = {"training loop": {"killed": 3, "same": 2}}
     results.append(("f.json", {"kind": "reliability_kills", "counts": {"plain": of_phase}, **other}))
+    engine = {"images_per_s": {"median": 25.0}, "to_timm": {"median": 1.1}}
+    numbers = {name: {"int8": value} for name, value in (("srcc", 0.8), ("loss", 0.01), ("mean_difference", 0.5))}
+    exported = {
+        "images": 100, "sizes": 20, "bytes": {"int8": 7e6}, "agreement": {"default": {".onnx": 5e-6}},
+        "speed": {"1": {"int8": engine}}, "start_up": {"int8": {"seconds": 2.5, "peak_bytes": 3e8}},
+        "accuracy": {"n": 595, **numbers}, **other,
+    }  # fmt: skip
+    results.append(("g.json", {"kind": "export", **exported}))
     pages = [page.filled((ROOT / name).read_text(), results) for name in page.PAGES]
     assert page.NOTHING not in "".join(pages)
     assert "| loading | 1,000 | 1.5 | 400 |" in pages[0] and "out of memory" in pages[0]
@@ -195,6 +203,7 @@ def test_a_page_gets_every_kind_of_result(quick):
     assert "| full | 0.8000 | -0.0100 | -0.0200 .. +0.0000 | 0.20 |" in pages[0]
     assert "| plain | 2 of 3 |" in pages[2] and "| cut short | 3 | 2 | 1 | 0 |" in pages[2]
     assert page.filled(pages[0], results) == pages[0]
+    assert "| int8 | 0.8000 | +0.0100 | 0.50 | 7.0 |" in pages[-1] and "| `default` .onnx | 5.0e-06 |" in pages[-1]
 
 
 @pytest.mark.slow
@@ -205,3 +214,11 @@ def test_serving_is_measured_for_every_number_of_clients_with_and_without_batche
     assert [(row["clients"], row["batches"]) for row in result["rows"]] == [(2, True), (2, False)]
     assert all(row["requests"] >= 6 and 0 < row["median_seconds"] <= row["p95_seconds"] for row in result["rows"])
     assert "thumbnail, 96x96 | 2 |" in page.serving_section("serving.json", result)
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_exported_models_runs(tmp_path):
+    assert command("benchmarks.exporting", "--json", tmp_path / "export.json", "--quick") == 0
+    result = json.loads((tmp_path / "export.json").read_text())
+    assert max(result["agreement"]["default"].values()) < result["tolerance"]
+    assert set(result["speed"]["1"]) == {"timm backbone", "torch", "onnxruntime", "int8"}

@@ -31,6 +31,7 @@ from models_swin import (
     SpatialFusion,
     TargetNet,
     TargetWeights,
+    to_grid,
 )
 
 BACKBONES = ("nano", "tf_efficientnet_lite0")  # channels last with LayerNorm, channels first with BatchNorm
@@ -53,6 +54,37 @@ def parameters(module: nn.Module) -> int:
 def maps(channels: list[int], side: int = 56, batch: int = 2) -> list[Tensor]:
     """Made-up stages 0..3, each half the side of the one before."""
     return [torch.randn(batch, c, side >> i, side >> i) for i, c in enumerate(channels)]
+
+
+# Pooling.
+
+
+@pytest.mark.parametrize("side", [1, 2, 4, 7, 8])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (5, 9), (7, 7), (8, 8), (13, 56), (31, 7)])
+def test_pooling_and_its_gradient_are_those_of_torchs_adaptive_pooling(size: tuple[int, int], side: int) -> None:
+    stage = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    found = []
+    for pooled in (to_grid(stage, side), F.adaptive_avg_pool2d(stage, side)):
+        (gradient,) = torch.autograd.grad((pooled * torch.arange(side)).sum(), stage)
+        found.append((pooled, gradient))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=1e-12)
+    single = to_grid(stage.float(), side)
+    torch.testing.assert_close(single, F.adaptive_avg_pool2d(stage.float(), side), rtol=1e-5, atol=3e-7)
+
+
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_a_7x7_map_is_pooled_to_itself_bit_for_bit(order: torch.memory_format) -> None:
+    stage = torch.randn(4, 320, 7, 7).contiguous(memory_format=order)
+    assert torch.equal(to_grid(stage), stage)
+
+
+def test_pooling_first_met_in_inference_serves_training_too() -> None:
+    stage = torch.randn(1, 2, 11, 13, requires_grad=True)
+    with torch.inference_mode():
+        pooled = to_grid(stage)
+    assert torch.equal(to_grid(stage), pooled)
+    to_grid(stage).sum().backward()
+    assert stage.grad is not None
 
 
 # Sizes.

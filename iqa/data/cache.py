@@ -30,6 +30,7 @@ from iqa.system import write_atomically
 _log = logging.getLogger(__name__)
 _CHECKS = (
     "checked_*.npy",
+    "network_*.onnx",
     "perceptual_hashes.npy",
     "[0-9a-f]" * 32 + ".json",
 )  # of images; the last is how 0.1.0 wrote them at first

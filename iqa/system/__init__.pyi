@@ -16,6 +16,7 @@ from .files import (
 )
 from .logs import is_first_process as is_first_process, start_logging as start_logging
 from .memory import give_back_freed_memory as give_back_freed_memory, keep_freed_memory as keep_freed_memory
+from .packages import require_packages as require_packages
 from .progress import progress as progress
 from .signals import StopSignals as StopSignals
 from .threads import in_threads as in_threads

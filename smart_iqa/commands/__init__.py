@@ -25,6 +25,7 @@ COMMANDS = {
     "baseline": ("smart_iqa.commands.baseline", "fit what a run has to beat: ridge, svr or mlp"),
     "ridge-baseline": ("smart_iqa.commands.baseline", "the same by an older name"),
     "pack": ("smart_iqa.commands.pack", "make one file of a run, which scores without its folder"),
+    "export": ("smart_iqa.commands.export", "write a model as one ONNX or torch.export file"),
     "complexity": ("smart_iqa.commands.complexity", "count parameters and operations, measure latency and memory"),
     "describe-network": ("smart_iqa.commands.describe_network", "write docs/network.md from the model"),
     "check-database": ("folders", "check a database on disk"),

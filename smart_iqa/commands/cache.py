@@ -4,8 +4,8 @@
     smart-iqa cache --cache_limit 50
     smart-iqa cache --remove koniq-10k/pixels_512x384_224_0123456789ab
 
-They hold decoded images, features of frozen backbones, which images have been checked, and perceptual hashes. All are
-made again when they are needed, so nothing is lost but time.
+They hold decoded images, features of frozen backbones, which images have been checked, perceptual hashes, and networks
+for ONNX Runtime. All are made again when they are needed, so nothing is lost but time.
 """
 
 from __future__ import annotations

@@ -27,15 +27,17 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iqa.choices import DEVICES
+from iqa.choices import BACKENDS, DEVICES
 from iqa.data import LIST, Found, file_hash, find_images
 from iqa.errors import Parser, Stopped, UserError
 from iqa.results import RowFile, csv_writer
-from iqa.system import StopSignals, progress, start_logging, write_atomically
+from iqa.system import StopSignals, progress, require_packages, start_logging, write_atomically
 from smart_iqa.score_rows import COLUMNS, EXPLAINED, map_name, table_head, table_line
 from smart_iqa.shipped import DEFAULT, checkpoint_file
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from smart_iqa.scorer import Scorer
 
 FORMATS = ("table", "csv", "jsonl")
@@ -53,6 +55,7 @@ def predict(
     maps: str | None = None,
     sheet: str | None = None,
     device: str = "auto",
+    backend: str = "torch",
 ) -> int:
     """Score images, print their rows and write them.
 
@@ -66,6 +69,7 @@ def predict(
         maps: folder of the maps; None takes `NAME_maps` beside an output NAME.csv, else `maps`.
         sheet: file of an image that shows the images from best to worst.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        backend: of `BACKENDS`; onnxruntime computes on the CPU, by a network that is exported once.
 
     Returns:
         How many rows are errors.
@@ -74,6 +78,7 @@ def predict(
         UserError: nothing is there to be scored, or a file cannot be written.
     """
     file = checkpoint_file(checkpoint)
+    _require_backend(backend, device, explain)
     _require_an_image(paths)
     _require_folder("--sheet", sheet)
     kinds = COLUMNS | EXPLAINED if explain else COLUMNS
@@ -85,7 +90,7 @@ def predict(
     from smart_iqa.scorer import load_model
 
     scorer = load_model(checkpoint, device)
-    scores_of = network_scores(scorer, stage_weights=explain)
+    scores_of = network_scores(scorer, stage_weights=explain) if backend == "torch" else _by_onnxruntime(scorer, file)
     at_once = BATCH_PIXELS * (1 if scorer.accelerator.device.type == "cpu" else 8)
     seen = _Seen(keep=sheet is not None)
     with table or contextlib.nullcontext():
@@ -128,6 +133,20 @@ def _require_an_image(paths: Sequence[str]) -> None:
     problems = [next(find_images([name])).problem for name in paths if name != LIST]
     if LIST not in paths and all(problems):
         raise UserError(problems[0])
+
+
+def _require_backend(backend: str, device: str, explain: bool) -> None:
+    if backend == "torch":
+        return
+    if explain or device not in ("auto", "cpu"):
+        raise UserError("--backend onnxruntime gives scores alone, on the CPU: leave out --explain and other devices")
+    require_packages(f"--backend {backend}", "onnx", ("onnx", "onnxscript", "onnxruntime"))
+
+
+def _by_onnxruntime(scorer: Scorer, checkpoint: Path) -> Callable[[np.ndarray], np.ndarray]:
+    from smart_iqa.exporting import kept_backend
+
+    return kept_backend(scorer, checkpoint).crop_scores
 
 
 def _require_folder(flag: str, file: str | None) -> None:
@@ -219,6 +238,8 @@ def make_parser() -> Parser:
     parser.add_argument("--maps", metavar="FOLDER", help="of --explain [FILE_maps beside --output, else maps]")
     parser.add_argument("--sheet", metavar="FILE.png", help="also draw the images with their scores, best first")
     parser.add_argument("--device", choices=DEVICES)
+    computed = "what computes the scores: onnxruntime needs the extra `onnx`, and exports the network once [torch]"
+    parser.add_argument("--backend", choices=BACKENDS, help=computed)
     return parser
 
 
