@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.stats import kruskal, spearmanr
 
 from folders import DATABASES
 from iqa.choices import DEVICES
@@ -123,6 +122,8 @@ def by_level(table: pd.DataFrame) -> dict[str, dict]:
 
 def trends(table: pd.DataFrame) -> dict[str, dict]:
     """Correlate mos and each stage's weight (Spearman), with p and n; NaN where one of them is constant."""
+    from scipy.stats import spearmanr
+
     found = {}
     for stage in STAGES:
         constant = table[stage].nunique() == 1 or table["mos"].nunique() == 1
@@ -155,6 +156,8 @@ def group_differences(table: pd.DataFrame) -> dict[str, dict]:
     Returns:
         By stage h, p, n and groups (how many were tested); empty where fewer than two groups can be tested.
     """
+    from scipy.stats import kruskal
+
     large = [rows for _, rows in table.groupby("group") if len(rows) > 1]
     if len(large) < 2:
         return {}

@@ -23,7 +23,7 @@ from models_swin import SmartIQA
 from smart_iqa.scorer import Scorer
 
 _RAISES, _LOWERS = (178, 24, 43), (33, 102, 172)  # red and blue that are told apart without colour vision, too
-_STRONGEST = 0.85  # share of the colour where the map is strongest
+_STRONGEST = 0.65  # share of the colour where the map is strongest: the image shows through
 
 
 class ImageMaps(NamedTuple):

@@ -36,7 +36,7 @@ CropScores = Callable[[np.ndarray], np.ndarray]
 
 BATCH_PIXELS = 16 * 224 * 224  # of all crops of a batch: more gains nothing on a CPU
 _WAITING_PIXELS = 16  # times those of a batch: decoded, until others of their size come
-_MOST_WAITING = 256  # images, however small
+_MOST_WAITING = 256  # images that come after one before it is scored
 _AHEAD = 2  # images that each thread decodes before they are asked for
 
 
@@ -139,23 +139,25 @@ def _prepared(found: Iterable[Found], config: Config, threads: int) -> Iterator[
 def batches(prepared: Iterable[Prepared], most: int = BATCH_PIXELS) -> Iterator[list[Prepared]]:
     """Images in batches whose crops are of one shape; what cannot be read comes alone.
 
-    A batch is complete when one more image would exceed `most` pixels. When too many images wait, all go as they are.
+    A batch is complete when one more image would exceed `most` pixels. When too many pixels wait, or an image has
+    seen too many come after it, all that wait go as they are.
     """
-    waiting: dict[tuple[int, ...], list[Prepared]] = {}  # the first came first
-    images = pixels = 0
+    waiting: dict[tuple[int, ...], list[Prepared]] = {}  # the batch of the image that came first is first
+    pixels = 0
     for image in prepared:
         if image.found.problem:
             yield [image]
-            continue
-        same = waiting.setdefault(image.crops.shape, [])
-        same.append(image)
-        images, pixels = images + 1, pixels + image.pixels
-        if (len(same) + 1) * image.pixels > most:
-            yield waiting.pop(image.crops.shape)
-            images, pixels = images - len(same), pixels - len(same) * image.pixels
-        elif images > _MOST_WAITING or pixels > _WAITING_PIXELS * most:
+        else:
+            same = waiting.setdefault(image.crops.shape, [])
+            same.append(image)
+            pixels += image.pixels
+            if (len(same) + 1) * image.pixels > most:
+                yield waiting.pop(image.crops.shape)
+                pixels -= len(same) * image.pixels
+        first = next(iter(waiting.values()), [image])[0].number
+        if pixels > _WAITING_PIXELS * most or image.number - first >= _MOST_WAITING:
             yield from waiting.values()
-            waiting, images, pixels = {}, 0, 0
+            waiting, pixels = {}, 0
     yield from waiting.values()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,8 +30,11 @@ def score_row(found: Found, values: Sequence[float] | None, meaning: Meaning | N
     row = dict.fromkeys([*COLUMNS, *EXPLAINED]) | {"image": found.path, "error": found.problem or None}
     if values is None:
         return row
+    if not math.isfinite(values[0]):
+        return row | {"error": f"image {found.path}: the model gives {values[0]} as its score"}
     score = min(100.0, max(0.0, values[0]))
-    row |= {"score": round(score, 4)} | dict(zip(STAGE_COLUMNS, values[1:], strict=False))
+    weights = (round(weight, 6) for weight in values[1:])
+    row |= {"score": round(score, 4)} | dict(zip(STAGE_COLUMNS, weights, strict=False))
     if meaning is not None:
         low, high = meaning.interval(score)
         row |= {"low": round(low, 1), "high": round(high, 1), "level": meaning.level(score)}
@@ -58,7 +62,7 @@ def table_line(row: dict[str, Any], explained: bool = False) -> str:
 
 def map_name(image: str) -> str:
     """The file's name of an image's map: the image's, and a hash of its path, since folders may share names."""
-    return f"{Path(image).stem[:100]}_{hashlib.blake2b(os.fsencode(image), digest_size=4).hexdigest()}.png"
+    return f"{Path(image).stem[:50]}_{hashlib.blake2b(os.fsencode(image), digest_size=4).hexdigest()}.png"
 
 
 def _number(value: float | None, decimals: int) -> str:

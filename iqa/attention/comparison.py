@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from iqa.attention.paired_tests import SIGNIFICANT, compare_paired, correlate, finding
 from iqa.attention.statistics import STATISTICS
@@ -137,6 +136,8 @@ def _compare_statistics(values: dict[str, dict[str, np.ndarray]]) -> dict[str, d
 
 def _compare_layers(models: dict[str, Measured]) -> dict[str, dict]:
     """Compare each layer that both have; `p_fdr` is the t-test's p, adjusted over the layers."""
+    from scipy import stats
+
     common = [layer for layer in models["full"].layers if layer in models["no_middle"].layers]
     compared = {layer: _compare_statistics({m: v.layers[layer] for m, v in models.items()}) for layer in common}
     for name in STATISTICS:

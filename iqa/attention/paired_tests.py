@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
 
 SIGNIFICANT = 0.05
 FEWEST_SAMPLES = 3  # two differences always have a spread, so a t-test of two says nothing
@@ -48,6 +47,8 @@ def _std(values: np.ndarray) -> float | None:
 
 def _tests(d: np.ndarray) -> dict:
     """Test differences (n,) and measure their effect sizes; a quantity that is not defined is None, with a note."""
+    from scipy import stats
+
     nothing = {"t": None, "p": None}
     tests = {"difference_ci95": None, "ttest": nothing, "wilcoxon": {"w": None, "p": None}}
     tests |= {"cohens_dz": None, "rank_biserial": None, "note": None}
@@ -71,6 +72,8 @@ def _tests(d: np.ndarray) -> dict:
 
 
 def _rank_biserial(d: np.ndarray) -> float:
+    from scipy import stats
+
     d = d[d != 0]
     ranks = stats.rankdata(np.abs(d))
     return float((ranks * np.sign(d)).sum() / ranks.sum())
@@ -78,6 +81,8 @@ def _rank_biserial(d: np.ndarray) -> float:
 
 def correlate(a: np.ndarray, b: np.ndarray) -> dict:
     """Find Spearman's correlation of two quantities (n,): `rho`, `p`, `n`, and `note` where it is not defined."""
+    from scipy import stats
+
     result = {"rho": None, "p": None, "n": len(a), "note": None}
     if len(a) < FEWEST_SAMPLES:
         return result | {"note": f"{len(a)} samples, {FEWEST_SAMPLES} are needed"}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from iqa.metrics.checks import checked_pair, deviations_vector, undefined_reason
 
@@ -21,6 +20,8 @@ def srcc(scores: ArrayLike, mos: ArrayLike) -> float:
     >>> srcc([1.0, 2.0, 30.0], [10, 20, 30])
     1.0
     """
+    from scipy import stats
+
     scores, mos = checked_pair(scores, mos)
     return plcc(stats.rankdata(scores), stats.rankdata(mos))
 
@@ -66,6 +67,8 @@ def krcc(scores: ArrayLike, mos: ArrayLike) -> float:
     >>> round(krcc([1, 3, 2], [1, 2, 3]), 4)
     0.3333
     """
+    from scipy import stats
+
     scores, mos = checked_pair(scores, mos)
     if undefined_reason(scores, mos):
         return float("nan")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from iqa.errors import UserError
 from iqa.metrics.checks import (
@@ -108,6 +107,8 @@ def _ratings(ratings_per_image: ArrayLike, n: int) -> np.ndarray:
 
 def _split_pairs(scores: np.ndarray, mos: np.ndarray, error: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Score gaps of the pairs: better minus worse for the different, absolute for the similar."""
+    from scipy import stats
+
     critical = stats.norm.ppf(0.975)
     gaps, similar = [np.empty(0)], [np.empty(0)]
     for i in range(scores.size - 1):  # one row of the pair matrix at a time keeps the peak at the two results

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import optimize, special
 
 from iqa.errors import UserError
 from iqa.metrics.checks import checked_pair, undefined_reason
@@ -40,6 +39,8 @@ class LogisticFit:
 
     def predict(self, scores: ArrayLike) -> np.ndarray:
         """Map scores of any shape to mos; NaN everywhere if there is no fit."""
+        from scipy import special
+
         scores = np.asarray(scores, dtype=np.float64)
         if self.parameters == 4:
             top, bottom, middle, width = self.coefficients
@@ -111,6 +112,8 @@ def _start_widths(spread: float) -> np.ndarray:
 
 def _design(scores: np.ndarray, parameters: int, middle: float, width: float) -> np.ndarray:
     """Columns whose weighted sum is the curve: (n, 2) for 4 parameters, (n, 3) for 5."""
+    from scipy import special
+
     curve = special.expit((scores - middle) / width)
     columns = [curve, np.ones_like(scores)]
     if parameters == 5:
@@ -120,6 +123,8 @@ def _design(scores: np.ndarray, parameters: int, middle: float, width: float) ->
 
 def _search(scores: np.ndarray, mos: np.ndarray, parameters: int) -> tuple[float, float] | None:
     """Best (middle, width) for standardised scores and mos, or None if no start converged."""
+    from scipy import optimize
+
     columns = [np.ones_like(scores)] if parameters == 4 else [np.ones_like(scores), scores]
     linear = np.stack(columns) / np.sqrt(scores.size)  # orthonormal, the scores being standardised
     mos_rest = mos - (linear @ mos) @ linear
@@ -153,6 +158,8 @@ def _explained(scores: np.ndarray, mos_rest: np.ndarray, linear: np.ndarray, mid
 
     `linear` is taken out of the curve as it was out of `mos_rest`; what is left is one regressor.
     """
+    from scipy import special
+
     curve = special.expit((scores - middle) / width)
     curve_rest = curve - (linear @ curve) @ linear
     square = curve_rest @ curve_rest

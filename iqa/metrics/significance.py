@@ -13,7 +13,6 @@ from collections.abc import Hashable, Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from iqa.metrics.bootstrap import (
     percentile_interval,
@@ -174,6 +173,8 @@ def _contents(count: int) -> str:
 
 def _expanded_level(level: float, count: int) -> float:
     """Share of the resamples of `count` contents that makes an interval of this level; NaN for one content."""
+    from scipy import stats
+
     if count < 2:
         return float("nan")
     t = stats.t.isf((1 - level) / 2, count - 1)
@@ -185,6 +186,8 @@ def _bootstrap_p(differences: np.ndarray, count: int) -> float:
 
     The data count as one more resample, so that p is never 0.
     """
+    from scipy import stats
+
     if differences.size == 0:
         return float("nan")
     smaller_tail = min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
@@ -210,6 +213,8 @@ def williams_test(r_a: float, r_b: float, r_ab: float, n: int) -> tuple[float, f
     >>> [round(value, 4) for value in williams_test(0.3, 0.4, 0.5, 100)]
     [-1.0767, 0.2843]
     """
+    from scipy import stats
+
     if n < FEWEST_FOR_A_TEST or not abs(r_ab) < 1:
         return float("nan"), float("nan")
     # A determinant of correlations is never negative; rounding can make it so.
@@ -240,6 +245,8 @@ def steiger_test(r_a: float, r_b: float, r_ab: float, n: int) -> tuple[float, fl
     >>> [round(value, 4) for value in steiger_test(0.3, 0.4, 0.5, 100)]
     [-1.0718, 0.2838]
     """
+    from scipy import stats
+
     if n < FEWEST_FOR_A_TEST or not max(abs(r_a), abs(r_b), abs(r_ab)) < 1:
         return float("nan"), float("nan")
     square = ((r_a + r_b) / 2) ** 2

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from iqa.choices import QUALITY_LEVELS
 from iqa.errors import UserError
@@ -160,6 +159,8 @@ def quality_levels(mos: ArrayLike) -> list[str]:
     >>> quality_levels([10, 90, 30, 50, 70])
     ['Very Low', 'Very High', 'Low', 'Mid', 'High']
     """
+    from scipy import stats
+
     mos = finite_vector(mos, "mos")
     shares = (stats.rankdata(mos) - 0.5) / max(1, mos.size)  # in (0, 1)
     return [QUALITY_LEVELS[int(share * len(QUALITY_LEVELS))] for share in shares]

@@ -20,9 +20,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
-from sklearn.decomposition import PCA
-from sklearn.metrics import silhouette_score
 
 from folders import DATABASES
 from iqa.choices import DEVICES
@@ -65,6 +62,8 @@ def silhouettes(vectors: np.ndarray, points: np.ndarray, labels: pd.Series) -> d
     Returns:
         `full`, `plane`, `n` and `labels` (how many), or None where no two labels have two images.
     """
+    from sklearn.metrics import silhouette_score
+
     known = (labels != "").to_numpy()
     sizes = labels[known].value_counts()
     if (sizes > 1).sum() < 2:
@@ -93,6 +92,8 @@ def analyze_vectors(scores: np.ndarray, vectors: np.ndarray, table: pd.DataFrame
     Raises:
         UserError: the generated weights are the same for every image.
     """
+    from sklearn.decomposition import PCA
+
     if np.ptp(vectors, axis=0).max() == 0:
         raise UserError("the generated weights are the same for every image: there are no components to draw")
     components = min(COMPONENTS, len(vectors) - 1)
@@ -111,6 +112,8 @@ def analyze_vectors(scores: np.ndarray, vectors: np.ndarray, table: pd.DataFrame
 
 
 def _correlation(component: np.ndarray, mos: pd.Series) -> dict:
+    from scipy.stats import spearmanr
+
     srcc, p = (math.nan, math.nan) if mos.nunique() == 1 else spearmanr(component, mos)
     return {"srcc": float(srcc), "p": float(p), "n": len(mos)}
 

@@ -98,7 +98,7 @@ def predict(
         rows = predict_rows(found, scorer.config, scores_of, scorer.meaning, at_once)
         if folder:
             rows = _with_maps(rows, scorer, folder)
-        takers = [_printer(format, kinds), seen.take, *([table.append] if table else [])]
+        takers = [*([table.append] if table else []), _printer(format, kinds), seen.take]  # what is shown is kept
         with _stopping(table):
             for row in progress(rows, "predict", show=not sys.stdout.isatty()):
                 for take in takers:

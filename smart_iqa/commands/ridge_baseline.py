@@ -17,9 +17,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from sklearn.linear_model import Ridge
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from folders import Database, read_run_database
 from iqa.config import Config
@@ -46,6 +43,10 @@ def pooled_features(scorer: Scorer, table: pd.DataFrame) -> np.ndarray:
 
 def fit_ridge(features: dict[str, np.ndarray], mos: dict[str, np.ndarray]):
     """Fit a standardised ridge on train, with the penalty of the best validation SRCC."""
+    from sklearn.linear_model import Ridge
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     models = [make_pipeline(StandardScaler(), Ridge(alpha)).fit(features["train"], mos["train"]) for alpha in PENALTIES]
     return max(models, key=lambda model: np.nan_to_num(srcc(model.predict(features["val"]), mos["val"]), nan=-1.0))
 

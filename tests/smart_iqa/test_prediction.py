@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -66,6 +67,12 @@ def test_what_cannot_be_read_is_a_row_in_its_place_with_an_error(scorer, images,
     assert rows[1]["score"] is None and rows[3]["score"] is not None
 
 
+def test_a_score_that_is_not_a_number_is_an_error():
+    for value in (math.nan, math.inf):
+        row = score_row(Found("a.png"), [value])
+        assert row["score"] is None and row["error"] == f"image a.png: the model gives {value} as its score"
+
+
 def test_the_table_has_the_stage_weights_where_they_are_asked_for(scorer, images):
     row = rows_of(images[:1], scorer, stage_weights=True)[0]
     assert table_head(True).split() == ["score", "low", "high", "level", *STAGE_COLUMNS, "image"]
@@ -96,15 +103,22 @@ def test_images_of_one_size_share_batches():
     assert sizes == [50, 50]
 
 
-def test_files_are_decoded_a_few_ahead_and_no_more_whatever_their_number(monkeypatch):
+SIDES = {"seven sizes": lambda n: 8 + n % 7, "all different": lambda n: 7 + n, "one beside large ones": lambda n: 900}
+
+
+@pytest.mark.parametrize("sides", SIDES)
+def test_files_are_decoded_a_few_ahead_and_no_more_whatever_their_number(monkeypatch, sides):
     taken = 0
 
     def source():
         nonlocal taken
-        for taken in range(1, 5001):
+        for taken in range(1, 2001):
             yield Found(str(taken))
 
-    monkeypatch.setattr(prediction, "test_crops", lambda path, config: np.zeros((1, 3, 8 + int(path) % 7, 8), np.uint8))
-    rows = predict_rows(source(), Config(), lambda crops: np.zeros((len(crops), 1)))
+    def crops(path: str, config: Config) -> np.ndarray:
+        return np.zeros((1, 3, 8 if path == "1" else SIDES[sides](int(path)), 1), np.uint8)
+
+    monkeypatch.setattr(prediction, "test_crops", crops)
+    rows = predict_rows(source(), Config(), lambda crops: np.zeros((len(crops), 1)), batch_pixels=1000)
     ahead = [taken - given for given, _ in enumerate(rows, start=1)]
-    assert len(ahead) == 5000 and max(ahead) <= prediction._MOST_WAITING + 20
+    assert len(ahead) == 2000 and max(ahead) <= prediction._MOST_WAITING + 20

@@ -12,9 +12,11 @@ from PIL import Image
 
 from iqa.checkpoint import read_checkpoint
 from iqa.choices import QUALITY_LEVELS
+from iqa.data import Found
 from iqa.demo.scenes import dead_leaves
 from smart_iqa import load_model
 from smart_iqa.commands.pack import half_width
+from smart_iqa.prediction import network_scores, predict_rows
 from smart_iqa.shipped import DEFAULT, Meaning, shipped_file, shipped_names
 
 shipped = pytest.mark.skipif(DEFAULT not in shipped_names(), reason="no default model in smart_iqa/weights")
@@ -94,8 +96,10 @@ def test_pack_of_what_is_no_finished_run_is_one_line(tmp_path, capsys):
 @shipped
 def test_the_model_of_the_package_scores_made_up_images_as_it_did(tmp_path):
     model = load_model(device="cpu")
-    scores = model.score(made_up_images(tmp_path))
+    scores = model.score(paths := made_up_images(tmp_path))
     assert scores == pytest.approx(EXPECTED, abs=1e-3)
+    rows = predict_rows(map(Found, map(str, paths)), model.config, network_scores(model), model.meaning)
+    assert [row["score"] for row in rows] == pytest.approx(EXPECTED, abs=1e-3)
     assert scores[0] > scores[1]
     assert scores[0] > scores[2]
 

@@ -1,4 +1,4 @@
-"""Help and mistakes in arguments come at once: before torch and matplotlib are imported."""
+"""Help and mistakes in arguments come at once: before torch, matplotlib, scikit-learn and scipy.stats are imported."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from helpers import ROOT, TORCH_FAMILY
 from smart_iqa import __version__
 from smart_iqa.commands import COMMANDS, main
 
-HEAVY = TORCH_FAMILY | {"matplotlib"}
+HEAVY = TORCH_FAMILY | {"matplotlib", "scipy.stats", "sklearn"}
 SCRIPTS = [file.name for file in sorted(ROOT.glob("*.py")) if '__name__ == "__main__"' in file.read_text()]
 
 
