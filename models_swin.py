@@ -183,7 +183,8 @@ class JoinedBackbone(nn.Module):
         self, names: Sequence[str], scales: Sequence[float], deviation: bool, drop_path_rate: float | None = None
     ):
         super().__init__()
-        self.members = nn.ModuleList(Backbone(name, drop_path_rate) for name in names)
+        members = nn.ModuleList(Backbone(name, drop_path_rate) for name in names)
+        self.members: Sequence[Backbone] = members  # type: ignore[assignment]
         self.scales, self.deviation = tuple(scales), deviation
         self.name, self.timm_name = "+".join(names), "+".join(member.timm_name for member in self.members)
         looks = len(self.scales) * (1 + deviation)
@@ -300,7 +301,7 @@ def _four_depths(transformer: Any) -> FeatureGetterNet:
     (Oquab et al., 2023). Positions are resampled to the size of the images.
     """
     depth = len(transformer.blocks)
-    body = FeatureGetterNet(transformer, [depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)], norm=True)
+    body = FeatureGetterNet(transformer, tuple(depth * quarter // 4 - 1 for quarter in (1, 2, 3, 4)), norm=True)
     body.pretrained_cfg = transformer.pretrained_cfg
     return body
 
@@ -744,7 +745,7 @@ class SmartIQA(nn.Module, PyTorchModelHubMixin, library_name="smart-iqa", licens
         self.fusion = FUSIONS[fusion](self.backbone.channels)
         from_vector = self.fusion.gives_vector
         self.reduce = _reduce(self.fusion.out_channels, spec.reduce_channels, dropout_rate, from_vector)
-        self.hypernet = HyperNet(from_vector)
+        self.hypernet: HyperNet | ResidualHyperNet = HyperNet(from_vector)
         self.target_net = TargetNet(dropout_rate)
         initialise(self)
         # Of the mixin: the arguments that `save_pretrained` writes. The weights beside them need no others.
@@ -818,7 +819,7 @@ class SmartIQA(nn.Module, PyTorchModelHubMixin, library_name="smart-iqa", licens
         content, fusion = self.branch_grids
         if not fusion:
             raise UserError(f"{type(self.fusion).__name__} weighs positions before pooling: it has no features to keep")
-        sides = [(side, GRID, 1) for side in LDA_GRIDS] + [(GRID, 1)]
+        sides: list[tuple[int, ...]] = [*((side, GRID, 1) for side in LDA_GRIDS), (GRID, 1)]
         if max(*content, *fusion) == 1:  # averages alone: a hundredth of the room
             sides = [(1,)] * len(sides)
         return [
@@ -923,11 +924,13 @@ class ResidualHyperNet(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         inputs, hidden, _ = RESIDUAL_SIZES
-        self.shared = nn.ModuleList([nn.Linear(inputs, hidden), nn.Linear(hidden, 1)])
+        shared = nn.ModuleList([nn.Linear(inputs, hidden), nn.Linear(hidden, 1)])
+        self.shared: Sequence[nn.Linear] = shared  # type: ignore[assignment]
         self.down, self.up = nn.Linear(inputs, RESIDUAL_RANK, bias=False), nn.Linear(RESIDUAL_RANK, hidden, bias=False)
         self.gains = nn.Linear(HYPER_CHANNELS, RESIDUAL_RANK)
         self.last_weight = nn.Linear(HYPER_CHANNELS, hidden)
-        self.biases = nn.ModuleList(nn.Linear(HYPER_CHANNELS, out) for out in RESIDUAL_SIZES[1:])
+        biases = nn.ModuleList(nn.Linear(HYPER_CHANNELS, out) for out in RESIDUAL_SIZES[1:])
+        self.biases: Sequence[nn.Linear] = biases  # type: ignore[assignment]
 
     def forward(self, hyper_vector: Tensor) -> TargetWeights:
         """Hyper vectors (B, 112) -> weights and biases of two layers."""
@@ -954,11 +957,12 @@ class ResidualNetwork(SmartIQA):
             raise UserError(f"head residual: {type(self.fusion).__name__} weighs positions before they are pooled")
         self.standardise = nn.ModuleList(Standardise(channels, grids) for grids in self.branch_grids)
         self.content.summarise = nn.Linear(sum(channels), RESIDUAL_SIZES[0])
-        self.hypernet, self.target_net = ResidualHyperNet(), TargetNet(dropout.p, F.relu)
-        for layer in (self.hypernet.gains, self.hypernet.last_weight, *self.hypernet.biases):
+        hypernet = ResidualHyperNet()
+        self.hypernet, self.target_net = hypernet, TargetNet(dropout.p, F.relu)
+        for layer in (hypernet.gains, hypernet.last_weight, *hypernet.biases):
             nn.init.normal_(layer.weight, std=GENERATED_START / HYPER_CHANNELS**0.5)
             nn.init.zeros_(layer.bias)
-        nn.init.constant_(self.hypernet.shared[-1].bias, MID_SCORE)
+        nn.init.constant_(hypernet.shared[-1].bias, MID_SCORE)
 
     def from_stages(self, content_stages: list[Tensor], fusion_stages: list[Tensor]) -> Inspection:
         """Everything after the backbone; see `SmartIQA.from_stages`."""
@@ -993,15 +997,13 @@ class PlainNetwork(SmartIQA):
         self.standardise = Standardise(self.backbone.channels, PooledContent.grids)
         # Two hidden layers of width w have w * (inputs + w) weights.
         width = round((-inputs + (inputs**2 + 4 * size) ** 0.5) / 2)
-        self.mlp = nn.Sequential(
-            *(nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(dropout_rate)),
-            *(nn.Linear(width, width), nn.ReLU(), nn.Dropout(dropout_rate)),
-            nn.Linear(width, 1),
-        )
-        for layer in self.mlp[::3]:
+        layers = [nn.Linear(inputs, width), nn.Linear(width, width), nn.Linear(width, 1)]
+        for layer in layers:
             nn.init.kaiming_normal_(layer.weight)
             nn.init.zeros_(layer.bias)
-        nn.init.constant_(self.mlp[-1].bias, MID_SCORE)
+        nn.init.constant_(layers[-1].bias, MID_SCORE)
+        hidden = ([layer, nn.ReLU(), nn.Dropout(dropout_rate)] for layer in layers[:-1])
+        self.mlp = nn.Sequential(*itertools.chain(*hidden), layers[-1])
 
     @property
     def branch_grids(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -1013,7 +1015,7 @@ class PlainNetwork(SmartIQA):
 
     def from_stages(self, content_stages: list[Tensor], fusion_stages: list[Tensor]) -> Inspection:
         """Everything after the backbone; there is no attention, and no weight is generated."""
-        dtype = self.mlp[0].weight.dtype
+        dtype = next(self.mlp.parameters()).dtype
         with torch.autocast(content_stages[0].device.type, enabled=False):
             stages = self.standardise([stage.to(dtype) for stage in content_stages])
             pooled = torch.cat([stage.flatten(1) for stage in stages], dim=1)

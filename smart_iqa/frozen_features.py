@@ -11,7 +11,7 @@ import hashlib
 import importlib.metadata
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -52,6 +52,8 @@ class FeatureNetwork(SmartIQA):
 
     It holds the modules of `model` by the same names: what one learns the other knows, and their checkpoints are one.
     """
+
+    model: SmartIQA | Ensemble
 
     def __init__(self, model: SmartIQA | Ensemble):
         nn.Module.__init__(self)
@@ -151,7 +153,8 @@ class FrozenFeatures:
         table = table.reset_index(drop=True)
         images_at_once = max(1, _PIXELS_AT_ONCE // self.config.patch_size**2 // self.shapes[training][0])
         loader = test_loader(CropDataset(table, self.config, frozen_crops=training), self.config, images_at_once)
-        network = folded(self.network.to(self.accelerator.device).eval().model)
+        self.network.to(self.accelerator.device).eval()
+        network: Any = folded(self.network.model)  # the same kind of network
         for batch in progress(loader, "features", show=self.accelerator.is_main_process):
             features = self._features(batch, self.shapes[training][1], network).cpu().numpy()
             for path, content in zip(table["path"][batch.index.numpy()], features, strict=True):
@@ -162,7 +165,7 @@ class FrozenFeatures:
             raise UserError(f"{path}: its features exceed half precision; give --no_cache")
         self.rows[training].write(self.paths.row(path), content)
 
-    def _features(self, batch: Batch, flips: int, network: nn.Module) -> Tensor:
+    def _features(self, batch: Batch, flips: int, network: SmartIQA | Ensemble) -> Tensor:
         """(B, K, flips, D) float16, unflipped first."""
         B, K = batch.crops.shape[:2]
         device, backbone = self.accelerator.device, self.network.backbone

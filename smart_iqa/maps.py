@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -61,16 +61,18 @@ def stitch(maps: np.ndarray, corners: list[tuple[int, int]], height: int, width:
 def rollout_maps(model: SmartIQA, images: Tensor) -> Tensor:
     """Roll attention out over images (B, 3, H, W) -> (B, H, W), 1 where attention is spread evenly."""
     H, W = images.shape[-2:]
-    patch = model.backbone.patch
+    backbone: Any = model.backbone
+    patch = backbone.patch
     padded = F.pad(images, (0, -W % patch, 0, -H % patch), mode="replicate")  # as the backbone does
-    shares = attention_rollout(window_attention(model.backbone.body, padded))  # (B, H0, W0), sum 1
+    shares = attention_rollout(window_attention(backbone.body, padded))  # (B, H0, W0), sum 1
     return place_on_images(shares * shares[0].numel(), patch, H, W)
 
 
 def image_maps(scorer: Scorer, path: str) -> ImageMaps:
     """Make Grad-CAM and, for Swin, attention rollout over one image, stitched from crops that cover it."""
     pixels = _pixels(scorer, path)
-    kinds = [grad_cam, rollout_maps] if has_window_attention(scorer.model.backbone.body) else [grad_cam]
+    backbone: Any = scorer.model.backbone
+    kinds = [grad_cam, rollout_maps] if has_window_attention(backbone.body) else [grad_cam]
     maps = [_stitched(scorer, pixels, kind) for kind in kinds]
     return ImageMaps(pixels.transpose(1, 2, 0), maps[0], maps[1] if len(maps) > 1 else None)
 

@@ -65,7 +65,8 @@ def test_crops(path: str, config: Config) -> np.ndarray:
     pixels, side = load_image(path, parse_resize(config.resize), config.patch_size), config.patch_size
     if TEST_MODES[config.test_mode].whole:
         return pixels[None]
-    corners = test_corners(*pixels.shape[1:], config, Path(path).name)
+    height, width = pixels.shape[1:]
+    corners = test_corners(height, width, config, Path(path).name)
     return np.stack([pixels[:, top : top + side, left : left + side] for top, left in corners])
 
 
@@ -77,7 +78,7 @@ def network_scores(scorer: Scorer, stage_weights: bool = False) -> CropScores:
         stage_weights: give them too, where the fusion has any.
     """
     device = scorer.accelerator.device
-    model = folded(scorer.model)
+    model: Any = folded(scorer.model)  # the same kind of network
     network = StageWeights(model) if stage_weights else model
     means_of = image_means(network, scorer.to_images, scorer.accelerator)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from models_swin import Backbone, SmartIQA
+from models_swin import Backbone, JoinedBackbone, SmartIQA
 
 
 class StageWeights(nn.Module):
@@ -39,7 +39,7 @@ class GeneratedWeights(nn.Module):
 class PooledFeatures(nn.Module):
     """Images (B, 3, H, W) -> the backbone's four stages, each averaged over positions: (B, sum C_i)."""
 
-    def __init__(self, backbone: Backbone):
+    def __init__(self, backbone: Backbone | JoinedBackbone):
         super().__init__()
         self.backbone = backbone
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
@@ -18,8 +18,6 @@ from torch.utils.data import DataLoader
 from data_loader import CropDataset, Preparation, test_loader
 from iqa.checkpoint import load_model_state, read_checkpoint
 from iqa.config import Config, load_config, resolve
-from iqa.data import open_rgb
-from iqa.errors import UserError
 from iqa.evaluation import predict
 from iqa.pretrained import read_state_dict
 from iqa.runtime import autocast, fuse_attention, make_accelerator
@@ -118,7 +116,7 @@ class Scorer:
         return clip_scores(scores).to(images.device)
 
     @overload
-    def score(self, images: OneImage) -> float: ...
+    def score(self, images: OneImage) -> float: ...  # type: ignore[overload-overlap]  # a text is a list of texts too
 
     @overload
     def score(self, images: Tensor | Iterable[OneImage | Tensor]) -> np.ndarray: ...
@@ -141,20 +139,9 @@ class Scorer:
         if not given:
             return np.empty(0)
         dataset = self.plain.dataset(_unlabelled(given))
-        dataset.paths = given
+        dataset.paths = given  # type: ignore[assignment]  # images in memory have no path
         scores = self._predict(self.plain, dataset, "score").clip(0, 100)
         return float(scores[0]) if is_one(images) else scores
-
-    def score_readable(self, images: Sequence[str | Path]) -> tuple[np.ndarray, dict[int, str]]:
-        """Like `score` of a list, but files that cannot be read do not stop the others.
-
-        Returns:
-            Scores (n,), and by place in the list why a file cannot be read. The score of such a file means nothing.
-        """
-        dataset = _TolerantCrops(_unlabelled(images), self.config)
-        scores = self._predict(self.plain, dataset, "score").clip(0, 100)
-        of_all = self.accelerator.reduce(dataset.unreadable.int().to(self.accelerator.device), "sum")
-        return scores, {place: _problem(images[place]) for place in of_all.nonzero().flatten().tolist()}
 
     def score_table(self, table: pd.DataFrame, description: str = "score", database: str | None = None) -> np.ndarray:
         """Raw scores (n,) of a table; they may lie outside 0..100.
@@ -176,21 +163,6 @@ class Scorer:
         return predict(network, self._loader(dataset), to_images, self.accelerator, description, at_once)
 
 
-class _TolerantCrops(CropDataset):
-    """Crops of images that may be unreadable: their crops are black, and `unreadable` (n,) is set."""
-
-    def __init__(self, table: pd.DataFrame, config: Config):
-        super().__init__(table, config)
-        self.unreadable = torch.zeros(len(table), dtype=torch.bool).share_memory_()  # workers write to it
-
-    def _pixels(self, row: int) -> np.ndarray:
-        try:
-            return super()._pixels(row)
-        except UserError:
-            self.unreadable[row] = True
-            return np.zeros((3, self.config.patch_size, self.config.patch_size), dtype=np.uint8)
-
-
 def _unlabelled(images: Sequence[str | Path | Image.Image]) -> pd.DataFrame:
     """A table of files; an image in memory has neither name nor path."""
     import pandas as pd
@@ -198,14 +170,6 @@ def _unlabelled(images: Sequence[str | Path | Image.Image]) -> pd.DataFrame:
     paths = ["" if isinstance(image, Image.Image) else str(image) for image in images]
     table = pd.DataFrame({"image": [Path(path).name for path in paths], "path": paths})
     return table.assign(mos=np.nan, mos_std=np.nan)
-
-
-def _problem(path: str | Path) -> str:
-    try:
-        open_rgb(path)
-    except UserError as error:
-        return str(error)
-    return f"{path}: could not be read when its turn came, and can be now: score it again"
 
 
 def load_model(checkpoint: str | Path = DEFAULT, device: str = "auto", **changes) -> Scorer:
@@ -229,11 +193,11 @@ def load_model(checkpoint: str | Path = DEFAULT, device: str = "auto", **changes
     tensors, records = read_checkpoint(file)
     made = records["made"]
     config = dataclasses.replace(_config_of(file, made), device=device, **changes)
-    model = build_network(**made["architecture"])
-    load_model_state(model, tensors, file)
+    network: Any = build_network(**made["architecture"])  # an ensemble does what a network does
+    load_model_state(network, tensors, file)
     accelerator = make_accelerator(device, config.precision)
     name = file.stem if "config" in made else file.resolve().parent.name
-    scorer = Scorer(model.requires_grad_(False), config, accelerator, scales=made.get("scales"), name=name)
+    scorer = Scorer(network.requires_grad_(False), config, accelerator, scales=made.get("scales"), name=name)
     scorer.meaning = Meaning(**made["meaning"]) if "meaning" in made else None
     return scorer
 

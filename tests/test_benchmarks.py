@@ -196,6 +196,8 @@ def test_a_page_gets_every_kind_of_result(quick):
         "accuracy": {"n": 595, **numbers}, **other,
     }  # fmt: skip
     results.append(("g.json", {"kind": "export", **exported}))
+    start = {"speed": {}, "start": {"first_score": {"median": 2.0, "n": 3}}, "memory": {"peak_bytes": {"100": 3e8}}}
+    results.append(("h.json", {"kind": "prediction", "measurements": start, "busy": False, **other}))
     pages = [page.filled((ROOT / name).read_text(), results) for name in page.PAGES]
     assert page.NOTHING not in "".join(pages)
     assert "| loading | 1,000 | 1.5 | 400 |" in pages[0] and "out of memory" in pages[0]

@@ -17,7 +17,7 @@ from argparse import SUPPRESS
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -48,7 +48,7 @@ def parse_variant(text: str) -> tuple[str, str]:
 
 def backbone_stages(model: SmartIQA) -> dict[str, int]:
     """Count the parameters of the backbone's top-level parts, as timm names them."""
-    body = model.backbone.body
+    body: Any = model.backbone.body
     body = getattr(body, "model", body)  # of a plain transformer, the whole of it
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in body.named_children()}
     counts["own"] = sum(p.numel() for p in body.parameters(recurse=False))  # positions and class token

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import nn
 
-    from models_swin import Backbone, SmartIQA
+    from models_swin import Backbone, JoinedBackbone, SmartIQA
 
 BACKBONE, FUSION, SIDE = "tiny", "channel", 224
 # Before and after, as the paper's first figure: name, backbone, fusion.
@@ -114,7 +114,7 @@ def _parts_table(model: SmartIQA) -> str:
     return markdown_table(["part", "class", "gives", "parameters"], rows)
 
 
-def _fusions_table(backbone: Backbone) -> str:
+def _fusions_table(backbone: Backbone | JoinedBackbone) -> str:
     import torch
 
     from models_swin import FUSIONS
@@ -129,7 +129,7 @@ def _fusions_table(backbone: Backbone) -> str:
     return markdown_table(["fusion", "features", "stage weights", "parameters", "what it does"], rows)
 
 
-def _content_vectors_table(backbone: Backbone) -> str:
+def _content_vectors_table(backbone: Backbone | JoinedBackbone) -> str:
     from models_swin import CONTENT_BRANCHES
 
     rows = [

@@ -17,6 +17,7 @@ interval that holds the mos of nine images in ten, and the quality level. What c
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -184,7 +185,7 @@ def _with_maps(rows: Iterator[dict[str, Any]], scorer: Scorer, folder: Path) -> 
         if row["error"] is None:
             file = folder / map_name(row["image"])
             drawn = overlay(*score_map(scorer, row["image"]))
-            write_atomically(file, lambda temporary, drawn=drawn: drawn.save(temporary, format="png"))
+            write_atomically(file, functools.partial(drawn.save, format="png"))
             row["map"] = str(file)
         yield row
 
