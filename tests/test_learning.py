@@ -161,4 +161,4 @@ def test_less_memory_is_needed_by_what_is_meant_to_need_less(backbone: str) -> N
 
     whole = needed()  # of what grows with the batch
     assert needed(batch=512) == pytest.approx(2 * whole, rel=0.2)
-    assert max(needed(freeze_stages=2), needed(grad_checkpointing=True), needed(dtype=torch.bfloat16)) < 0.8 * whole
+    assert max(needed(freeze_stages=2), needed(grad_checkpointing=True), needed(dtype=torch.bfloat16)) < 0.9 * whole
