@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import posixpath
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from iqa.config import Config
+from iqa.config import NAMED_PLACE, Config
 from iqa.data import (
     SPLIT_NAMES,
     Database,
@@ -66,6 +67,10 @@ class _Source:
         if path is None:
             raise UserError(f"{self.name}: no label file {name} in {self.root}; it comes with the database")
         return path
+
+    def find_unpacked(self, name: str) -> Path | None:
+        """A file of the database, in the root or in the folder that its own archive unpacks to."""
+        return self.find(name) or self.find(f"{Path(name).stem}/{name}")
 
     def find(self, name: str) -> Path | None:
         """A file or folder of the database.
@@ -126,15 +131,17 @@ def _labels(row: Sequence[int], image: Sequence[str], stored: Sequence, **column
 
 
 _KONIQ_SPLIT = "koniq10k_distributions_sets.csv"
+_KONIQ_SCORES = "koniq10k_scores_and_distributions.csv"
 
 
 def _read_koniq(source: _Source) -> pd.DataFrame:
     """KonIQ-10k (Hosu et al. 2020). The label file with the split has MOS on 0..100, the other one 1..5."""
-    with_split = source.find(_KONIQ_SPLIT)
-    file = with_split or source.label_file("koniq10k_scores_and_distributions.csv")
+    with_split = source.find_unpacked(_KONIQ_SPLIT)
+    file = with_split or source.find_unpacked(_KONIQ_SCORES) or source.label_file(_KONIQ_SCORES)
     score_column = "MOS" if with_split else "MOS_zscore"
     rows = read_csv_rows(file, ["image_name", score_column, "SD"] + (["set"] if with_split else []))
-    folder = source.image_folder("1024x768", "512x384")
+    sizes = ("1024x768", "512x384")
+    folder = source.image_folder(*sizes, *(f"koniq10k_{s}/{s}" for s in sizes), *(f"koniq10k_{s}" for s in sizes))
     return _labels(
         rows.row,
         [f"{folder}/{name}" for name in rows.image_name],
@@ -378,20 +385,83 @@ class _Layout:
     lower_is_better: bool = False
     any_table: bool = False
     split_file: str | None = None  # holds the official split; without it the database can be read too
+    labels: tuple[str, ...] = ()  # label files: the folder that has one of them is the database's
+    unpacked: tuple[str, ...] = ()  # what its archives and copies call its folder, beside its name
+    page: str = ""  # where its authors give it
 
 
 _LAYOUTS = {
-    "koniq-10k": _Layout(10073, (0, 100), _read_koniq, split_file=_KONIQ_SPLIT),
-    "spaq": _Layout(11125, (0, 100), _read_spaq),
-    "kadid-10k": _Layout(10125, (1, 5), _read_kadid),
-    "agiqa-3k": _Layout(2982, (0, 5), _read_agiqa),
+    "koniq-10k": _Layout(
+        10073,
+        (0, 100),
+        _read_koniq,
+        split_file=_KONIQ_SPLIT,
+        labels=(_KONIQ_SPLIT, _KONIQ_SCORES),
+        unpacked=("koniq10k_1024x768", "koniq10k_512x384", "koniq"),
+        page="https://database.mmsp-kn.de/koniq-10k-database.html",
+    ),
+    "spaq": _Layout(
+        11125,
+        (0, 100),
+        _read_spaq,
+        labels=("Annotations",),
+        unpacked=("SPAQ_fixed",),  # by the repair that its authors advise for unpacking
+        page="https://github.com/h4nwei/SPAQ",
+    ),
+    "kadid-10k": _Layout(
+        10125,
+        (1, 5),
+        _read_kadid,
+        labels=("dmos.csv",),
+        unpacked=("kadid",),
+        page="https://database.mmsp-kn.de/kadid-10k-database.html",
+    ),
+    "agiqa-3k": _Layout(
+        2982,
+        (0, 5),
+        _read_agiqa,
+        labels=("data.csv",),
+        unpacked=("agiqa",),
+        page="https://github.com/lcysyzxdxc/AGIQA-3k-Database",
+    ),
     # Published as -2.64..111.77; the extremes themselves have more digits.
-    "live": _Layout(779, (-2.6401, 111.7747), _read_live, lower_is_better=True),
-    "csiq": _Layout(866, (0, 1), _read_csiq, lower_is_better=True),
-    "tid2013": _Layout(3000, (0, 9), _read_tid),
-    "livec": _Layout(1162, (0, 100), _read_livec),
-    "bid": _Layout(586, (0, 5), _read_bid),
-    "demo": _Layout(None, (0, 100), _read_demo),
+    "live": _Layout(
+        779,
+        (-2.6401, 111.7747),
+        _read_live,
+        lower_is_better=True,
+        labels=("dmos_realigned.mat",),
+        unpacked=("databaserelease2",),
+        page="https://live.ece.utexas.edu/research/quality/subjective.htm",
+    ),
+    "csiq": _Layout(
+        866,
+        (0, 1),
+        _read_csiq,
+        lower_is_better=True,
+        labels=("csiq_label.txt",),
+        page="https://s2.smu.edu/~eclarson/csiq.html",
+    ),
+    "tid2013": _Layout(
+        3000, (0, 9), _read_tid, labels=("mos_with_names.txt",), page="https://www.ponomarenko.info/tid2013.htm"
+    ),
+    "livec": _Layout(
+        1162,
+        (0, 100),
+        _read_livec,
+        labels=("Data",),
+        unpacked=("ChallengeDB_release", "live_challenge", "clive"),
+        page="https://live.ece.utexas.edu/research/ChallengeDB/index.html",
+    ),
+    "bid": _Layout(
+        586,
+        (0, 5),
+        _read_bid,
+        labels=("DatabaseGrades.xlsx",),
+        unpacked=("ImageDatabase",),
+        page="https://www.lps.ufrj.br/profs/eduardo/ImageDatabase.htm",
+    ),
+    "demo": _Layout(None, (0, 100), _read_demo, labels=("labels.csv",)),
     "csv": _Layout(None, (0, 100), _read_csv, any_table=True),
     "json": _Layout(None, (0, 100), _read_json, any_table=True),
 }
@@ -401,7 +471,7 @@ DATABASES = tuple(_LAYOUTS)
 def read_database(
     name: str,
     *,
-    data_root: str | Path | None = None,
+    data_root: str | Path | Sequence[str | Path] | None = None,
     data_path: str | Path | None = None,
     skip_bad_images: bool = False,
     image_column: str | None = None,
@@ -416,8 +486,8 @@ def read_database(
 
     Args:
         name: one of `DATABASES`.
-        data_root: folder of the databases, each in a folder of its name; default
-            $IQA_DATA_ROOT or ./datasets.
+        data_root: folders of databases, each in a folder of its name or of its archive's, and NAME=FOLDER for single
+            ones; one, a list, or a text with the path separator between; default $IQA_DATA_ROOT or ./datasets.
         data_path: the database's own folder, or for csv and json the file (json: also a folder with
             train.json and test.json).
         skip_bad_images: leave bad labels and images out and record them in `left_out`, instead of stopping.
@@ -458,12 +528,15 @@ def read_run_database(config: Config, data_root: str | None = None, check_images
 
     Args:
         config: of the run.
-        data_root: where to look instead of where the run did.
+        data_root: where to look instead of where the run did; NAME=FOLDER alone is looked at first.
         check_images: see `read_database`.
     """
+    given = [data_root] if data_root else []
+    if all(NAMED_PLACE.fullmatch(entry) for place in given for entry in _entries(place)):
+        given += config.data_places
     return read_database(
         config.dataset,
-        data_root=data_root or config.data_root,
+        data_root=given,
         data_path=config.data_path,
         skip_bad_images=config.skip_bad_images,
         check_images=check_images,
@@ -485,9 +558,14 @@ def _layout(name: str, for_tables_only: Sequence[object]) -> _Layout:
 
 
 def _locate(
-    name: str, layout: _Layout, data_root: str | Path | None, data_path: str | Path | None
+    name: str,
+    layout: _Layout,
+    data_root: str | Path | Sequence[str | Path] | None,
+    data_path: str | Path | None,
 ) -> tuple[Path, Path | None]:
     """The root that image names are relative to, and for any table its file."""
+    roots, named = _places(data_root)
+    data_path = named.get(name) or data_path
     if layout.any_table:
         if data_path is None:
             raise UserError(
@@ -500,12 +578,56 @@ def _locate(
         if name == "csv" and file.is_dir():
             raise UserError(f"csv: {file} is a folder; --data_path must name the CSV file in it")
         return (file if file.is_dir() else file.parent), file
-    parent = Path(data_root or os.environ.get("IQA_DATA_ROOT") or "datasets").resolve()
-    root = Path(data_path).resolve() if data_path else (_find(parent, name) or parent / name).resolve()
-    if not root.is_dir():
-        advice = "run `smart-iqa make-demo-database`" if name == "demo" else "give --data_root or --data_path"
-        raise DatabaseNotFound(f"{name}: no database at {root}; {advice}")
-    return root, None
+    folders = [Path(data_path)] if data_path else [folder for root in roots for folder in _called(root, name, layout)]
+    unpacked = (inner for folder in folders for inner in [folder, *_called(folder, name, layout)])
+    complete = (folder for folder in unpacked if any(_find(folder, label) is not None for label in layout.labels))
+    root = next(complete, next(iter(folders), None))
+    if root is None or not root.is_dir():
+        looked = [str(Path(data_path))] if data_path else [str(root / name) for root in roots]
+        where = " or ".join(str(Path(place).resolve()) for place in looked)
+        had = f"get it from {layout.page} and " if layout.page else ""
+        advice = "run `smart-iqa make-demo-database`" if name == "demo" else f"{had}give --data_root or --data_path"
+        raise DatabaseNotFound(f"{name}: no database at {where}; {advice}")
+    return root.resolve(), None
+
+
+def _places(data_root: str | Path | Sequence[str | Path] | None) -> tuple[list[Path], dict[str, Path]]:
+    """The folders of databases, and the folders of single databases by name."""
+    several = [data_root] if isinstance(data_root, str | Path) else list(data_root or [])
+    entries = [entry for text in several for entry in _entries(text)]
+    # The first of a name counts.
+    named = {match[1]: Path(match[2]) for match in map(NAMED_PLACE.fullmatch, reversed(entries)) if match}
+    if unknown := next((name for name in named if name not in _LAYOUTS), None):
+        raise UserError(f"--data_path {unknown}=...: unknown database {unknown!r}; known: {', '.join(DATABASES)}")
+    roots = [entry for entry in entries if not NAMED_PLACE.fullmatch(entry)]
+    return [Path(root) for root in roots or _entries(os.environ.get("IQA_DATA_ROOT") or "datasets")], named
+
+
+def _entries(text: str | Path) -> list[str]:
+    """The parts of a text with the path separator between; a folder's own name may have one in it."""
+    return [str(text)] if Path(text).exists() else [part for part in str(text).split(os.pathsep) if part]
+
+
+def _called(root: Path, name: str, layout: _Layout) -> list[Path]:
+    """The folders in `root` that a database's name or its archives' names are given to; the name itself first."""
+    wanted = [_plain_name(each) for each in (name, *layout.unpacked)]
+    try:
+        found = [path for path in sorted(root.iterdir()) if _plain_name(path.name) in wanted and path.is_dir()]
+    except OSError:  # there is no such folder, or it cannot be listed
+        return []
+    return sorted(found, key=lambda path: (path.name != name, wanted.index(_plain_name(path.name))))
+
+
+def _plain_name(name: str) -> str:
+    """A folder's name without case, separators, and what unpacking and copying append.
+
+    >>> [_plain_name(name) for name in ("KonIQ-10k", "SPAQ zip", "AGIQA-3k-Database-main")]
+    ['koniq10k', 'spaq', 'agiqa3k']
+    """
+    words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
+    while len(words) > 1 and words[-1] in ("zip", "rar", "database", "dataset", "main", "master"):
+        words.pop()
+    return "".join(words)
 
 
 def _find(root: Path, name: str) -> Path | None:
@@ -666,7 +788,7 @@ def summary(database: Database) -> dict:
 def add_database_arguments(parser: Parser) -> None:
     """Give a parser the arguments of `read_database`, under their own names."""
     parser.add_argument("name", metavar="NAME", help=", ".join(DATABASES))
-    parser.add_argument("--data_root", help="folder of the databases; default $IQA_DATA_ROOT or ./datasets")
+    parser.add_argument("--data_root", help="folders of databases, `:` between; default $IQA_DATA_ROOT or ./datasets")
     parser.add_argument("--data_path", help="this database's own folder; for csv and json the file")
     parser.add_argument("--skip_bad_images", action="store_true", help="leave bad images out and list them")
     parser.add_argument("--image_column", help="csv, json: column of the image paths")

@@ -217,6 +217,7 @@ def run(config: Config, resume: bool = False) -> dict:
     """
     from data_loader import warn_of_small_images
     from iqa.runtime import make_accelerator, require_compiler
+    from smart_iqa.preflight import check_needs
     from smart_iqa.testing import read_databases
 
     for name in (config.dataset, *config.also_train_on):
@@ -232,11 +233,10 @@ def run(config: Config, resume: bool = False) -> dict:
             pass
     _warn(config)
     with accelerator.main_process_first():  # it checks the images, the others find its notes
-        databases = [read_run_database(config)]
-        databases += read_databases(
-            config.also_train_on, config.data_root, config.skip_bad_images, cache_dir=config.cache_dir
-        )
-        others = _other_databases(config)
+        to_test = check_needs(config, architecture_of(config), resume)
+        how = (config.data_places, config.skip_bad_images, config.cache_dir)
+        databases = [read_run_database(config), *read_databases(config.also_train_on, *how)]
+        others = read_databases(to_test, *how)
     for note in (f"{database.name}: {note}" for database in databases for note in database.notes):
         log.info("%s", note)
     for each in (*databases, *others):
@@ -256,17 +256,6 @@ def _warn(config: Config) -> None:
         )
     if config.allow_leakage:
         log.warning("contents may be in two parts: results are marked so and are too good to be true")
-
-
-def _other_databases(config: Config) -> list[Database]:
-    from smart_iqa.testing import read_databases
-
-    names = [*(["spaq"] if config.spaq else []), *config.cross_datasets]
-    names = [name for name in names if name not in (config.dataset, *config.also_train_on)]
-    for name in names:
-        if name not in DATABASES:
-            raise UserError(f"cross_datasets: unknown database {name!r}; known: {', '.join(DATABASES)}")
-    return read_databases(names, config.data_root, config.skip_bad_images, optional=names, cache_dir=config.cache_dir)
 
 
 def _run_splits(

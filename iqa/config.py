@@ -1,14 +1,14 @@
 """The one home of every setting: name, type, default, what is allowed. default < YAML < flag.
 
-Nothing here reads data. `parse_config` turns a command line (and its `--config` file) into a frozen
-`Config`; every mistake in either is one UserError that names the key, its value and what is allowed.
+Nothing here reads data. `resolve` turns layers of settings into a frozen `Config`, and `iqa.flags` a command line (and
+its `--config` file); every mistake in either is one UserError that names the key, its value and what is allowed.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
+import os
 import re
 import typing
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ _PACKAGE = Path(__file__).resolve().parent
 CONFIGS = next(folder for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs") if folder.is_dir())
 
 _SINGLE_STAGE = tuple(name for name, kind in FUSION_KINDS.items() if kind.single_stage)
-_ATTENTION = tuple(name for name, kind in FUSION_KINDS.items() if kind.weighs_stages)
+ATTENTION = tuple(name for name, kind in FUSION_KINDS.items() if kind.weighs_stages)
 
 
 # The groups of settings, each under its first field.
@@ -70,8 +70,11 @@ class Config:
 
     # Data.
     dataset: str = _setting("koniq-10k", "database to train on; `python folders.py --help` lists them")
-    data_root: str | None = _setting(None, "holds a folder per database (default: $IQA_DATA_ROOT, ./datasets)")
-    data_path: str | None = _setting(None, "this database's folder, or the table of `csv` and `json`")
+    data_root: str | None = _setting(None, "each holds a folder per database (default: $IQA_DATA_ROOT, ./datasets)")
+    data_path: str | None = _setting(
+        None, "this database's folder, or the table of `csv` and `json`; NAME=FOLDER for any database, repeated"
+    )
+    data_paths: list[str] = _setting([], "single databases, NAME=FOLDER each; short: --data_path NAME=FOLDER")
     image_column: str | None = _setting(None, "csv: column of image paths")
     mos_column: str | None = _setting(None, "csv: column of scores")
     mos_range: list[float] | None = _setting(None, "csv, json: lowest and highest possible score")
@@ -171,6 +174,7 @@ class Config:
     # After training.
     spaq: bool = _setting(True, "cross-database test on SPAQ when it is there")
     cross_datasets: list[str] = _setting([], "further databases to test on after training")
+    skip_absent: bool = _setting(False, "go on without what a run needs at its end and does not find at its start")
 
     # Machine.
     device: str = _setting("auto", "where to compute", DEVICES)
@@ -210,6 +214,8 @@ class Config:
             raise UserError(f"folds: expected 0 or at least 3 (train, val, test), got {self.folds}")
         if self.backbone_weights and not self.pretrained:
             raise UserError("backbone_weights and no_pretrained contradict each other: give one of them")
+        if wrong := [path for path in self.data_paths if not NAMED_PLACE.fullmatch(path)]:
+            raise UserError(f"data_paths: expected NAME=FOLDER, got {wrong[0]!r}")
         if self.init_from and self.backbone_weights:
             raise UserError("init_from and backbone_weights each say where to start: give one of them")
 
@@ -225,6 +231,11 @@ class Config:
     def run_dir(self) -> Path:
         """The folder the run is written to."""
         return Path(self.results_dir) / self.run_name
+
+    @property
+    def data_places(self) -> list[str]:
+        """Where databases lie, as `folders.read_database` takes it for `data_root`; nothing for its defaults."""
+        return [*filter(None, [self.data_root]), *self.data_paths]
 
     @property
     def test_crops(self) -> int:
@@ -244,7 +255,11 @@ class Config:
 FIELDS = {setting.name: setting for setting in dataclasses.fields(Config)}
 _TYPES = typing.get_type_hints(Config)
 # Other names of one setting, in flags and in YAML.
-_ALIASES = ("attention_fusion", "use_multiscale", "model_size", "test_random_crop")
+ALIASES = ("attention_fusion", "use_multiscale", "model_size", "test_random_crop")
+
+
+# `spaq=/data/SPAQ`: where one database lies.
+NAMED_PLACE = re.compile(r"([a-z][a-z0-9-]*)=(.+)")
 
 
 def parse_resize(text: str) -> int | tuple[int, int] | None:
@@ -258,7 +273,7 @@ def parse_resize(text: str) -> int | tuple[int, int] | None:
     raise UserError(f"resize: expected none, a number or HEIGHTxWIDTH, got {text!r}")
 
 
-def _plain_type(name: str) -> tuple[type, bool]:
+def plain_type(name: str) -> tuple[type, bool]:
     """A field's type without None, and whether None is allowed."""
     annotation = _TYPES[name]
     if isinstance(annotation, UnionType):
@@ -276,7 +291,7 @@ def _has_type(value: Any, kind: Any) -> bool:
 
 
 def _check_value(setting: dataclasses.Field, value: Any) -> None:
-    kind, optional = _plain_type(setting.name)
+    kind, optional = plain_type(setting.name)
     if value is None and optional:
         return
     if not _has_type(value, kind):
@@ -306,9 +321,9 @@ def resolve(*layers: dict[str, Any]) -> Config:
     settings: dict[str, Any] = {}
     for layer in layers:
         layer = {key: str(v) if key == "resize" and v is not None else v for key, v in layer.items()}
-        layer = _resolve_datasets(layer)
+        layer = resolve_paths(_resolve_datasets(layer))
         for key in layer:
-            if key not in FIELDS and key not in _ALIASES:
+            if key not in FIELDS and key not in ALIASES:
                 raise UserError(f"unknown setting {key!r}; known: {', '.join(sorted(FIELDS))}")
         for switch in ("use_multiscale", "test_random_crop"):
             if not isinstance(layer.get(switch), bool | None):
@@ -324,7 +339,7 @@ def resolve(*layers: dict[str, Any]) -> Config:
     settings.setdefault("resize", FIELDS["resize"].default)
     settings["resize"] = settings["resize"] or "none"
     return Config(
-        **{name: _as_float(value) if _plain_type(name)[0] is float else value for name, value in settings.items()}
+        **{name: _as_float(value) if plain_type(name)[0] is float else value for name, value in settings.items()}
     )
 
 
@@ -348,6 +363,24 @@ def _resolve_datasets(layer: dict) -> dict:
     return _resolve_alias(layer, "dataset", "also_train_on", names[1:]) if len(names) > 1 else layer
 
 
+def resolve_paths(layer: dict) -> dict:
+    """Several roots to one text, and NAME=FOLDER under `data_path` to `data_paths`."""
+    if isinstance(roots := layer.get("data_root"), list):
+        layer = {**layer, "data_root": os.pathsep.join(map(str, roots))}
+    paths = layer.get("data_path")
+    paths = [paths] if isinstance(paths, str) else paths
+    if not isinstance(paths, list):
+        return layer
+    named = [path for path in paths if isinstance(path, str) and NAMED_PLACE.match(path)]
+    own = [path for path in paths if path not in named]
+    if len(own) > 1:
+        raise UserError(f"data_path: {', '.join(map(str, own))}: one database's folder; others are NAME=FOLDER")
+    layer = {key: value for key, value in layer.items() if key != "data_path"} | ({"data_path": own[0]} if own else {})
+    if named and isinstance(others := layer.get("data_paths", []), list):
+        layer["data_paths"] = [*others, *named]
+    return layer
+
+
 def _resolve_alias(layer: dict, alias: str, key: str, meaning: Any) -> dict:
     """Write an alias's meaning under the real key, unless the layer already says otherwise."""
     if meaning is None:
@@ -363,8 +396,8 @@ def _resolve_fusion(layer: dict, current: str) -> dict:
     if isinstance(attention, bool):
         attention = "channel" if attention else None
     multiscale = layer.get("use_multiscale")
-    if attention is not None and attention not in _ATTENTION:
-        raise UserError(f"attention_fusion: {attention!r} is not one of {', '.join(_ATTENTION)}")
+    if attention is not None and attention not in ATTENTION:
+        raise UserError(f"attention_fusion: {attention!r} is not one of {', '.join(ATTENTION)}")
     if attention and multiscale is False:
         raise UserError("attention_fusion needs multi-scale features: leave out no_multiscale, or the attention")
     layer = _resolve_alias(layer, "attention_fusion", "fusion", attention)
@@ -418,73 +451,3 @@ def shipped_config(file: str) -> Path:
         *(folder / f"{file}{ending}" for folder in (CONFIGS, CONFIGS.parent) for ending in ("", ".yaml")),
     ]
     return next((path for path in named if path.is_file()), Path(file))
-
-
-def add_config_flags(parser: argparse.ArgumentParser) -> None:
-    """Give a parser `--config` and, in their groups, a flag for every setting, absent unless given."""
-    help = "settings that differ from the defaults: a file, or the name of one in configs/"
-    parser.add_argument("--config", metavar="FILE.yaml", help=help)
-    groups = {title: parser.add_argument_group(title) for title in GROUPS.values()}
-    title = ""
-    for name in FIELDS:
-        title = GROUPS.get(name, title)
-        _add_flag(groups[title], name)
-    _add_alias_flags(groups["network"])
-    groups["data"].add_argument(
-        "--test_random_crop", action="store_true", default=argparse.SUPPRESS, help="short for --test_mode random"
-    )
-
-
-def _add_flag(group: argparse._ArgumentGroup, name: str) -> None:
-    setting, (kind, _) = FIELDS[name], _plain_type(name)
-    default = "" if setting.default in (None, dataclasses.MISSING) else f" [{setting.default}]"
-    options: dict[str, Any] = {
-        "default": argparse.SUPPRESS,
-        "help": (setting.metadata["help"] + default).replace("%", "%%"),
-    }
-    if kind is bool:
-        either = group.add_mutually_exclusive_group()
-        either.add_argument(f"--{name}", action="store_true", **options)
-        either.add_argument(f"--no_{name}", dest=name, action="store_false", default=argparse.SUPPRESS)
-        return
-    if typing.get_origin(kind) is list:
-        options |= {"nargs": "*", "type": typing.get_args(kind)[0]}
-    else:
-        options |= {"type": kind, "choices": setting.metadata["choices"]}
-        options |= {"nargs": "+"} if name == "dataset" else {}
-    group.add_argument(f"--{name}", metavar=None if options.get("choices") else name.upper(), **options)
-
-
-def _add_alias_flags(group: argparse._ArgumentGroup) -> None:
-    absent = {"default": argparse.SUPPRESS}
-    group.add_argument("--model_size", choices=MODEL_SIZES, help="short for --backbone (Swin)", **absent)
-    group.add_argument(
-        "--attention_fusion",
-        nargs="?",
-        const="channel",
-        choices=_ATTENTION,
-        help="short for --fusion",
-        **absent,
-    )
-    stages = group.add_mutually_exclusive_group()
-    stages.add_argument("--use_multiscale", action="store_true", help="join all four stages", **absent)
-    stages.add_argument("--no_multiscale", dest="use_multiscale", action="store_false", help="stage 3 only", **absent)
-
-
-def config_from_flags(flags: argparse.Namespace) -> Config:
-    """The Config of parsed flags and of the `--config` file they name."""
-    given = given_settings(flags)
-    if flags.config is None:
-        return resolve(given)
-    file = shipped_config(flags.config)
-    from_file = load_yaml(file)
-    try:
-        resolve(from_file)
-    except UserError as error:
-        raise UserError(f"config file {file}: {error}") from error
-    return resolve(from_file, given)
-
-
-def given_settings(flags: argparse.Namespace) -> dict[str, Any]:
-    """The settings that were given as flags."""
-    return {key: value for key, value in vars(flags).items() if key in FIELDS or key in _ALIASES}

@@ -244,7 +244,7 @@ def _databases_of(
             config = dataclasses.replace(config, skip_bad_images=config.skip_bad_images or skip_bad_images)
             databases.append(read_run_database(config, data_root))
         else:
-            roots = [c.config.data_root for c in checkpoints if name in c.trained_on()]
+            roots = [c.config.data_places for c in checkpoints if name in c.trained_on()]
             root = data_root or next(filter(None, roots), None)
             databases += read_databases([name], root, skip_bad_images)
     return databases

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from iqa.config import Config, add_config_flags, config_from_flags, given_settings, load_config
+from iqa.config import Config, load_config
 from iqa.errors import Stopped, UserError
+from iqa.flags import add_config_flags, config_from_flags, given_settings
 from iqa.system import StopSignals, lock_folder, write_atomically
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 # What may differ when a stopped run goes on: where and how it runs, not what it computes; see also `_may_change`.
 CHANGEABLE = {"device", "num_workers", "data_root", "data_path", "results_dir", "name", "cache_dir", "compile"}
-CHANGEABLE |= {"checkpoint_every"}
+CHANGEABLE |= {"checkpoint_every", "data_paths", "skip_absent"}
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +64,7 @@ def _resumed_config(flags: argparse.Namespace) -> Config:
             raise UserError(
                 f"--resume: {key} is {getattr(stored, key)!r} in {run_dir} and {value!r} here: they must agree"
             )
-    changed = {k: value for k, value in given.items() if value is not None and _may_change(k, value, stored)}
+    changed = {k: value for k, value in given.items() if value not in (None, []) and _may_change(k, value, stored)}
     place = {"results_dir": str(run_dir.parent), "name": run_dir.name}
     return dataclasses.replace(stored, **(changed | place))
 

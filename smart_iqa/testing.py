@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from folders import Database, DatabaseNotFound, read_database, read_run_database
+from folders import Database, read_database, read_run_database
 from iqa.data import Overlap, find_overlap, read_split
 from iqa.errors import UserError
 from iqa.results import ScoredPart, part_metrics, prediction_rows, read_json
@@ -93,28 +93,17 @@ def compare_with_training(
 
 
 def read_databases(
-    names: Sequence[str],
-    data_root: str | None,
-    skip_bad_images: bool,
-    optional: Sequence[str] = (),
-    cache_dir: str | None = None,
+    names: Sequence[str], data_root: str | Sequence[str] | None, skip_bad_images: bool, cache_dir: str | None = None
 ) -> list[Database]:
-    """Read several databases; one of `optional` that is absent is left out, and the log says so.
+    """Read several databases, each once.
 
     Raises:
-        UserError: unknown name, bad labels or images, or a database that is absent and not optional.
+        UserError: unknown name, bad labels or images, or a database that is absent.
     """
-    databases = []
-    for name in dict.fromkeys(names):
-        try:
-            databases.append(
-                read_database(name, data_root=data_root, skip_bad_images=skip_bad_images, cache_dir=cache_dir)
-            )
-        except DatabaseNotFound as error:
-            if name not in optional:
-                raise
-            log.info("not tested on %s: %s", name, error)
-    return databases
+    return [
+        read_database(name, data_root=data_root, skip_bad_images=skip_bad_images, cache_dir=cache_dir)
+        for name in dict.fromkeys(names)
+    ]
 
 
 def trained_test_table(run: Path, database: Database) -> pd.DataFrame:

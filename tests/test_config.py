@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import typing
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,13 @@ from iqa.config import (
     CONFIGS,
     FIELDS,
     Config,
-    add_config_flags,
-    config_from_flags,
     load_config,
     load_yaml,
     parse_resize,
     resolve,
 )
 from iqa.errors import UserError
+from iqa.flags import add_config_flags, config_from_flags
 
 TYPES = typing.get_type_hints(Config)
 BOOLEANS = [name for name in FIELDS if TYPES[name] is bool]
@@ -38,6 +38,7 @@ SPECIAL = {
     "mos_range": (["1", "5"], [1.0, 5.0]),
     "cross_datasets": (["live", "csiq"], ["live", "csiq"]),
     "also_train_on": (["live", "csiq"], ["live", "csiq"]),
+    "data_paths": (["live=/a", "csiq=/b"], ["live=/a", "csiq=/b"]),
     "photo_sides": (["96", "128"], [96, 128]),
 }
 
@@ -236,7 +237,8 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_the_resolved_config_reads_back_to_itself(tmp_path: Path) -> None:
-    one_of_several = ("split_file", "folds", "init_from")  # beside train_test_num and backbone_weights
+    # Beside train_test_num, backbone_weights and freeze_backbone.
+    one_of_several = ("split_file", "folds", "init_from", "freeze_stages", "lora_rank")
     samples = {name: sample(name)[1] for name in FIELDS if name not in (*BOOLEANS, *one_of_several)}
     switched = {name: not FIELDS[name].default for name in BOOLEANS if name != "pretrained"}
     for config in (Config(), resolve(samples | switched), resolve({"pretrained": False, "lr": 1e-7})):
@@ -375,3 +377,19 @@ def test_another_resize_is_refused(text: str) -> None:
 def test_a_run_is_named_by_what_distinguishes_it_unless_it_has_a_name() -> None:
     assert Config(dataset="live", seed=3).run_name == "live_tiny_concat_seed3"
     assert Config(name="mine", results_dir="runs").run_dir == Path("runs/mine")
+
+
+def test_data_path_with_a_name_is_of_that_database_and_without_one_of_the_runs_own(tmp_path: Path) -> None:
+    config = from_command_line("--data_path", "/own", "--data_path", "spaq=/a b", "--data_path", "bid=/c")
+    assert (config.data_path, config.data_paths) == ("/own", ["spaq=/a b", "bid=/c"])
+    assert from_command_line("--config", str(yaml_file(tmp_path, "data_path: [spaq=/x]"))).data_paths == ["spaq=/x"]
+    assert from_command_line("--config", str(yaml_file(tmp_path, "data_path: /x"))).data_path == "/x"
+    with pytest.raises(UserError, match="data_path: /a, /b: one database's folder"):
+        from_command_line("--data_path", "/a", "--data_path", "/b")
+
+
+def test_several_roots_are_one_text_with_the_path_separator_between() -> None:
+    config = from_command_line("--data_root", "/a", "/b", "--data_path", "spaq=/c")
+    assert config.data_root == f"/a{os.pathsep}/b"
+    assert config.data_places == [f"/a{os.pathsep}/b", "spaq=/c"]
+    assert Config().data_places == []

@@ -81,7 +81,7 @@ def test_a_command_is_one_that_its_parser_takes(file, command, monkeypatch):
     flags = parser_of(module).parse_args(arguments)
     assert missing_files(arguments) == []
     if module == "train_swin":
-        from iqa.config import config_from_flags
+        from iqa.flags import config_from_flags
 
         config_from_flags(flags)  # the values too, and the configuration file
 

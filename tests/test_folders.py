@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -382,6 +383,99 @@ def test_an_image_cut_anywhere_is_found(suffix: str, tmp_path: Path) -> None:
     for share in np.linspace(0, 0.98, 25):
         path.write_bytes(content[: int(share * len(content))])
         assert "does not open" in check_image(path).problem, share
+
+
+# --------------------------------------------------------------------------------------------------
+# Where databases lie
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("koniq-10k", "KonIQ-10k"),
+        ("koniq-10k", "koniq10k"),
+        ("koniq-10k", "koniq10k_1024x768"),
+        ("koniq-10k", "koniq10k_512x384"),
+        ("spaq", "SPAQ"),
+        ("spaq", "SPAQ zip"),
+        ("spaq", "SPAQ_fixed"),
+        ("spaq", "SPAQ zip/SPAQ"),
+        ("kadid-10k", "kadid10k"),
+        ("kadid-10k", "KADID-10k/kadid10k"),
+        ("agiqa-3k", "AGIQA-3K"),
+        ("agiqa-3k", "AGIQA-3k-Database-main"),
+        ("live", "databaserelease2"),
+        ("csiq", "CSIQ"),
+        ("tid2013", "TID2013"),
+        ("livec", "ChallengeDB_release"),
+        ("livec", "ChallengeDB_release/ChallengeDB_release"),
+        ("bid", "BID"),
+    ],
+)
+def test_a_folder_is_found_by_the_name_that_its_archive_gives_it(name: str, folder: str, tmp_path: Path) -> None:
+    build, rows = OFFICIAL[name]
+    build(tmp_path / folder, rows)
+    (tmp_path / "notes").mkdir()
+    assert read_database(name, data_root=tmp_path).root == tmp_path / folder
+    assert read_database(name, data_path=tmp_path / Path(folder).parts[0]).root == tmp_path / folder
+
+
+def test_of_several_folders_the_one_with_labels_is_taken_and_else_the_one_of_the_very_name(tmp_path: Path) -> None:
+    (tmp_path / "kadid-10k").mkdir()
+    with pytest.raises(UserError, match=f"no label file dmos.csv in {tmp_path / 'kadid-10k'}"):
+        read_database("kadid-10k", data_root=tmp_path)
+    trees.kadid(tmp_path / "kadid10k", KADID)
+    assert read_database("kadid-10k", data_root=tmp_path).root == tmp_path / "kadid10k"
+    trees.kadid(tmp_path / "kadid-10k", KADID)
+    assert read_database("kadid-10k", data_root=tmp_path).root == tmp_path / "kadid-10k"
+
+
+def test_koniqs_archives_are_read_as_they_unpack_side_by_side(tmp_path: Path) -> None:
+    trees.koniq(tmp_path / "koniq-10k", KONIQ, images="koniq10k_1024x768/1024x768")
+    labels = tmp_path / "koniq-10k" / "koniq10k_distributions_sets.csv"
+    labels.with_suffix("").mkdir()
+    labels.rename(labels.with_suffix("") / labels.name)
+    table = read_database("koniq-10k", data_root=tmp_path).table
+    assert len(table) == 3 and table.split.tolist() == ["train", "test", "val"]
+
+
+@pytest.mark.parametrize("given", ["list", "text", "environment"])
+def test_databases_lie_under_several_roots(given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trees.spaq(tmp_path / "b" / "spaq", SPAQ)
+    roots = [str(tmp_path / "a"), str(tmp_path / "b")]
+    if given == "environment":
+        monkeypatch.setenv("IQA_DATA_ROOT", os.pathsep.join(roots))
+    data_root = {"list": roots, "text": os.pathsep.join(roots), "environment": None}[given]
+    assert read_database("spaq", data_root=data_root).root == tmp_path / "b" / "spaq"
+    with pytest.raises(DatabaseNotFound, match=f"{tmp_path}/a/bid or {tmp_path}/b/bid; get it from https://"):
+        read_database("bid", data_root=data_root)
+
+
+def test_a_root_may_have_the_path_separator_in_its_name(tmp_path: Path) -> None:
+    trees.spaq(tmp_path / "a:b" / "spaq", SPAQ)
+    assert read_database("spaq", data_root=tmp_path / "a:b").root == tmp_path / "a:b" / "spaq"
+
+
+def test_a_database_named_with_its_folder_is_read_there_and_others_under_the_roots(tmp_path: Path) -> None:
+    trees.spaq(tmp_path / "elsewhere", SPAQ)
+    trees.bid(tmp_path / "root" / "bid", BID)
+    places = [str(tmp_path / "root"), f"spaq={tmp_path / 'elsewhere'}"]
+    assert read_database("spaq", data_root=places).root == tmp_path / "elsewhere"
+    assert read_database("bid", data_root=os.pathsep.join(places)).root == tmp_path / "root" / "bid"
+    with pytest.raises(UserError, match="--data_path spak=...: unknown database 'spak'; known: koniq-10k, spaq"):
+        read_database("spaq", data_root="spak=/x")
+
+
+def test_a_run_finds_its_databases_where_its_settings_say(tmp_path: Path) -> None:
+    trees.kadid(tmp_path / "one", KADID)
+    trees.kadid(tmp_path / "root" / "kadid-10k", KADID)
+    config = Config(dataset="kadid-10k", data_root=str(tmp_path / "root"))
+    named = Config(dataset="kadid-10k", data_root=str(tmp_path / "root"), data_paths=[f"kadid-10k={tmp_path / 'one'}"])
+    assert read_run_database(config).root == tmp_path / "root" / "kadid-10k"
+    assert read_run_database(named).root == tmp_path / "one"
+    for run in (config, dataclasses.replace(named, data_paths=["kadid-10k=/gone"])):
+        assert read_run_database(run, f"kadid-10k={tmp_path / 'one'}").root == tmp_path / "one"
+    assert read_run_database(config, f"spaq={tmp_path / 'one'}").root == tmp_path / "root" / "kadid-10k"
 
 
 # --------------------------------------------------------------------------------------------------

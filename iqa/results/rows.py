@@ -32,7 +32,7 @@ USED_SETTINGS = {
     "ranking_loss_alpha": int | float,
 }
 # Settings that say where and as what a run was made, not what was trained.
-PLACE = {"name", "seed", "results_dir", "data_root", "num_workers", "device", "train_test_num"}
+PLACE = {"name", "seed", "results_dir", "data_root", "data_paths", "num_workers", "device", "train_test_num"}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +33,10 @@ def make_parser() -> Parser:
         "--checkpoint", nargs="+", metavar="RUN", help="folders of runs, or published files (.pth, .pkl)"
     )
     parser.add_argument("--datasets", nargs="+", metavar="NAME", help=", ".join(DATABASES))
-    parser.add_argument("--data_root", help="holds a folder per database (default: $IQA_DATA_ROOT, ./datasets)")
+    parser.add_argument(
+        "--data_root", nargs="+", help="each holds a folder per database (default: $IQA_DATA_ROOT, ./datasets)"
+    )
+    parser.add_argument("--data_path", action="append", metavar="NAME=FOLDER", help="of one database; repeated")
     parser.add_argument("--skip_bad_images", action="store_true", help="leave bad rows out and record them")
     says = "; ".join(f"{name}: {text}" for name, text in PROTOCOLS.items())
     parser.add_argument("--protocol", choices=PROTOCOLS, default="ours", help=f"labels the results [ours]; {says}")
@@ -79,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results = evaluate(
         arguments.checkpoint,
         arguments.datasets,
-        data_root=arguments.data_root,
+        data_root=os.pathsep.join([*(arguments.data_root or []), *(arguments.data_path or [])]) or None,
         skip_bad_images=arguments.skip_bad_images,
         protocol=arguments.protocol,
         split_file=arguments.split_file,

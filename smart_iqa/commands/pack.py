@@ -74,7 +74,7 @@ def pack(run: str | Path, output: str | Path, data_root: str | None = None, **ch
     width = half_width(scorer.score_table(val), val["mos"].to_numpy())
     scores, mos = scorer.score_table(test), test["mos"].to_numpy()
     made = dict(read_checkpoint(run / "best.safetensors")[1]["made"])
-    made["config"] = dataclasses.asdict(scorer.config) | dict.fromkeys(PLACES) | {"device": "auto"}
+    made["config"] = dataclasses.asdict(scorer.config) | dict.fromkeys(PLACES) | {"data_paths": [], "device": "auto"}
     made["meaning"] = {
         "half_width": round(width, 2),
         "coverage": COVERAGE,

@@ -120,7 +120,7 @@ def find_images(database: str, config: dict, data_root: str | None) -> tuple[dic
         how = {key: config[key] for key in keys if config.get(key)}
         if data_root is None or database in ("csv", "json"):
             how["data_path"] = config.get("data_path")
-    root = data_root or config.get("data_root")
+    root = data_root or [*filter(None, [config.get("data_root")]), *config.get("data_paths", [])]
     try:
         # The labels were judged when the run was made; here only the paths are read.
         found = read_database(database, data_root=root, skip_bad_images=True, check_images=False, **how)
@@ -207,8 +207,9 @@ def read_curves(file: Path, results: dict) -> dict | None:
         return None
     epochs = [line["epoch"] for line in history]
     chosen = results.get("training", {}).get("best_epoch")
-    labels = {"train_loss": "training loss", "val_srcc": f"{results['protocol'].get('selected_on', 'val')} SRCC"}
-    drawn = [draw_curve(epochs, [line[key] for line in history], label, chosen) for key, label in labels.items()]
+    part = results["protocol"].get("selected_on", "val")
+    labels = {"train_loss": "training loss", "val_srcc": f"{part} SRCC", "val_plcc": f"{part} PLCC"}
+    drawn = [draw_curve(epochs, [line.get(key) for line in history], label, chosen) for key, label in labels.items()]
     return {"lines": history, "chosen": chosen, "drawn": drawn}
 
 

@@ -247,11 +247,16 @@ def test_print_config_needs_no_data(capsys):
     assert "dataset: spaq" in capsys.readouterr().out
 
 
-def test_an_absent_database_for_the_cross_test_is_said_in_one_line(pictures, tmp_path, caplog):
+def test_an_absent_database_for_the_cross_test_stops_before_the_first_step_unless_it_may_be_skipped(
+    pictures, tmp_path, caplog, capsys
+):
     arguments = ["--name", "cross", "--epochs", "1", "--cross_datasets", "kadid-10k", "--data_root", tmp_path]
-    with caplog.at_level("INFO"):
-        assert train(pictures, tmp_path, *arguments) == 0
-    assert f"no database at {tmp_path / 'kadid-10k'}" in caplog.text
+    assert train(pictures, tmp_path, *arguments) == 2
+    said = capsys.readouterr().err
+    assert f"no database at {tmp_path / 'kadid-10k'}; get it from https://" in said and "--skip_absent" in said
+    assert not (tmp_path / "cross").exists()
+    assert train(pictures, tmp_path, *arguments, "--skip_absent") == 0
+    assert f"going on without: to test on kadid-10k: no database at {tmp_path / 'kadid-10k'}" in caplog.text
 
 
 def test_images_of_a_cross_test_that_are_among_those_of_training_are_said_and_counted(pictures, tmp_path, caplog):
