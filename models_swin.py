@@ -168,6 +168,12 @@ def keeps_batch_statistics(module: nn.Module) -> bool:
     return getattr(module, "running_var", None) is not None
 
 
+def _is_frozen(module: nn.Module) -> bool:
+    """Whether a module has parameters and none of them learns."""
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(p.requires_grad for p in parameters)
+
+
 def _blocks_of(module: nn.Module) -> list[list[nn.Parameter]]:
     """The parameters of each block of a stage, or of a sequence of stages or blocks."""
     if isinstance(module, nn.Sequential | nn.ModuleList):
@@ -640,6 +646,8 @@ class SmartIQA(nn.Module):
         for module in self.backbone.modules():
             if self.freeze_backbone or (self.freeze_batch_norm and keeps_batch_statistics(module)):
                 module.training = False
+            elif _is_frozen(module):  # its stochastic depth too
+                nn.Module.train(module, False)
         return self
 
     def forward(self, images: Tensor) -> Tensor:

@@ -54,15 +54,20 @@ def architecture_of(config: Config) -> dict:
 
 
 def build_model(config: Config) -> SmartIQA:
-    """The network of a run, seeded, with the pretrained weights that its settings ask for."""
+    """The network of a run, seeded, with the weights to start from, of which those learn that its settings name."""
+    from iqa.learning import limit_learning
     from iqa.runtime import seed_everything
     from models_swin import SmartIQA
 
     seed_everything(config.seed)
     if config.init_from is not None:
-        return _warm_model(config)
-    pretrained = config.pretrained and config.backbone_weights is None
-    return SmartIQA(**architecture_of(config), pretrained=pretrained, backbone_weights=config.backbone_weights)
+        model = _warm_model(config)
+    else:
+        pretrained = config.pretrained and config.backbone_weights is None
+        weights = {"pretrained": pretrained, "backbone_weights": config.backbone_weights}
+        model = SmartIQA(**architecture_of(config), **weights)
+    limit_learning(model.backbone, config.freeze_stages, config.lora_rank, config.grad_checkpointing)
+    return model
 
 
 def _warm_model(config: Config) -> SmartIQA:
@@ -98,6 +103,7 @@ def train_and_test(
         resume: continue from the last checkpoint if there is one.
         fold: number of the fold to test on, if the settings ask for cross-validation.
     """
+    from iqa.learning import merge_adapters_in_place
     from smart_iqa.frozen_features import prepare_images
     from smart_iqa.scorer import Scorer
     from smart_iqa.testing import compare_with_training, test_databases
@@ -119,6 +125,7 @@ def train_and_test(
         made = {"architecture": architecture_of(config), "scales": data.scales}
         solver = _make_solver(config, data.parts, preparation, accelerator, made)
         progress, seconds = _train(solver, {model, preparation.network}, resume)
+        merge_adapters_in_place(model.backbone)
         scorer = Scorer(model, config, accelerator, preparation, data.scales)
         tested = test_databases(scorer, [*databases, *others], data.test_tables())
         results = build_results(

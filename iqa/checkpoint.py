@@ -21,6 +21,7 @@ from iqa.errors import UserError
 from iqa.system import write_atomically
 
 _MODEL, _OPTIMIZER = "model.", "optimizer."
+_ADAPTED = ".base_layer."  # in the name of a layer's own weight, where it has an adapter
 SCHEMA = 1  # of the file; those written before there was a number have no checksum either
 
 
@@ -135,8 +136,8 @@ def load_model_state(
     for key, value in (expected or {}).items():
         if recorded.get(key) != value:
             raise UserError(f"{source} is of another architecture: {key} is {recorded.get(key)!r}, expected {value!r}")
-    theirs = {name.removeprefix(_MODEL): t for name, t in tensors.items() if name.startswith(_MODEL)}
     ours = model.state_dict()
+    theirs = _model_tensors(tensors, ours)
     for name, tensor in ours.items():
         if name not in theirs:
             raise UserError(f"{source} is of another architecture: it has no {name!r}")
@@ -150,6 +151,29 @@ def load_model_state(
     model.load_state_dict(theirs)
 
 
+def _model_tensors(tensors: dict[str, Tensor], ours: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A checkpoint's model tensors, their adapters merged where the model has none."""
+    theirs = {name.removeprefix(_MODEL): tensor for name, tensor in tensors.items() if name.startswith(_MODEL)}
+    return theirs if any(_ADAPTED in name for name in ours) else merge_adapters(theirs)
+
+
+def merge_adapters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The plain weights of a network that has learned by adapters: W + B A (see `iqa.learning`), under their own names.
+
+    Args:
+        tensors: by name, as peft calls them; others stay as they are.
+    """
+    plain = {}
+    for name, tensor in tensors.items():
+        if ".lora_A." in name or ".lora_B." in name:
+            continue
+        layer = name.removesuffix(f"{_ADAPTED}weight")
+        if layer != name:
+            tensor = tensor + tensors[f"{layer}.lora_B.default.weight"] @ tensors[f"{layer}.lora_A.default.weight"]
+        plain[name.replace(_ADAPTED, ".")] = tensor
+    return plain
+
+
 def load_fitting_state(model: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> tuple[int, int]:
     """Load those of a checkpoint's model tensors whose name and shape the model has too.
 
@@ -160,7 +184,7 @@ def load_fitting_state(model: nn.Module, tensors: dict[str, Tensor], source: str
         UserError: none fits.
     """
     ours = model.state_dict()
-    theirs = {name.removeprefix(_MODEL): tensor for name, tensor in tensors.items() if name.startswith(_MODEL)}
+    theirs = _model_tensors(tensors, ours)
     fitting = {n: t for n, t in theirs.items() if n in ours and t.shape == ours[n].shape}
     if not fitting:
         raise UserError(f"{source} has no tensor that fits this network: give another one, or leave init_from out")

@@ -122,6 +122,9 @@ class Config:
         None, "dropout of reduce and TargetNet (default: by backbone)", low=0, below=1
     )
     freeze_backbone: bool = _setting(False, "train everything but the backbone")
+    freeze_stages: int = _setting(0, "the backbone's stem and this many of its stages do not learn", low=0, below=5)
+    lora_rank: int = _setting(0, "the backbone learns by adapters of this rank, through peft (0: by itself)", low=0)
+    grad_checkpointing: bool = _setting(False, "compute the backbone's blocks again in the backward pass: less memory")
     freeze_batch_norm: bool = _setting(
         True, "keep a CNN's ImageNet statistics: batches of crops are small and correlated"
     )
@@ -216,6 +219,9 @@ class Config:
             raise UserError("backbone_weights and no_pretrained contradict each other: give one of them")
         if wrong := [path for path in self.data_paths if not NAMED_PLACE.fullmatch(path)]:
             raise UserError(f"data_paths: expected NAME=FOLDER, got {wrong[0]!r}")
+        how = [key for key in ("freeze_backbone", "freeze_stages", "lora_rank") if getattr(self, key)]
+        if len(how) > 1:
+            raise UserError(f"{' and '.join(how)} each say what of the backbone learns: give one of them")
         if self.init_from and self.backbone_weights:
             raise UserError("init_from and backbone_weights each say where to start: give one of them")
 

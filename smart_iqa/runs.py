@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 # What may differ when a stopped run goes on: where and how it runs, not what it computes; see also `_may_change`.
 CHANGEABLE = {"device", "num_workers", "data_root", "data_path", "results_dir", "name", "cache_dir", "compile"}
-CHANGEABLE |= {"checkpoint_every", "data_paths", "skip_absent"}
+CHANGEABLE |= {"checkpoint_every", "data_paths", "grad_checkpointing", "skip_absent"}
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:

@@ -38,6 +38,7 @@ SPECIAL = {
     "mos_range": (["1", "5"], [1.0, 5.0]),
     "cross_datasets": (["live", "csiq"], ["live", "csiq"]),
     "also_train_on": (["live", "csiq"], ["live", "csiq"]),
+    "freeze_stages": (["2"], 2),
     "data_paths": (["live=/a", "csiq=/b"], ["live=/a", "csiq=/b"]),
     "photo_sides": (["96", "128"], [96, 128]),
 }

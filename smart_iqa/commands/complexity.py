@@ -1,6 +1,7 @@
 """What a network costs: parameters, MACs and FLOPs, latency, memory, for any list of variants.
 
     smart-iqa complexity tiny:channel nano:concat resnet50:single --output results/complexity
+    smart-iqa complexity base:channel --memory --batch_sizes 8 32 --precision bf16 --grad_checkpointing
 
 A variant is BACKBONE:FUSION. Writes `complexity.json`, `.csv`, `.md` and `.tex`. A MAC is one multiplication with
 its addition, and counts as two FLOPs; both are named as such. Latency is the median over repeated passes in one
@@ -54,11 +55,23 @@ def backbone_stages(model: SmartIQA) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def measure(variant: str, passes: int, batches: Sequence[int], device_name: str) -> dict:
-    """Measure all costs of one variant; run in a process of its own, so that peak memory is its own."""
+def measure(
+    variant: str, passes: int, batches: Sequence[int], device_name: str, learning: dict, memory: str | None
+) -> dict:
+    """Measure all costs of one variant; run in a process of its own, so that peak memory is its own.
+
+    Args:
+        variant: BACKBONE:FUSION.
+        passes: timed passes, after warm-up.
+        batches: sizes of the batch, for latency and memory.
+        device_name: as in the settings.
+        learning: what of the backbone learns, as `iqa.learning.limit_learning` takes it.
+        memory: precision of the training whose memory is counted; None to leave it out.
+    """
     import torch
 
-    from iqa.costs import SIDE, count_macs, count_parameters, measure_latency
+    from iqa.costs import SIDE, count_macs, count_parameters, measure_latency, training_memory
+    from iqa.learning import limit_learning
     from iqa.runtime import make_accelerator
     from models_swin import SmartIQA
 
@@ -69,6 +82,12 @@ def measure(variant: str, passes: int, batches: Sequence[int], device_name: str)
     macs = count_macs(SmartIQA(backbone, fusion))
     latency = {str(batch): measure_latency(model, batch, passes, device) for batch in batches}
     peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _peak_resident_bytes()
+    training: dict = {}
+    if memory is not None:
+        learner, dtype = SmartIQA(backbone, fusion), {"bf16": torch.bfloat16, "fp16": torch.float16}.get(memory)
+        limit_learning(learner.backbone, **learning)
+        sizes = {str(batch): training_memory(learner, batch, dtype) for batch in batches}
+        training = {"training_memory_bytes": sizes, "training": {"precision": memory, **learning}}
     return {
         "variant": variant,
         "backbone": model.backbone.name,
@@ -80,6 +99,7 @@ def measure(variant: str, passes: int, batches: Sequence[int], device_name: str)
         "flops": 2 * macs,
         "latency_ms_per_image": latency,
         "peak_memory_bytes": peak,
+        **training,
     }
 
 
@@ -87,14 +107,14 @@ def _peak_resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
-def measure_all(variants: Sequence[str], passes: int, batches: Sequence[int], device: str) -> list[dict]:
-    """Measure variants one after the other, each in a fresh process."""
+def measure_all(variants: Sequence[str], *how: object) -> list[dict]:
+    """Measure variants one after the other, each in a fresh process; the rest is as `measure` takes it."""
     for variant in variants:
         parse_variant(variant)
     rows = []
     for variant in variants:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            rows.append(pool.apply(measure, (variant, passes, batches, device)))
+            rows.append(pool.apply(measure, (variant, *how)))
         print(f"measured {variant} (timm: {rows[-1]['timm_name']})", flush=True)
     return rows
 
@@ -109,6 +129,8 @@ def to_table(rows: Sequence[dict]) -> pd.DataFrame:
         for batch, latency in row["latency_ms_per_image"].items():
             cells[f"ms/image, batch {batch}"] = latency["median"]
         cells["peak memory (MB)"] = row["peak_memory_bytes"] / 1e6
+        for batch, size in row.get("training_memory_bytes", {}).items():
+            cells[f"training memory (GB), batch {batch}"] = size / 1e9
         table.append(cells)
     return pd.DataFrame(table)
 
@@ -165,15 +187,25 @@ def complexity(
     passes: int = 10,
     device: str = "auto",
     output: str | Path = "results/complexity",
+    memory: bool = False,
+    precision: str = "fp32",
+    freeze_stages: int = 0,
+    lora_rank: int = 0,
+    grad_checkpointing: bool = False,
 ) -> list[dict]:
     """Measure what variants cost and write the tables.
 
     Args:
         variants: BACKBONE:FUSION each.
-        batch_sizes: for the latency.
+        batch_sizes: for the latency, and for the memory of training.
         passes: timed passes, after warm-up.
         device: `auto`, `cpu`, `cuda` or `mps`.
         output: folder to write to.
+        memory: count the memory of a training step too; see `iqa.costs.training_memory`.
+        precision: of that training's backbone: `fp32`, `bf16` or `fp16`.
+        freeze_stages: as in training.
+        lora_rank: as in training.
+        grad_checkpointing: as in training.
 
     Returns:
         The costs of each variant, as in `complexity.json`.
@@ -183,7 +215,10 @@ def complexity(
     """
     if passes < 2 or min(batch_sizes) < 1:
         raise UserError("--passes must be at least 2 and --batch_sizes at least 1")
-    rows = measure_all(variants, passes, batch_sizes, device)
+    learning = {"freeze_stages": freeze_stages, "lora_rank": lora_rank, "grad_checkpointing": grad_checkpointing}
+    if any(learning.values()) and not memory:
+        raise UserError("freeze_stages, lora_rank and grad_checkpointing change the memory of training: give --memory")
+    rows = measure_all(variants, passes, batch_sizes, device, learning, precision if memory else None)
     write_tables(rows, Path(output))
     return rows
 
@@ -193,10 +228,15 @@ def make_parser() -> Parser:
     text = "Parameters, MACs and FLOPs, latency and memory of variants."
     parser = Parser(description=text, argument_default=SUPPRESS)
     parser.add_argument("variants", nargs="+", metavar="BACKBONE:FUSION", help="for example tiny:channel")
-    parser.add_argument("--batch_sizes", type=int, nargs="+", help="for the latency [1 32]")
+    parser.add_argument("--batch_sizes", type=int, nargs="+", help="for latency and memory [1 32]")
     parser.add_argument("--passes", type=int, help="timed passes, after warm-up [10]")
     parser.add_argument("--device", choices=DEVICES)
     parser.add_argument("--output", metavar="FOLDER", help="[results/complexity]")
+    parser.add_argument("--memory", action="store_true", help="count the memory of a training step by batch size too")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "fp16"), help="of the training whose memory is counted")
+    parser.add_argument("--freeze_stages", type=int, choices=range(5), help="as in training")
+    parser.add_argument("--lora_rank", type=int, help="as in training")
+    parser.add_argument("--grad_checkpointing", action="store_true", help="as in training")
     return parser
 
 
