@@ -5,12 +5,17 @@
 Each file names its experiments (rows), the settings they share, the seeds, and the row to compare with. What is
 finished is skipped, what was stopped goes on. Runs are written to `results/ablations/<file>/<row>_seed<seed>/`, the
 table beside them as CSV, Markdown, LaTeX and JSON.
+
+Started several times, or with `--jobs N`, it shares the runs out: each process takes one that no other has, on a GPU of
+its own, and the last to finish writes the table.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import multiprocessing
+import os
 import statistics
 from argparse import SUPPRESS
 from collections.abc import Sequence
@@ -20,11 +25,19 @@ from pathlib import Path
 import pandas as pd
 
 from folders import DATABASES
-from iqa.config import Config, load_yaml, resolve, shipped_config
+from iqa.config import Config, load_config, load_yaml, resolve, shipped_config
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.metrics import STATISTICS, Place, Statistic, compare_dependent, shown_in
 from iqa.results import markdown_table, predictions_table, provenance, read_history, read_results
-from iqa.system import is_first_process, spreadsheet_safe, start_logging, write_atomically, write_json
+from iqa.system import (
+    FolderBusyError,
+    is_first_process,
+    lock_folder,
+    spreadsheet_safe,
+    start_logging,
+    write_atomically,
+    write_json,
+)
 
 log = logging.getLogger(__name__)
 
@@ -82,18 +95,37 @@ def read_ablation(file: str, dataset: str | None, seeds: Sequence[int] | None, r
     return Ablation(name, str(content["baseline"]), configs)
 
 
-def run_all(ablation: Ablation) -> None:
-    """Train and test whatever is not finished."""
+def run_all(ablation: Ablation) -> bool:
+    """Train and test whatever is not finished and that no other process is at; whether all is finished now."""
+    configs = [config for of_row in ablation.configs.values() for config in of_row]
+    for config in configs:
+        try:
+            _run_one(config)
+        except FolderBusyError:
+            log.info("%s is run by another process", config.run_dir)
+    return all((config.run_dir / "results.json").is_file() for config in configs)
+
+
+def _run_one(config: Config) -> None:
+    """Train and test as a row and seed say, unless it is finished.
+
+    Raises:
+        FolderBusyError: another process is at it.
+        UserError: what is there was run with other settings.
+    """
     from train_swin import run
 
-    for config in (config for configs in ablation.configs.values() for config in configs):
-        stored = config.run_dir / "config.yaml"
-        if stored.is_file() and stored.read_text() != config.to_yaml():
-            raise UserError(f"{config.run_dir} was run with other settings: remove it, or rename the row")
-        if (config.run_dir / "results.json").is_file():
-            log.info("%s is complete", config.run_dir)
-            continue
-        run(config, resume=config.run_dir.exists())
+    stored = config.run_dir / "config.yaml"
+    if stored.is_file() and load_config(stored) != config:
+        raise UserError(f"{config.run_dir} was run with other settings: remove it, or rename the row")
+    if (config.run_dir / "results.json").is_file():
+        log.info("%s is complete", config.run_dir)
+    elif int(os.environ.get("WORLD_SIZE", 1)) > 1:  # the processes of torchrun train one row together
+        run(config, resume=stored.is_file())
+    else:
+        with lock_folder(config.run_dir):
+            if not (config.run_dir / "results.json").is_file():  # another process may have finished it just now
+                run(config, resume=stored.is_file())
 
 
 def make_rows(ablation: Ablation) -> list[dict]:
@@ -127,7 +159,10 @@ def _scores(results: Sequence[dict]) -> dict:
 
 
 def _costs(configs: Sequence[Config]) -> dict:
-    """Parameters, MACs, latency of the network; seconds an epoch and epochs to the best, medians over seeds."""
+    """Parameters, MACs, latency of the network (on a GPU too, where there is one).
+
+    Seconds an epoch and epochs to the best are medians over seeds.
+    """
     import torch
 
     from iqa.costs import count_macs, measure_latency
@@ -137,11 +172,16 @@ def _costs(configs: Sequence[Config]) -> dict:
     model = SmartIQA(**architecture_of(configs[0]))
     histories = [read_history(config.run_dir / "history.jsonl") for config in configs]
     best = [read_results(config.run_dir)["training"]["best_epoch"] for config in configs]
-    latency = measure_latency(model, batch=1, passes=LATENCY_PASSES, device=torch.device("cpu"))
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    latency = {name: measure_latency(model, 1, LATENCY_PASSES, torch.device(name))["median"] for name in devices}
+    gpu = {"gpu_latency_ms": latency["cuda"], "gpu": torch.cuda.get_device_name()} if "cuda" in latency else {}
+    macs = count_macs(model.cpu())
     return {
         "parameters": sum(p.numel() for p in model.parameters()),
-        "macs": count_macs(model),
-        "cpu_latency_ms": latency["median"],
+        "macs": macs,
+        "flops": 2 * macs,
+        "cpu_latency_ms": latency["cpu"],
+        **gpu,
         "seconds_per_epoch": statistics.median(line["train_seconds"] for history in histories for line in history),
         "epochs_to_best": statistics.median(best),
     }
@@ -177,7 +217,10 @@ def to_table(rows: Sequence[dict]) -> pd.DataFrame:
             cells[compared] += MARKS.get((row["versus_baseline"] or {}).get("verdict"), "")
         cells["parameters (M)"] = f"{row['parameters'] / 1e6:.2f}"
         cells["GMACs"] = f"{row['macs'] / 1e9:.2f}"
+        cells["GFLOPs"] = f"{2 * row['macs'] / 1e9:.2f}"
         cells["ms/image (CPU)"] = f"{row['cpu_latency_ms']:.0f}"
+        if "gpu_latency_ms" in row:
+            cells[f"ms/image ({row['gpu']})"] = f"{row['gpu_latency_ms']:.1f}"
         cells["s/epoch"] = f"{row['seconds_per_epoch']:.0f}"
         cells["best epoch"] = f"{row['epochs_to_best']:g}"
         table.append(cells)
@@ -214,6 +257,8 @@ def ablate(
     dataset: str | None = None,
     seeds: Sequence[int] | None = None,
     results_dir: str | Path = "results/ablations",
+    jobs: int = 1,
+    skip_absent: bool = False,
 ) -> list[dict]:
     """Run the experiments of each file and write their table; what is finished is not run again.
 
@@ -222,19 +267,77 @@ def ablate(
         dataset: database to use instead of the files' own.
         seeds: seeds to use instead of the files' own.
         results_dir: where runs and tables are written, in a folder per file.
+        jobs: processes that take one run each; with GPUs each takes its own.
+        skip_absent: go on without databases to test on that are not there.
 
     Returns:
-        The record of each file, as in its `table.json`; nothing in other processes than the first one.
+        The record of each file, as in its `table.json`; nothing in other processes than the first one, nor for a file
+        of which another process has not finished its run.
 
     Raises:
-        UserError: a file is wrong, or a run of other settings is in the place of one.
+        UserError: a file is wrong, a run of other settings is in the place of one, or a job has failed.
     """
+    if jobs < 1:
+        raise UserError(f"jobs: expected at least 1, got {jobs}")
+    given = (list(map(str, files)), dataset, seeds, str(results_dir), skip_absent)
+    ablations = _read_all(*given)
+    if jobs > 1:
+        _run_jobs(jobs, given)
     records = []
-    for ablation in [read_ablation(str(file), dataset, seeds, str(results_dir)) for file in files]:
-        run_all(ablation)
-        if is_first_process():
-            records.append(write_tables(ablation, make_rows(ablation), Path(results_dir) / ablation.name))
+    for ablation in ablations:
+        folder = Path(results_dir) / ablation.name
+        if not run_all(ablation):
+            log.info("%s: other processes are at work: the last one writes the table", folder)
+        elif is_first_process():
+            records.append(write_tables(ablation, make_rows(ablation), folder))
     return records
+
+
+def _read_all(
+    files: Sequence[str], dataset: str | None, seeds: Sequence[int] | None, results_dir: str, skip_absent: bool
+) -> list[Ablation]:
+    ablations = [read_ablation(file, dataset, seeds, results_dir) for file in files]
+    for configs in (configs for ablation in ablations for configs in ablation.configs.values()):
+        configs[:] = [dataclasses.replace(c, skip_absent=c.skip_absent or skip_absent) for c in configs]
+    return ablations
+
+
+def _run_jobs(jobs: int, given: tuple) -> None:
+    """Share the runs out among processes, which end when none is left to start.
+
+    Raises:
+        UserError: a job has failed; what it said stands above.
+    """
+    import torch
+
+    gpus = list(range(torch.cuda.device_count()))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = [name for name in visible.split(",") if name] or list(map(str, gpus))
+    spawn = multiprocessing.get_context("spawn")
+    running = [
+        spawn.Process(target=_job, args=(number, names[number % len(names)] if gpus else None, given))
+        for number in range(jobs)
+    ]
+    for process in running:
+        process.start()
+    for process in running:
+        process.join()
+    if failed := sum(process.exitcode != 0 for process in running):
+        raise UserError(f"{failed} of {jobs} jobs have failed: see above; started again, they go on")
+
+
+def _job(number: int, gpu: str | None, given: tuple) -> None:
+    """One of several processes: it says which it is, sees one GPU, and takes runs until none is left."""
+    os.environ["IQA_JOB"] = f"job {number}"
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    start_logging()
+
+    def take_runs() -> None:
+        for ablation in _read_all(*given):
+            run_all(ablation)
+
+    exit_on_user_error(take_runs)
 
 
 def make_parser() -> Parser:
@@ -246,6 +349,8 @@ def make_parser() -> Parser:
     parser.add_argument("--dataset", choices=DATABASES, metavar="NAME", help="instead of the files' own")
     parser.add_argument("--seeds", type=int, nargs="+", help="instead of the files' own")
     parser.add_argument("--results_dir", metavar="FOLDER", help="[results/ablations]")
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes, with a run and a GPU each [1]")
+    parser.add_argument("--skip_absent", action="store_true", help="go on without databases that are not there")
     return parser
 
 

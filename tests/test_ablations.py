@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,54 @@ def test_rows_are_run_once_and_tabulated(small_file, tmp_path):
     srccs = [json.loads(run.read_text())["metrics"]["test"]["srcc"] for run in runs[:2]]
     assert rows[0]["parts"]["test"]["srcc"]["mean"] == pytest.approx(np.mean(srccs))
     assert rows[0]["parts"]["test"]["srcc"]["std"] == pytest.approx(np.std(srccs, ddof=1))
+
+
+def test_two_jobs_share_the_runs_of_one_table(small_file, tmp_path):
+    """Started at the same moment, on one table: every row is run once, by one of them."""
+    assert command("run_ablations", small_file, "--results_dir", tmp_path / "out", "--jobs", 2) == 0
+    folder = tmp_path / "out" / "small"
+    table = json.loads((folder / "table.json").read_text())
+    assert [row["row"] for row in table["rows"]] == ["a", "b"] and [row["seeds"] for row in table["rows"]] == [2, 2]
+    for run in folder.glob("*_seed*"):
+        assert len((run / "history.jsonl").read_text().splitlines()) == 1
+        assert len(list((run / "tensorboard").iterdir())) == 1  # one process has trained here
+
+
+def test_a_run_that_another_process_is_at_is_left_to_it_and_the_table_too(small_file, tmp_path):
+    held = tmp_path / "out" / "small" / "a_seed0"
+    held.mkdir(parents=True)
+    lock = f"from filelock import FileLock; import sys; lock = FileLock({str(held / '.lock')!r}); lock.acquire(); "
+    holder = subprocess.Popen(
+        [sys.executable, "-c", lock + "print('held', flush=True); sys.stdin.read()"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout.readline() == b"held\n"
+    try:
+        assert ablate([small_file], seeds=[0], results_dir=tmp_path / "out") == []
+        assert (held.parent / "b_seed0" / "results.json").is_file()
+        assert not (held / "config.yaml").exists() and not (held.parent / "table.json").exists()
+    finally:
+        holder.communicate()
+    (table,) = ablate([small_file], seeds=[0], results_dir=tmp_path / "out")
+    assert [row["row"] for row in table["rows"]] == ["a", "b"]
+    assert all(row["flops"] == 2 * row["macs"] for row in table["rows"])
+    assert "GFLOPs" in (held.parent / "table.md").read_text()
+
+
+def test_a_job_that_fails_is_said(small_file, tmp_path, capfd):
+    small_file.write_text(small_file.read_text().replace("spaq: false", "spaq: false, cross_datasets: [bid]"))
+    flags = ["--results_dir", tmp_path / "out", "--seeds", 0, "--jobs", 2]
+    assert command("run_ablations", small_file, *flags) == 2
+    assert "2 of 2 jobs have failed" in capfd.readouterr().err
+    assert read_ablation(str(small_file), None, [0], "out").configs["a"][0].cross_datasets == ["bid"]
+
+
+def test_the_experiments_on_koniq_name_the_cross_databases_of_the_design():
+    for file in FILES:
+        if file.stem != "demo":
+            for configs in read_ablation(str(file), None, [0], "out").configs.values():
+                assert configs[0].cross_datasets == ["spaq", "kadid-10k", "agiqa-3k"]
 
 
 def test_a_finished_run_of_other_settings_is_not_taken_for_this_rows(small_file, tmp_path, capsys):

@@ -322,28 +322,28 @@ def _draw_grid(axes, grid: np.ndarray, missing: Sequence[Sequence[str]], hatched
 
 
 def draw_training_curves(recorded: Recorded, published: PublishedResults) -> Drawn | None:
-    """Draw training loss and validation SRCC by epoch."""
+    """Draw training loss, validation SRCC and validation PLCC by epoch."""
     shown = [run for run in recorded.runs if run.history]
     if not shown:
         return None
-    figure, (loss_axes, srcc_axes) = new_figure(PAGE_WIDTH, 2.5, columns=2)
+    labels = {"train_loss": "training loss", "val_srcc": "validation SRCC", "val_plcc": "validation PLCC"}
+    figure, panels = new_figure(PAGE_WIDTH, 2.3, columns=len(labels))
     values = {}
     for i, run in enumerate(shown):
-        epochs, loss, srcc = (_of_history(run, key) for key in ("epoch", "train_loss", "val_srcc"))
-        loss_axes.plot(epochs, loss, label=shorten(run.name), **line_style(i))
-        srcc_axes.plot(epochs, srcc, **line_style(i))
-        values[run.name] = {"file": str(run.history_file), "epoch": epochs, "train_loss": loss, "val_srcc": srcc}
-    loss_axes.set(xlabel="epoch", ylabel="training loss")
-    srcc_axes.set(xlabel="epoch", ylabel="validation SRCC")
-    for axes in (loss_axes, srcc_axes):
+        values[run.name] = {"file": str(run.history_file), "epoch": _of_history(run, "epoch")}
+        for axes, key in zip(panels, labels, strict=True):
+            values[run.name][key] = _of_history(run, key)
+            axes.plot(values[run.name]["epoch"], values[run.name][key], label=shorten(run.name), **line_style(i))
+    for axes, label in zip(panels, labels.values(), strict=True):
+        axes.set(xlabel="epoch", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
-    legend_above(figure, loss_axes, [shorten(run.name) for run in shown])
+    legend_above(figure, panels[0], [shorten(run.name) for run in shown])
     return Drawn(figure, values)
 
 
 def _of_history(run: Run, key: str) -> list[float]:
-    """Read one column of a run's epochs; null is NaN."""
-    return [math.nan if line[key] is None else line[key] for line in run.history]
+    """Read one column of a run's epochs; NaN where it is null or not there."""
+    return [math.nan if line.get(key) is None else line[key] for line in run.history]
 
 
 def draw_scatter(recorded: Recorded, published: PublishedResults) -> Drawn | None:

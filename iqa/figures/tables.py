@@ -209,6 +209,7 @@ def _against_baseline(table: Record, index: int) -> dict[str, str]:
 
 def _ablation_costs(table: Record, index: int) -> dict[str, float]:
     keys = ("parameters", "macs", "cpu_latency_ms", "seconds_per_epoch", "epochs_to_best")
+    keys += tuple(key for key in ("gpu_latency_ms",) if key in table.fields("rows", index))  # if there was one
     return {key: table.number("rows", index, key) for key in keys}
 
 
@@ -217,13 +218,16 @@ def _ablation_cells(table: Record, index: int, row: Row) -> dict[str, str]:
     for part, scores in row.scores.items():
         cells |= _texts(scores, Place.BRIEF, part)
     costs = _ablation_costs(table, index)
+    gpu = {"ms/image (GPU)": _number(costs["gpu_latency_ms"], 1)} if "gpu_latency_ms" in costs else {}
     return (
         cells
         | _against_baseline(table, index)
         | {
             "parameters (M)": _number(costs["parameters"] / 1e6, 2),
             "GMACs": _number(costs["macs"] / 1e9, 2),
+            "GFLOPs": _number(2 * costs["macs"] / 1e9, 2),
             "ms/image": _number(costs["cpu_latency_ms"], 0),
+            **gpu,
             "s/epoch": _number(costs["seconds_per_epoch"], 0),
             "best epoch": _number(costs["epochs_to_best"], 1),
         }

@@ -1,5 +1,6 @@
 from .distributed import gather_shares as gather_shares, shard_sizes as shard_sizes
 from .files import (
+    FolderBusyError as FolderBusyError,
     lock_folder as lock_folder,
     spreadsheet_safe as spreadsheet_safe,
     write_atomically as write_atomically,

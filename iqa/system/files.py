@@ -19,6 +19,11 @@ from iqa.errors import UserError, WriteError
 if TYPE_CHECKING:
     import pandas as pd
 
+
+class FolderBusyError(UserError):
+    """Another process writes to the folder."""
+
+
 _FORMULA = re.compile(r"(?![-+][\d.e\s±%\[\],+-]*$)[=+\-@\t\r]")
 
 
@@ -48,14 +53,15 @@ def lock_folder(folder: Path) -> Iterator[None]:
     What killed processes have left of `write_atomically` is removed.
 
     Raises:
-        UserError: another process has it, or it cannot be made.
+        FolderBusyError: a UserError: another process has it.
+        UserError: it cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock", timeout=0, is_singleton=True)  # this process may take it again
         lock.acquire()
     except Timeout:
-        raise UserError(f"{folder} is being written by another process: wait for its end, or stop it") from None
+        raise FolderBusyError(f"{folder} is being written by another process: wait for its end, or stop it") from None
     except OSError as error:
         raise WriteError(f"{folder} cannot be written: {error.strerror or error}") from error
     try:

@@ -245,6 +245,12 @@ def test_every_figure_names_its_sources_and_they_exist(drawn):
     assert [Path(f).name for f in manifest["figures"]["training_curves"]["sources"]] == ["history.jsonl"]
 
 
+def test_the_curves_show_loss_srcc_and_plcc_by_epoch(drawn):
+    _, manifest = drawn
+    (curves,) = manifest["figures"]["training_curves"]["values"].values()
+    assert list(curves) == ["file", "epoch", "train_loss", "val_srcc", "val_plcc"]
+
+
 def test_published_numbers_stand_beside_measured_ones_and_are_cited(drawn):
     _, manifest = drawn
     figures = manifest["figures"]
