@@ -52,7 +52,7 @@ def killed_loop(table, run: Path, config: Config, call: int, signal_number: int 
 @pytest.mark.parametrize("moment", [0, 1, 2])
 def test_a_loop_killed_at_a_random_moment_ends_with_the_same_bits(table, whole, tmp_path, moment):  # noqa: F811
     run, calls = whole
-    call = int(np.random.default_rng(moment).integers(calls // 10, calls // 2))  # workers make some calls themselves
+    call = int(np.random.default_rng(moment).integers(calls // 10, calls // 4))  # workers make most calls themselves
     assert killed_loop(table, tmp_path / "run", dataclasses.replace(LOOP, num_workers=moment), call) == -signal.SIGKILL
     assert_same_run(tmp_path / "run", run)
 
@@ -62,7 +62,7 @@ def test_a_loop_killed_at_a_random_moment_ends_with_the_same_bits(table, whole, 
 def test_a_loop_killed_at_any_moment_ends_with_the_same_bits(table, whole, tmp_path, moment):  # noqa: F811
     run, calls = whole
     workers = moment % 3
-    call = int(np.random.default_rng(100 + moment).integers(1, calls // (2 if workers else 1)))
+    call = int(np.random.default_rng(100 + moment).integers(1, calls // (4 if workers else 1)))
     assert killed_loop(table, tmp_path / "run", dataclasses.replace(LOOP, num_workers=workers), call) < 0
     assert_same_run(tmp_path / "run", run)
 
