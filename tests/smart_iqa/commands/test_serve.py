@@ -84,6 +84,7 @@ def test_the_shipped_model_scores_as_predict_does_and_ctrl_c_ends_it(tmp_path: P
         assert server.stderr.read() == ""
     finally:
         server.kill()
+        server.communicate()  # closes its pipes
     predicted = [*start, "predict", *(tmp_path / name for name in files), "--output", tmp_path / "scores.csv"]
     subprocess.run([*predicted, "--device", "cpu"], cwd=ROOT, check=True, capture_output=True)
     with (tmp_path / "scores.csv").open() as file:
