@@ -46,8 +46,9 @@ class PublishedEntry:
 
     def cite(self, row: str) -> dict[str, str]:
         """What a manifest says of one row: entry, row, source and protocol."""
-        source = self.rows.get(row, {}).get("source", self.source)
-        return {"published": f"{self.name}.{row}", "source": source, "protocol": self.protocol}
+        own = self.rows.get(row, {})
+        source, protocol = own.get("source", self.source), own.get("protocol", self.protocol)
+        return {"published": f"{self.name}.{row}", "source": source, "protocol": protocol}
 
 
 @dataclass(frozen=True)
