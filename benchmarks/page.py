@@ -18,7 +18,7 @@ from iqa.system import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 
-PAGES = ("docs/performance.md", "docs/scaling.md", "docs/reliability.md", "docs/serve.md", "docs/export.md")
+PAGES = ("docs/performance.md", "docs/scaling.md", "docs/reliability.md", "docs/serve.md", "docs/export.md", "docs/accuracy.md")
 NOTHING = "No result is committed yet."
 GLOBAL_BATCH = 32  # `batch_size`'s default
 PROCESSES = (2, 4, 8, 16, 32, 64)
@@ -227,6 +227,19 @@ def export_section(file: str, result: dict) -> str:
     return "\n".join(parts)
 
 
+def tried_section(file: str, result: dict) -> str:
+    """A row for everything that was tried while a recipe was worked out, also what did not help."""
+    rows = [
+        [row["head"], row["features"], row["what"], f"{row['srcc']:.4f}",
+         "" if row["srcc_of_two"] is None else f"{row['srcc_of_two']:.4f}", f"{row['plcc']:.4f}", row["note"]]
+        for row in result["rows"]
+    ]  # fmt: skip
+    splits = f"splits of seeds {', '.join(map(str, result['splits']))}"
+    head = ["head", "features", "tried", "SRCC", "average of two", "PLCC of one", ""]
+    said = f"Mean over the test parts of the {splits}; {result['recipe']}."
+    return "\n".join([_headline(file, result) + said + "\n", table(head, rows)])
+
+
 # Section of a page -> the kind of result it shows, and how.
 SECTIONS = {
     "throughput": ("throughput", throughput_section),
@@ -239,6 +252,7 @@ SECTIONS = {
     "kills": ("reliability_kills", kills_section),
     "serving": ("serving", serving_section),
     "export": ("export", export_section),
+    "tried": ("tried", tried_section),
 }
 
 

@@ -198,6 +198,8 @@ def test_a_page_gets_every_kind_of_result(quick):
     results.append(("g.json", {"kind": "export", **exported}))
     start = {"speed": {}, "start": {"first_score": {"median": 2.0, "n": 3}}, "memory": {"peak_bytes": {"100": 3e8}}}
     results.append(("h.json", {"kind": "prediction", "measurements": start, "busy": False, **other}))
+    row = {"what": "wider", "head": "mlp", "features": "all", "srcc": 0.5, "srcc_of_two": None, "plcc": 0.6, "note": ""}
+    results.append(("i.json", {"kind": "tried", "rows": [row], "splits": [10], "recipe": "Adam", **other}))
     pages = [page.filled((ROOT / name).read_text(), results) for name in page.PAGES]
     assert page.NOTHING not in "".join(pages)
     assert "| loading | 1,000 | 1.5 | 400 |" in pages[0] and "out of memory" in pages[0]
@@ -205,7 +207,8 @@ def test_a_page_gets_every_kind_of_result(quick):
     assert "| full | 0.8000 | -0.0100 | -0.0200 .. +0.0000 | 0.20 |" in pages[0]
     assert "| plain | 2 of 3 |" in pages[2] and "| cut short | 3 | 2 | 1 | 0 |" in pages[2]
     assert page.filled(pages[0], results) == pages[0]
-    assert "| int8 | 0.8000 | +0.0100 | 0.50 | 7.0 |" in pages[-1] and "| `default` .onnx | 5.0e-06 |" in pages[-1]
+    assert "| int8 | 0.8000 | +0.0100 | 0.50 | 7.0 |" in pages[-2] and "| `default` .onnx | 5.0e-06 |" in pages[-2]
+    assert "| mlp | all | wider | 0.5000 |  | 0.6000 |  |" in pages[-1]
 
 
 @pytest.mark.slow
