@@ -175,7 +175,7 @@ def measure_runs(
         for model, scorer in scorers.items():
             device = scorer.accelerator.device
             parts[model].append(_measure_batch(scorer, scorer.to_images(pixels.to(device), unchanged.to(device))))
-    mos = crops.mos.double().numpy()
+    mos = crops.labels.mos.double().numpy()
     return {model: _join(measured, mos) for model, measured in parts.items()}, np.array(complexity)
 
 

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from huggingface_hub import PyTorchModelHubMixin
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn import functional as F
 
 from iqa.errors import UserError
@@ -367,7 +368,8 @@ def to_grid(stage: Tensor, side: int = GRID) -> Tensor:
 
 def _cell_weights(size: int, side: int, like: Tensor) -> Tensor:
     """What each of `side` cells takes of `size` places (side, size): the mean of those that it overlaps."""
-    make = _make_cell_weights if torch.compiler.is_compiling() else _kept_cell_weights
+    traced = torch.compiler.is_compiling() or isinstance(like, FakeTensor)  # what is kept has to be numbers
+    make = _make_cell_weights if traced else _kept_cell_weights
     return make(size, side, like.device, like.dtype)
 
 
@@ -903,7 +905,7 @@ class Standardise(nn.Module):
     def forward(self, stages: list[Tensor]) -> list[Tensor]:
         """Stages 4 x (B, C_i, H_i, W_i) -> 4 x (B, C_i, side, side); one that is left out passes."""
         return [
-            norm(_signed_root(F.adaptive_avg_pool2d(stage, side))) if side else stage
+            norm(_signed_root(to_grid(stage, side))) if side else stage
             for norm, stage, side in zip(self.norms, stages, self.grids, strict=True)
         ]
 

@@ -150,12 +150,19 @@ def train_and_test(
     data = make_training_data(databases, config, official, fold, config.run_dir if resume else None)
     with accelerator.main_process_first():  # it hashes the images, the others find what it has kept
         compared = compare_with_training(others, data.parts["train"], config.cache_dir)
+    networks = _networks(config)
+    first = build_model(networks[0], networks[0].run_dir if resume else None)  # weights that are absent stop it here
     with open_run_dir(config, accelerator, resume):
         if accelerator.is_main_process:
             data.write_splits(config.run_dir, config.seed)
         accelerator.wait_for_everyone()
         log.info("%s: %s", config.run_dir, data.in_words())
-        trained = [_train_network(one, data, accelerator, resume) for one in _networks(config)]
+        trained = [_train_network(networks[0], first, data, accelerator, resume)]
+        for one in networks[1:]:
+            model = build_model(one, one.run_dir if resume else None)
+            if config.freeze_backbone:  # an ensemble has one: a random one is else each seed's own
+                model.backbone.load_state_dict(first.backbone.state_dict())
+            trained.append(_train_network(one, model, data, accelerator, resume))
         training = _training_record(trained, databases, data, accelerator)
         model, preparation = _average(config, trained, data, accelerator)
         scorer = Scorer(model, config, accelerator, preparation, data.scales)
@@ -200,12 +207,14 @@ def _networks(config: Config) -> list[Config]:
     ]
 
 
-def _train_network(config: Config, data: TrainingData, accelerator: Accelerator, resume: bool) -> Trained:
+def _train_network(
+    config: Config, model: SmartIQA, data: TrainingData, accelerator: Accelerator, resume: bool
+) -> Trained:
     """Train one network on the train part of a run's data, and choose on val."""
     from iqa.learning import merge_adapters_in_place
     from iqa.runtime import fuse_attention
 
-    model = build_model(config, config.run_dir if resume else None).to(accelerator.device)
+    model.to(accelerator.device)
     fuse_attention(model, config.fused_attn, accelerator)
     log.info("%s with %s fusion, weights: %s", config.backbone, config.fusion, model.weights_source)
     config.run_dir.mkdir(parents=True, exist_ok=True)

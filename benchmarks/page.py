@@ -18,7 +18,14 @@ from iqa.system import write_atomically
 
 ROOT = Path(__file__).resolve().parent.parent
 
-PAGES = ("docs/performance.md", "docs/scaling.md", "docs/reliability.md", "docs/serve.md", "docs/export.md", "docs/accuracy.md")
+PAGES = (
+    "docs/performance.md",
+    "docs/scaling.md",
+    "docs/reliability.md",
+    "docs/serve.md",
+    "docs/export.md",
+    "docs/accuracy.md",
+)
 NOTHING = "No result is committed yet."
 GLOBAL_BATCH = 32  # `batch_size`'s default
 PROCESSES = (2, 4, 8, 16, 32, 64)

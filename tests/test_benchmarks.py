@@ -198,6 +198,10 @@ def test_a_page_gets_every_kind_of_result(quick):
     results.append(("g.json", {"kind": "export", **exported}))
     start = {"speed": {}, "start": {"first_score": {"median": 2.0, "n": 3}}, "memory": {"peak_bytes": {"100": 3e8}}}
     results.append(("h.json", {"kind": "prediction", "measurements": start, "busy": False, **other}))
+    served = {"image": "small", "size": [9, 9], "clients": 1, "requests_per_s": 5.0, "median_seconds": 0.2}
+    rows = [served | {"p95_seconds": 0.3, "batches": batches} for batches in (True, False)]
+    load = {"direct_images_per_s": {"small": 6.0}, "load_average": 0.5}
+    results.append(("j.json", {"kind": "serving", "rows": rows, **load, **other}))
     row = {"what": "wider", "head": "mlp", "features": "all", "srcc": 0.5, "srcc_of_two": None, "plcc": 0.6, "note": ""}
     results.append(("i.json", {"kind": "tried", "rows": [row], "splits": [10], "recipe": "Adam", **other}))
     pages = [page.filled((ROOT / name).read_text(), results) for name in page.PAGES]

@@ -41,6 +41,7 @@ SPECIAL = {
     "freeze_stages": (["2"], 2),
     "data_paths": (["live=/a", "csiq=/b"], ["live=/a", "csiq=/b"]),
     "photo_sides": (["96", "128"], [96, 128]),
+    "scales": (["1.0", "0.5"], [1.0, 0.5]),
 }
 
 
@@ -325,7 +326,7 @@ def test_help_lists_every_setting_in_its_group() -> None:
         if group.title
     }
     assert list(flags)[2:] == ["run", "data", "network", "training", *LAST_GROUPS]
-    assert flags["run"] == {"name", "results_dir", "seed"}
+    assert flags["run"] == {"name", "results_dir", "seed", "tracker", "log_every"}
     assert {"resize", "cache_dir", "test_random_crop"} < flags["data"] and {"lr", "folds"} < flags["training"]
     assert {"model_size", "attention_fusion", "use_multiscale", "freeze_backbone"} < flags["network"]
     assert set(FIELDS) <= set().union(*flags.values())

@@ -112,23 +112,23 @@ def test_adapters_without_peft_or_without_linear_layers_are_one_line(monkeypatch
 
 
 def test_a_run_with_adapters_is_loaded_without_peft_and_scores_as_it_was_tested(
-    tmp_path, pictures, monkeypatch
+    tmp_path, image_folder, monkeypatch
 ) -> None:
     pytest.importorskip("peft")
-    flags = ["--dataset", "csv", "--data_path", pictures / "table.csv", *SMALL, "--results_dir", tmp_path]
+    flags = ["--dataset", "csv", "--data_path", image_folder / "table.csv", *SMALL, "--results_dir", tmp_path]
     assert command("train_swin", *flags, "--name", "lora", "--lora_rank", 2, "--epochs", 1, "--resume") == 2
     assert command("train_swin", *flags, "--name", "lora", "--lora_rank", 2, "--epochs", 1) == 0
     assert any(".lora_A." in name for name in read_checkpoint(tmp_path / "lora" / "best.safetensors")[0])
     monkeypatch.setitem(sys.modules, "peft", None)
     assert command("evaluate", "--verify", tmp_path / "lora" / "results.json") == 0
-    assert_scores(tmp_path / "lora", pictures)
+    assert_scores(tmp_path / "lora", image_folder)
 
 
-def assert_scores(run: Path, pictures: Path) -> None:
+def assert_scores(run: Path, image_folder: Path) -> None:
     import json
 
     (row, *_) = json.loads((run / "results.json").read_text())["predictions"]["test"]
-    assert load_model(run, device="cpu").score(pictures / row["image"]) == pytest.approx(row["score"], abs=1e-3)
+    assert load_model(run, device="cpu").score(image_folder / row["image"]) == pytest.approx(row["score"], abs=1e-3)
 
 
 def test_what_of_the_backbone_learns_is_said_once(capsys: pytest.CaptureFixture) -> None:

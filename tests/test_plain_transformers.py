@@ -128,8 +128,8 @@ def test_a_file_of_the_whole_model_fills_the_backbone(kind: str, tmp_path: Path)
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in model.backbone.body.model.state_dict().items())
 
 
-def test_a_transformer_trains_by_its_name(tmp_path: Path, pictures: Path) -> None:
-    place = ["--data_path", pictures / "table.csv", "--results_dir", tmp_path, "--name", "vit"]
+def test_a_transformer_trains_by_its_name(tmp_path: Path, image_folder: Path) -> None:
+    place = ["--data_path", image_folder / "table.csv", "--results_dir", tmp_path, "--name", "vit"]
     small = [flag for flag in SMALL if flag not in ("--model_size", "nano")]
     run = ["--dataset", "csv", *place, *small, "--backbone", "vit_tiny_patch16_224", "--fusion", "channel"]
     assert command("train_swin", *run, "--epochs", 1) == 0

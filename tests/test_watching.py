@@ -71,12 +71,14 @@ def test_after_fifty_steps_the_time_of_the_whole_run_is_said_once(tmp_path, monk
 
 
 @pytest.mark.parametrize("tracker", ["wandb", "mlflow"])
-def test_a_tracker_that_is_not_installed_is_one_line_before_the_run(pictures, tmp_path, capsys, monkeypatch, tracker):
+def test_a_tracker_that_is_not_installed_is_one_line_before_the_run(
+    image_folder, tmp_path, capsys, monkeypatch, tracker
+):
     find = watching.importlib.util.find_spec
     monkeypatch.setattr(watching.importlib.util, "find_spec", lambda name: None if name == tracker else find(name))
-    flags = ["--dataset", "csv", "--data_path", pictures / "table.csv", *SMALL, "--results_dir", tmp_path]
+    flags = ["--dataset", "csv", "--data_path", image_folder / "table.csv", *SMALL, "--results_dir", tmp_path]
     for script in ("train_swin", "pretrain"):
-        assert command(script, *flags, "--photos", pictures / "images", "--tracker", tracker) == 2
+        assert command(script, *flags, "--photos", image_folder / "images", "--tracker", tracker) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
         assert line.startswith(
             f"error: --tracker {tracker} needs the package {tracker}: pip install 'smart-iqa[{tracker}]'"

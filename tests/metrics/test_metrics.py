@@ -12,7 +12,7 @@ from scipy import optimize, stats
 
 from iqa import metrics
 from iqa.errors import UserError
-from iqa.metrics import bootstrap, logistic, summary as summary_module
+from iqa.metrics import bootstrap, summary as summary_module
 
 # Whole numbers of a small range, so that ties are the rule.
 TIED_PAIRS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=25)
@@ -188,7 +188,7 @@ def test_a_fit_that_cannot_be_made_gives_nan_and_its_reason(scores, reason):
 
 def test_a_fit_that_converges_from_no_start_says_so(monkeypatch):
     failed = optimize.OptimizeResult(success=False, fun=0.0, x=np.zeros(2))
-    monkeypatch.setattr(logistic.optimize, "minimize", lambda *args, **kwargs: failed)
+    monkeypatch.setattr(optimize, "minimize", lambda *args, **kwargs: failed)
     fit = metrics.fit_logistic(*noisy_line(30), 5)
     assert "converged from none" in fit.reason
     assert len(fit.coefficients) == 5

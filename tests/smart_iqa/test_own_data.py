@@ -57,11 +57,22 @@ def test_a_stopped_run_is_found_and_keeps_its_architecture_without_the_network_i
 
 @pytest.mark.parametrize("frozen", [[], ["--freeze_backbone"]], ids=["whole", "frozen"])
 def test_a_stopped_run_goes_on_to_the_same_bits_when_the_network_it_started_from_is_gone(
-    pictures, tmp_path, monkeypatch, frozen
+    image_folder, tmp_path, monkeypatch, frozen
 ):
     (folder := tmp_path / "first").mkdir()
     first = make_run(folder, "channel")
-    flags = ["--dataset", "csv", "--data_path", pictures / "table.csv", *SMALL, "--init_from", first, *frozen]
+    flags = [
+        "--dataset",
+        "csv",
+        "--data_path",
+        image_folder / "table.csv",
+        *SMALL,
+        "--backbone",
+        "nano",
+        "--init_from",
+        first,
+        *frozen,
+    ]
     flags += ["--results_dir", tmp_path]
     assert command("train", *flags, "--name", "whole") == 0
     fit = HyperIQASolver.fit

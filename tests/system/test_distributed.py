@@ -142,23 +142,21 @@ def test_a_mistake_in_one_process_ends_all(image_folder, tmp_path):
     assert not (tmp_path / "lost" / "results.json").exists()
 
 
-def test_two_processes_score_and_evaluate_as_one_does_and_one_of_them_writes(image_folder, tmp_path):
+def test_two_processes_evaluate_as_one_does_and_one_of_them_writes(image_folder, tmp_path):
     assert command(*training(image_folder, tmp_path, "--name", "run")) == 0
     for processes in (1, 2):
-        run, scores, results = (str(tmp_path / n) for n in ("run", f"{processes}.csv", f"{processes}.json"))
+        run, results = (str(tmp_path / n) for n in ("run", f"{processes}.json"))
         done = launch(
             tmp_path,
             processes,
             ["evaluate", "--checkpoint", run, "--datasets", "csv", "--device", "cpu", "--output", results],
-            ["predict", str(image_folder), "--checkpoint", run, "--device", "cpu", "--output", scores],
         )
         assert done.code == 0, done.err
-        assert done.out.count("written to") == 1 and done.out.count("29.png") == 1
-    alone, together = (pd.read_csv(tmp_path / f"{n}.csv") for n in (1, 2))
-    assert alone["image"].tolist() == together["image"].tolist()
-    assert together["score"].to_numpy() == pytest.approx(alone["score"].to_numpy(), abs=1e-3)
-    metrics = [read_json(tmp_path / f"{n}.json")["metrics"]["csv"]["srcc"] for n in (1, 2)]
-    assert metrics[1] == pytest.approx(metrics[0])
+        assert done.out.count("written to") == 1
+    alone, together = (read_json(tmp_path / f"{n}.json")["predictions"]["csv"] for n in (1, 2))
+    assert [row["image"] for row in alone] == [row["image"] for row in together]
+    scores = [[row["score"] for row in rows] for rows in (alone, together)]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-3)
 
 
 def test_processes_wait_for_the_results_that_an_ablation_reads_and_one_of_them_writes_the_table(

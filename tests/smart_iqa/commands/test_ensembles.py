@@ -15,16 +15,19 @@ from iqa.results import read_results
 POOLED = "--fusion vector --content_vector pooled --freeze_backbone --head residual".split()
 
 
-def train(pictures: Path, results: Path, *more: object) -> int:
-    table = pictures / "table.csv"
+def train(image_folder: Path, results: Path, *more: object) -> int:
+    table = image_folder / "table.csv"
     return command("train", "--dataset", "csv", "--data_path", table, *SMALL, "--results_dir", results, *more)
 
 
 @pytest.fixture(scope="module")
-def ensemble(pictures, tmp_path_factory) -> Path:
+def ensemble(image_folder, tmp_path_factory) -> Path:
     """A finished run of three networks over two splits."""
     results = tmp_path_factory.mktemp("results")
-    assert train(pictures, results, "--name", "run", "--ensemble", 3, "--train_test_num", 2, *POOLED) == 0
+    assert (
+        train(image_folder, results, "--name", "run", "--ensemble", 3, "--train_test_num", 2, "--keep_last", *POOLED)
+        == 0
+    )
     return results / "run"
 
 
@@ -32,12 +35,12 @@ def scores(results: dict) -> np.ndarray:
     return np.array([row["score"] for row in results["predictions"]["test"]])
 
 
-def test_the_scores_of_an_ensemble_are_the_mean_of_its_networks(ensemble, pictures):
+def test_the_scores_of_an_ensemble_are_the_mean_of_its_networks(ensemble, image_folder):
     from smart_iqa import load_model
 
     run = ensemble / "split_00"
     results = read_results(run)
-    files = [pictures / row["image"] for row in results["predictions"]["test"]]
+    files = [image_folder / row["image"] for row in results["predictions"]["test"]]
     alone = [load_model(run / f"network_{i:02d}", device="cpu").score(files) for i in range(3)]
     assert np.std([a[0] for a in alone]) > 0
     assert scores(results) == pytest.approx(np.mean(alone, axis=0), abs=0.05)
@@ -57,7 +60,7 @@ def test_the_networks_of_an_ensemble_share_the_runs_split(ensemble):
     assert tested == set(split["test"])
 
 
-def test_a_stopped_ensemble_goes_on_where_it_was(pictures, tmp_path, ensemble):
+def test_a_stopped_ensemble_goes_on_where_it_was(image_folder, tmp_path, ensemble):
     shutil.copytree(ensemble, tmp_path / "run")
     for file in [*(tmp_path / "run").rglob("results.json"), tmp_path / "run" / "summary.json"]:
         if "split_01" in str(file) or file.name == "summary.json":
@@ -71,7 +74,7 @@ def test_a_stopped_ensemble_goes_on_where_it_was(pictures, tmp_path, ensemble):
 
 def test_analyses_of_attention_take_one_network_of_an_ensemble(ensemble, tmp_path, capsys):
     run = ensemble / "split_00"
-    assert command("analyze-weights", "--checkpoint", run, "--output", tmp_path) == 2
+    assert command("analyze-weights", "--checkpoint", run, "--dataset", "csv", "--output", tmp_path) == 2
     said = capsys.readouterr().err
     assert "this run is an ensemble" in said and "network_00" in said and "Traceback" not in said
 
