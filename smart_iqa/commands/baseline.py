@@ -47,17 +47,28 @@ class FrozenStages(NamedTuple):
 
 def frozen_stages(config: Config, table: pd.DataFrame) -> FrozenStages:
     """Compute the features of every image of a table with the backbone that a run starts from."""
+    from iqa.data import cache_folder
     from iqa.evaluation import predict
     from iqa.runtime import make_accelerator
+    from smart_iqa.frozen_features import FrozenFeatures
     from smart_iqa.probes import PooledFeatures
     from smart_iqa.scorer import Scorer
     from train_swin import build_model
 
     started = time.perf_counter()
-    model = build_model(config)
-    scorer = Scorer(model, config, make_accelerator(config.device, config.precision))
-    pooled = PooledFeatures(model.backbone).to(scorer.accelerator.device)
-    features = predict(pooled, scorer.loader(table), scorer.to_images, scorer.accelerator, "features")
+    model, accelerator = build_model(config), make_accelerator(config.device, config.precision)
+    if (
+        config.cache and config.freeze_backbone and max(map(max, model.branch_grids)) == 1
+    ):  # the run's own, from its cache
+        frozen = FrozenFeatures(cache_folder(config.cache_dir) / config.dataset, table, config, model, accelerator)
+        frozen.dataset(table)
+        features = np.stack(
+            [frozen.read(path, training=False)[:, 0].mean(axis=0, dtype=float) for path in table["path"]]
+        )
+    else:
+        scorer = Scorer(model, config, accelerator)
+        pooled = PooledFeatures(model.backbone).to(accelerator.device)
+        features = predict(pooled, scorer.loader(table), scorer.to_images, accelerator, "features")
     return FrozenStages(features, model.weights_source, time.perf_counter() - started)
 
 
