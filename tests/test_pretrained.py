@@ -196,7 +196,15 @@ def test_weights_that_cannot_be_reached_name_both_alternatives() -> None:
 
 
 @pytest.mark.usefixtures("no_network")
-def test_a_backbone_of_other_sizes_has_no_published_weights() -> None:
+def test_the_small_swin_comes_with_the_package() -> None:
+    model = SmartIQA("nano", pretrained=True)
+    assert model.weights_source == "swin-nano.safetensors"
+    assert all(tensor.isfinite().all() for tensor in model.backbone.state_dict().values())
+
+
+@pytest.mark.usefixtures("no_network")
+def test_a_backbone_of_other_sizes_has_no_published_weights(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("iqa.pretrained._OWN", tmp_path)  # as if none came with the package
     with pytest.raises(UserError, match="other sizes.* has no published weights: give --backbone_weights"):
         SmartIQA("nano", pretrained=True)
 
