@@ -49,7 +49,7 @@ def in_processes(count: int, work: Callable[[], object]) -> None:
             code = 1
             try:
                 place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
-                place |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port}
+                place |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}  # as torchrun sets it
                 os.environ |= {name: str(value) for name, value in place.items()} if count > 1 else {}
                 work()
                 code = 0
