@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+import time
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from unittest import mock
@@ -28,6 +29,7 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def test_epochs_and_every_few_steps_are_logged_and_a_resumed_run_goes_on_counting(table, tmp_path):  # noqa: F811
     config = dataclasses.replace(CONFIG, log_every=3)
     make_solver(table, tmp_path / "run", config).fit(last_epoch=2)
+    time.sleep(1.1)  # the files of tensorboard are ordered by their second, then by a number as text
     resumed = make_solver(table, tmp_path / "run", config)
     resumed.resume()
     resumed.fit()
