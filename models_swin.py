@@ -196,6 +196,15 @@ class JoinedBackbone(nn.Module):
         self.mean: tuple[float, ...] = self.members[0].mean
         self.std: tuple[float, ...] = self.members[0].std
 
+    @property
+    def body(self) -> nn.Module:
+        """Refuse, as there is no one feature extractor.
+
+        Raises:
+            UserError: always: what looks into a network's layers needs one network.
+        """
+        raise UserError(f"backbone {self.name} is several looks at an image: this takes one backbone at one scale")
+
     def layer_parameters(self) -> list[list[nn.Parameter]]:
         """The parameters by layer, from input to output: the members' last layers lie side by side, and so on back."""
         by_depth = itertools.zip_longest(*(reversed(m.layer_parameters()) for m in self.members), fillvalue=())

@@ -219,6 +219,8 @@ class Config:
         for setting in dataclasses.fields(self):
             _check_value(setting, getattr(self, setting.name))
         parse_resize(self.resize)
+        if not self.scales or not all(0.25 <= scale <= 2 for scale in self.scales):
+            raise UserError(f"scales: expected at least one, each between 0.25 and 2, got {self.scales}")
         if self.mos_range is not None and (len(self.mos_range) != 2 or not self.mos_range[0] < self.mos_range[1]):
             raise UserError(f"mos_range: expected LOW HIGH with LOW < HIGH, got {self.mos_range}")
         if self.freeze_backbone and self.cache:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-_SIDE = 64  # pixels of the image that shows what follows what
+_SIDE = 128  # pixels of the image that shows what follows what; a quarter of it is the least a backbone takes
 _TOLERANCE = 1e-3  # of features, relative to the largest
 
 

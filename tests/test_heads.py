@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from iqa.choices import HEADS as HEAD_NAMES
+from iqa.config import resolve
 from iqa.errors import UserError
+from iqa.folding import folded
 from models_swin import HEADS, Backbone, Ensemble, JoinedBackbone, SmartIQA, build_network, cell_statistics
 
 POOLED = {"fusion": "vector", "content_vector": "pooled"}
@@ -71,6 +73,24 @@ def test_layers_of_joined_backbones_lie_side_by_side_from_the_output_back():
 
 def test_one_name_at_one_scale_is_the_plain_backbone_whose_checkpoints_exist():
     assert type(build_network(backbone="nano").backbone) is Backbone
+
+
+def test_what_reads_one_networks_layers_refuses_several_in_words():
+    with pytest.raises(UserError, match=r"nano\+tf_efficientnet_lite0 is several looks at an image"):
+        joined().body  # noqa: B018 (reading it is what is tested)
+
+
+def test_a_joined_backbone_is_folded_at_its_smallest_scale():
+    model = build_network(backbone="tf_efficientnet_lite0", scales=[1.0, 0.25], freeze_backbone=True, **POOLED).eval()
+    images = torch.rand(1, 3, 128, 128)
+    with torch.no_grad():
+        assert torch.allclose(folded(model)(images), model(images), atol=1e-2)
+
+
+@pytest.mark.parametrize("scales", [[], [0.0], [-1.0], [0.1], [1.0, 3.0], [float("nan")]])
+def test_scales_that_no_backbone_can_see_are_refused(scales):
+    with pytest.raises(UserError, match=r"scales: expected .* between 0.25 and 2"):
+        resolve({"scales": scales})
 
 
 def test_an_unknown_member_is_named():
