@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from folders import Database, read_run_database
-from iqa.config import Config
+from iqa.config import Config, resolve
 from iqa.data import read_split
 from iqa.errors import Parser, UserError
 from iqa.metrics import across_splits, srcc
@@ -50,6 +50,7 @@ def frozen_stages(config: Config, table: pd.DataFrame) -> FrozenStages:
     from iqa.data import cache_folder
     from iqa.evaluation import predict
     from iqa.runtime import make_accelerator
+    from models_swin import GRID
     from smart_iqa.frozen_features import FrozenFeatures
     from smart_iqa.probes import PooledFeatures
     from smart_iqa.scorer import Scorer
@@ -57,9 +58,8 @@ def frozen_stages(config: Config, table: pd.DataFrame) -> FrozenStages:
 
     started = time.perf_counter()
     model, accelerator = build_model(config), make_accelerator(config.device, config.precision)
-    if (
-        config.cache and config.freeze_backbone and max(map(max, model.branch_grids)) == 1
-    ):  # the run's own, from its cache
+    reads_averages_alone = max(max(grids, default=GRID) for grids in model.branch_grids) == 1
+    if config.cache and config.freeze_backbone and reads_averages_alone:  # the run's own features, from its cache
         frozen = FrozenFeatures(cache_folder(config.cache_dir) / config.dataset, table, config, model, accelerator)
         frozen.dataset(table)
         features = np.stack(
@@ -157,8 +157,9 @@ def mlp_results(config: Config, database: Database, run: Path) -> dict:
     from iqa.runtime import make_accelerator
     from train_swin import train_and_test
 
-    control = dataclasses.replace(
-        config, results_dir=str(run), name="mlp_baseline", head="mlp", split_file=str(run / "split.json")
+    split = {"split_file": str(run / "split.json"), "folds": 0}  # the fold's split, if it is one
+    control = resolve(
+        dataclasses.asdict(config) | split | {"results_dir": str(run), "name": "mlp_baseline", "head": "mlp"}
     )
     if (control.run_dir / "results.json").is_file():
         return read_results(control.run_dir)

@@ -90,6 +90,16 @@ def test_baselines_are_tested_on_the_images_of_each_split(ensemble, kind, capsys
     assert "median" in capsys.readouterr().out
 
 
+def test_the_mlp_of_a_fold_is_trained_on_the_folds_split(image_folder, tmp_path):
+    assert train(image_folder, tmp_path, "--name", "folds", "--folds", 3, "--epochs", 1, *POOLED) == 0
+    fold = tmp_path / "folds" / "split_00"
+    assert command("baseline", "--checkpoint", fold, "--kind", "mlp") == 0
+    control = json.loads((fold / "mlp_baseline.json").read_text())
+    assert [r["image"] for r in control["predictions"]["test"]] == [
+        r["image"] for r in read_results(fold)["predictions"]["test"]
+    ]
+
+
 def test_a_baseline_of_nothing_is_refused(tmp_path, capsys):
     assert command("baseline", "--checkpoint", tmp_path / "none", "--kind", "svr") == 2
     assert "no finished run at" in capsys.readouterr().err
