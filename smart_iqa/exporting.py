@@ -82,7 +82,7 @@ def trace(model: SmartIQA, limits: bool = True) -> torch.export.ExportedProgram:
         settings: Any = torch.fx.experimental._config
         with torch.no_grad(), settings.patch(backed_size_oblivious=True):
             program = torch.export.export(ScoreImages(model, limits), (images,), dynamic_shapes={INPUT: sizes})
-    except Exception as error:
+    except Exception as error:  # the exporter raises what its stages raise, of no common kind
         name = model.backbone.timm_name
         raise UserError(f"backbone {name} cannot be exported for images of any size: {_reason(error)}") from error
     # They tell orders of memory apart, which are one where a side has one place: all sizes in range give true scores.
@@ -112,7 +112,7 @@ def to_onnx(program: torch.export.ExportedProgram, metadata: dict[str, Any]) -> 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter's own
             exported = torch.onnx.export(program, (), **names)
-    except Exception as error:
+    except Exception as error:  # as above
         raise UserError(f"the network cannot be written as ONNX, export a .pt2: {_reason(error)}") from error
     assert exported is not None
     network = exported.model_proto

@@ -44,7 +44,7 @@ class OnnxBackend:
         where = "the model" if isinstance(model, bytes) else str(model)
         try:
             self.session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-        except Exception as error:
+        except Exception as error:  # its errors derive from nothing narrower
             reason = str(error).splitlines()[0]
             raise UserError(f"{where} cannot be read by ONNX Runtime: {reason}") from error
         names = [[value.name for value in side] for side in (self.session.get_inputs(), self.session.get_outputs())]

@@ -59,8 +59,9 @@ def traceable(model: SmartIQA) -> SmartIQA:
             _replace(module, "forward", attend_to_all)
     if not model.backbone.channels_last_output:
         model.backbone.is_convolutional = False  # in the exporter the order of memory is a matter of sizes
-        body: Any = model.backbone.body
-        model.backbone.body = _ChannelsLast(body.to(memory_format=torch.contiguous_format))
+        backbone: Any = model.backbone  # of one network, else its body refuses
+        body = backbone.body
+        backbone.body = _ChannelsLast(body.to(memory_format=torch.contiguous_format))
         model.backbone.channels_last_output = True
     return model
 
