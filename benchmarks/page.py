@@ -52,8 +52,9 @@ def _text(value: object) -> str:
 def _headline(file: str, result: dict) -> str:
     machine, versions = result["provenance"]["machine"], result["provenance"]["versions"]
     place = result.get("device") or f"{machine['processor']}, {machine['cores']} threads"
-    commit = (result["provenance"]["git_commit"] or "no commit")[:7]
-    return f"`benchmarks/results/{file}`: {place}, torch {versions['torch']}, commit {commit}.\n"
+    commit = result["provenance"]["git_commit"]
+    at = f"commit {commit[:7]}" if commit else "no commit"
+    return f"`benchmarks/results/{file}`: {place}, torch {versions['torch']}, {at}.\n"
 
 
 def targets_table(result: dict) -> str:
