@@ -170,10 +170,16 @@ def seeded_generator(*key: object) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
-def test_corners(height: int, width: int, config: Config, image: str) -> list[tuple[int, int]]:
-    """Corners of an image's test crops; random ones lie by the run's seed and the image's name."""
+def test_places(height: int, width: int, config: Config, image: str) -> tuple[list[tuple[int, int]], tuple[int, int]]:
+    """Corners and size (height, width) of an image's test crops: of the image itself where a test takes it whole.
+
+    Random ones lie by the run's seed and the image's name.
+    """
+    if TEST_MODES[config.test_mode].whole:
+        return [(0, 0)], (height, width)
     rng = seeded_generator("test", "frozen" if config.freeze_backbone else config.seed, image)
-    return crop_corners(height, width, config.patch_size, config.test_mode, config.test_crops, rng)
+    corners = crop_corners(height, width, config.patch_size, config.test_mode, config.test_crops, rng)
+    return corners, (config.patch_size, config.patch_size)
 
 
 def augmentation(rng: np.random.Generator, jitter: bool, flip: bool = True) -> list[float]:
@@ -246,12 +252,10 @@ class CropDataset(Dataset):
         height, width = pixels.shape[1:]
         if self.frozen_crops:
             places = [self._frozen_generator(row, crop) for crop in range(self.config.train_patch_num)]
-            corners = [crop_corners(height, width, side, "random", 1, place)[0] for place in places]
-        elif TEST_MODES[self.config.test_mode].whole:
-            return _Cut(pixels, [(0, 0)], (height, width), [UNCHANGED])
+            corners, size = [crop_corners(height, width, side, "random", 1, p)[0] for p in places], (side, side)
         else:
-            corners = test_corners(height, width, self.config, self.images[row])
-        return _Cut(pixels, corners, (side, side), [UNCHANGED] * len(corners))
+            corners, size = test_places(height, width, self.config, self.images[row])
+        return _Cut(pixels, corners, size, [UNCHANGED] * len(corners))
 
 
 class _Cut(NamedTuple):

@@ -17,8 +17,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from data_loader import resized_size, test_corners
-from iqa.choices import TEST_MODES
+from data_loader import resized_size, test_places
 from iqa.config import Config, parse_resize
 from iqa.errors import UserError
 
@@ -117,11 +116,8 @@ def crops_of(images: Tensor, config: Config) -> Tensor:
     H, W = images.shape[-2:]
     width, height = resized_size(W, H, parse_resize(config.resize), config.patch_size)
     images = _resized(images, (H, width), (height, width))
-    if TEST_MODES[config.test_mode].whole:
-        return images[:, None]
-    side = config.patch_size
-    corners = test_corners(height, width, config, "")
-    return torch.stack([images[..., top : top + side, left : left + side] for top, left in corners], dim=1)
+    corners, (high, wide) = test_places(height, width, config, "")
+    return torch.stack([images[..., top : top + high, left : left + wide] for top, left in corners], dim=1)
 
 
 def _resized(images: Tensor, *sizes: tuple[int, int]) -> Tensor:

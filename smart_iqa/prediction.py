@@ -18,8 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from data_loader import UNCHANGED, load_image, test_corners
-from iqa.choices import TEST_MODES
+from data_loader import UNCHANGED, load_image, test_places
 from iqa.config import Config, parse_resize
 from iqa.data import Found
 from iqa.errors import UserError
@@ -62,12 +61,9 @@ def test_crops(path: str, config: Config) -> np.ndarray:
     Raises:
         UserError: it cannot be read.
     """
-    pixels, side = load_image(path, parse_resize(config.resize), config.patch_size), config.patch_size
-    if TEST_MODES[config.test_mode].whole:
-        return pixels[None]
-    height, width = pixels.shape[1:]
-    corners = test_corners(height, width, config, Path(path).name)
-    return np.stack([pixels[:, top : top + side, left : left + side] for top, left in corners])
+    pixels = load_image(path, parse_resize(config.resize), config.patch_size)
+    corners, (height, width) = test_places(pixels.shape[1], pixels.shape[2], config, Path(path).name)
+    return np.stack([pixels[:, top : top + height, left : left + width] for top, left in corners])
 
 
 def network_scores(scorer: Scorer, stage_weights: bool = False) -> CropScores:
