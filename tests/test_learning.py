@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -19,12 +20,14 @@ from iqa.learning import add_adapters, checkpoint_gradients, limit_learning, mer
 from models_swin import BackboneSpec, SmartIQA
 from smart_iqa.scorer import load_model
 
-EACH_BACKBONE = pytest.mark.parametrize("backbone", ["nano", "tf_efficientnet_lite0", "vit", "dinov3"])
+EACH_BACKBONE = pytest.mark.parametrize("backbone", ["shallow", "tf_efficientnet_lite0", "vit", "dinov3"])
 
 
 @pytest.fixture(autouse=True)
 def _small_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
-    smaller = {"depth": 4, "embed_dim": 48, "num_heads": 4}
+    smaller, nano = {"depth": 4, "embed_dim": 48, "num_heads": 4}, models_swin.BACKBONES["nano"]
+    shallow = dataclasses.replace(nano, build=nano.build | {"depths": (2, 2, 1, 1)})  # stages 0 and 1 shift windows
+    monkeypatch.setitem(models_swin.BACKBONES, "shallow", shallow)
     monkeypatch.setitem(models_swin.BACKBONES, "vit", BackboneSpec("vit_tiny_patch16_224", smaller))
     monkeypatch.setitem(models_swin.BACKBONES, "dinov3", BackboneSpec("vit_small_patch16_dinov3", smaller))
 
@@ -63,7 +66,7 @@ def test_frozen_stages_give_in_training_always_what_they_gave(backbone: str, cou
     assert count == 4 or not torch.equal(before[-1], after[-1])
 
 
-@pytest.mark.parametrize("backbone", ["nano", "vit", "dinov3"])
+@pytest.mark.parametrize("backbone", ["shallow", "vit", "dinov3"])
 def test_adapters_alone_learn_and_merge_into_the_plain_network(backbone: str) -> None:
     pytest.importorskip("peft")
     model, images = model_of(backbone), torch.randn(2, 3, 64, 64)
@@ -152,13 +155,26 @@ def test_the_memory_of_a_step_is_counted_by_hand_for_one_layer() -> None:
     assert 3 * weights + images + 2 * activations < counted < 4 * weights + images + 5 * activations + 64
 
 
-@pytest.mark.parametrize("backbone", ["nano", "vit"])
+class Alone(torch.nn.Module):
+    """A backbone without the parts that score, whose memory no setting here changes."""
+
+    def __init__(self, backbone: torch.nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack([stage.flatten(1).sum(dim=1) for stage in self.backbone(images)]).sum(dim=0)
+
+
+@pytest.mark.parametrize("backbone", ["shallow", "vit"])
 def test_less_memory_is_needed_by_what_is_meant_to_need_less(backbone: str) -> None:
-    def needed(batch: int = 256, dtype: torch.dtype | None = None, **learning: object) -> int:
-        model = model_of(backbone)
+    """Bytes are counted over tensors that hold no numbers, so that they are the same wherever the test runs."""
+
+    def needed(batch: int = 16, dtype: torch.dtype | None = None, **learning: object) -> int:
+        model = Alone(model_of(backbone).backbone)
         limit_learning(model.backbone, **learning)
         return training_memory(model, batch, dtype, side=64) - 16 * sum(p.numel() for p in model.parameters())
 
     whole = needed()  # of what grows with the batch
-    assert needed(batch=512) == pytest.approx(2 * whole, rel=0.2)
-    assert max(needed(freeze_stages=2), needed(grad_checkpointing=True), needed(dtype=torch.bfloat16)) < 0.9 * whole
+    assert needed(batch=32) == pytest.approx(2 * whole, rel=0.1)
+    assert max(needed(freeze_stages=2), needed(grad_checkpointing=True), needed(dtype=torch.bfloat16)) < 0.8 * whole
