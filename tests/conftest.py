@@ -15,10 +15,15 @@ from written import Templates, write_all, write_images
 from iqa.system import declare_missing_operators
 
 declare_missing_operators()  # so that tests may import timm and torchvision
-settings.register_profile("house", deadline=None, derandomize=True)
-settings.load_profile("house")
 # The networks of the tests are small: where cores are shared, a second thread costs more than it gives.
 torch.set_num_threads(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Try more examples where slow tests run too."""
+    examples = 20 if "not slow" in config.getoption("markexpr") else 100
+    settings.register_profile("house", deadline=None, derandomize=True, max_examples=examples)
+    settings.load_profile("house")
 
 
 @pytest.fixture(autouse=True, scope="session")

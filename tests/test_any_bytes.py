@@ -23,7 +23,7 @@ from iqa.results import read_epochs, read_published, read_recorded, read_results
 from run_ablations import read_ablation
 from smart_iqa.commands import COMMANDS
 
-MANY = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXTS = st.text(max_size=8) | st.sampled_from(
     ["2001-13-45", "0o9", "1_0", "!!python/object:os.system", "&a [*a]", "nan"]
 )

@@ -182,7 +182,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return file.read_bytes()
 
 
-@settings(max_examples=300)
+@settings(max_examples=3 * settings.default.max_examples)
 @given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
 def test_no_flipped_bit_goes_unnoticed(tmp_path_factory: pytest.TempPathFactory, good: bytes, place, bit) -> None:
     file = tmp_path_factory.getbasetemp() / "flipped.safetensors"

@@ -349,7 +349,7 @@ YAML_VALUES = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(sorted({*FIELDS, *ALIASES})), YAML_VALUES, min_size=1, max_size=2))
-@settings(max_examples=300)
+@settings(max_examples=3 * settings.default.max_examples)
 def test_whatever_yaml_says_is_a_valid_config_or_one_line(layer: dict[str, Any]) -> None:
     read = yaml.safe_load(yaml.safe_dump(layer))
     said = refusal(resolve, read)

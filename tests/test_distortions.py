@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import skimage.data
 import sklearn.datasets
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
 
 from iqa.distortions import DISTORTIONS, NUM_LEVELS, distort
@@ -71,7 +71,6 @@ def test_only_noise_and_directions_depend_on_the_generator(kind: str) -> None:
     assert np.array_equal(first, second) == (kind not in RANDOM_KINDS)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     kind=st.sampled_from(sorted(DISTORTIONS)),
     level=st.sampled_from(LEVELS),

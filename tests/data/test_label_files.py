@@ -19,7 +19,7 @@ from folders import read_database
 from iqa.data import read_csv_rows, read_mat_numbers, read_numbers, read_pairs, read_records, read_workbook
 from iqa.errors import UserError
 
-FEW = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 # One change of a file: where (a share of its length), how many bytes go, and what comes in their place.
 CHANGES = st.tuples(st.floats(0, 1), st.integers(0, 30), st.binary(max_size=8))
 TEXTS = st.text(st.characters(codec="utf-8"), max_size=12) | st.sampled_from(
@@ -64,7 +64,7 @@ def label_files(root: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
-@FEW
+@MANY
 @given(CHANGES, st.integers(0, 9))
 def test_a_label_file_changed_anywhere_is_read_or_refused_in_one_line(name, official, change, which) -> None:
     files = label_files(official / name)
@@ -106,7 +106,7 @@ def test_a_flipped_byte_in_a_compressed_mat_file_is_refused_by_name_or_read(tmp_
     assert refused > 10
 
 
-@FEW
+@MANY
 @given(st.lists(st.fixed_dictionaries({"image": TEXTS, "mos": TEXTS | st.floats()}, optional={"split": TEXTS})))
 @example([{"image": "x" * 300 + ".png", "mos": 50.0}])
 @example([{"image": "a\0b.png", "mos": 50.0}])
@@ -119,7 +119,7 @@ def test_a_table_of_any_cells_is_refused_with_its_row(tmp_path: Path, rows: list
             assert not reads_or_refuses(lambda: read_database(kind, data_path=file, skip_bad_images=skip), file)  # noqa: B023
 
 
-@FEW
+@MANY
 @given(JSON | RECORDS)
 @example([[]])
 @example([{"image": "a.png", "mos": 1, "split": 1, "content": None, "mos_std": "x"}])
@@ -134,7 +134,7 @@ READERS = (read_csv_rows, read_workbook, read_records, lambda file: read_pairs(f
 
 
 @pytest.mark.parametrize("read", [*READERS, lambda file: read_mat_numbers(file, "mos")])
-@FEW
+@MANY
 @given(st.binary(max_size=400))
 @example(b"[" * 2000)
 @example(b'{"a":' * 2000)

@@ -70,7 +70,7 @@ def test_a_variable_that_unpacks_to_gigabytes_is_refused(tmp_path: Path) -> None
         read_mat(tmp_path / "a.mat")
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=3 * settings.default.max_examples, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.floats(0, 1), st.integers(0, 40), st.binary(max_size=12), st.booleans())
 def test_a_change_anywhere_is_read_or_a_value_error(
     tmp_path: Path, where: float, gone: int, new: bytes, compressed: bool

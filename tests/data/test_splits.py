@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from folders import read_database
 from iqa.data import (
@@ -52,7 +52,6 @@ def test_parts_are_70_10_20_percent_of_the_contents() -> None:
     pairs=st.lists(st.tuples(st.integers(0, 39), st.integers(0, 39)), max_size=3),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=60, deadline=None)
 def test_no_content_and_no_identical_image_is_ever_in_two_parts(
     images_per_content: list[int], pairs: list[tuple[int, int]], seed: int
 ) -> None:

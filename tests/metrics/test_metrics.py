@@ -7,7 +7,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from scipy import optimize, stats
 
 from iqa import metrics
@@ -134,7 +134,6 @@ def test_no_local_search_from_the_customary_start_fits_better(parameters, seed):
 
 
 @given(st.integers(0, 10_000), st.sampled_from([4, 5]), st.integers(8, 40), st.sampled_from(["even", "skewed"]))
-@settings(max_examples=100, deadline=None)
 def test_even_noise_gets_a_fit_and_never_a_clearly_worse_one_than_the_straight_line(seed, parameters, n, shape):
     scores, mos = np.random.default_rng(seed).normal(50, 20, (2, n))
     if shape == "skewed":

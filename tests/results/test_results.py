@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers import ROOT, refusal
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from iqa.data import Database
 from iqa.errors import UserError
@@ -261,7 +261,6 @@ SMALL = small()
 
 
 @given(st.data())
-@settings(deadline=None)
 def test_no_change_of_a_file_whatsoever_makes_verification_crash(data):
     results = SMALL
     path = []

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import make_run
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
 
 from iqa.config import Config
@@ -89,7 +89,6 @@ def prepared(number: int, shape: tuple[int, int]) -> Prepared:
 
 
 @given(st.lists(st.sampled_from([(8, 8), (8, 16), (30, 30), (100, 100)]), max_size=60), st.integers(1, 2000))
-@settings(max_examples=60, deadline=None)
 def test_a_batch_is_of_one_shape_and_within_the_limit_and_every_image_is_in_one(shapes, most):
     found = list(batches((prepared(n, shape) for n, shape in enumerate(shapes)), most))
     assert Counter(image.number for batch in found for image in batch) == Counter(range(len(shapes)))
