@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 from helpers import ROOT, command
+from matplotlib.figure import Figure
 from written import Templates
 
 from iqa.errors import UserError
@@ -156,8 +157,12 @@ def drawn(tmp_path_factory) -> tuple[Path, dict]:
     return folder, json.loads((folder / "out" / "figures.json").read_text())
 
 
-def draw(output: Path, *inputs: Path, more: tuple = ()) -> dict:
-    assert command("generate_paper_figures", *inputs, "--output", output, *more) == 0
+def draw(output: Path, *inputs: Path, more: tuple = (), rendered: bool = False) -> dict:
+    """Draw into a folder; its manifest. Files are empty unless they are rendered, which takes most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not rendered:
+            patch.setattr(Figure, "savefig", lambda self, file, **how: Path(file).touch())
+        assert command("generate_paper_figures", *inputs, "--output", output, *more) == 0
     return json.loads((output / "figures.json").read_text())
 
 
@@ -328,7 +333,7 @@ def test_an_undefined_srcc_is_absent_and_said(tmp_path):
     write_run(tmp_path / "good", results(0.8))
     text = (tmp_path / "flat" / "results.json").read_text().replace('"plcc": null', '"plcc": NaN')
     (tmp_path / "flat" / "results.json").write_text(text)
-    manifest = draw(tmp_path / "out", tmp_path)
+    manifest = draw(tmp_path / "out", tmp_path, rendered=True)
     bars = manifest["figures"]["comparison"]["values"]["test part of koniq-10k"]
     assert bars["flat"]["value"] is None and bars["good"]["value"] == 0.8
     assert "undefined" in (tmp_path / "out" / "table_in_database.md").read_text()
@@ -367,7 +372,7 @@ def test_the_same_results_give_the_same_bytes(drawn, tmp_path):
     folder, _ = drawn
     inputs = [folder / "in" / "alpha", folder / "in" / "weights"]
     for output in ("first", "second"):
-        draw(tmp_path / output, *inputs)
+        draw(tmp_path / output, *inputs, rendered=True)
     for file in (tmp_path / "first").iterdir():
         assert file.read_bytes() == (tmp_path / "second" / file.name).read_bytes(), file.name
 
@@ -379,7 +384,8 @@ def test_a_folder_of_folders_stands_for_them_and_the_same_file_counts_once(drawn
 
 
 def test_committed_results_can_be_drawn(tmp_path):
-    manifest = draw(tmp_path / "out", *(ROOT / "benchmarks" / "results" / name for name in ("demo", "agiqa3k_lite0")))
+    committed = [ROOT / "benchmarks" / "results" / name for name in ("demo", "agiqa3k_lite0")]
+    manifest = draw(tmp_path / "out", *committed, rendered=True)
     metrics = json.loads((ROOT / "benchmarks/results/demo/results.json").read_text())["metrics"]["test"]
     assert manifest["figures"]["prediction_scatter"]["values"]["demo"]["srcc"] == metrics["srcc"]
 
