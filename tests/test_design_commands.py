@@ -36,7 +36,9 @@ def test_a_command_of_the_design_trains_and_tests(name, data_root, tmp_path):
     assert results["metrics"]["test"]["n"] == 4
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", ["attention", *(pytest.param(name, marks=pytest.mark.slow) for name in ("plain", "single"))]
+)
 def test_without_weights_a_command_says_what_to_do(name, data_root, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("iqa.pretrained._hub_reachable", lambda: False)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "empty"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 import subprocess
@@ -30,6 +31,7 @@ def packages(node: ast.Import | ast.ImportFrom) -> set[str]:
     return {name.split(".")[0] for name in names}
 
 
+@functools.cache
 def parse(file: Path) -> ast.Module:
     return ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
 

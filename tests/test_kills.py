@@ -6,6 +6,7 @@ import dataclasses
 import multiprocessing
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +68,18 @@ def test_a_loop_killed_at_any_moment_ends_with_the_same_bits(table, whole, tmp_p
     assert_same_run(tmp_path / "run", run)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("share", [0.2, 0.35, 0.5])
+slow = partial(pytest.param, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize(
+    ("share", "number"),
+    [
+        (0.2, signal.SIGTERM), (0.5, signal.SIGINT),
+        *(slow(*moment) for moment in [
+            (0.2, signal.SIGINT), (0.35, signal.SIGTERM), (0.35, signal.SIGINT), (0.5, signal.SIGTERM),
+        ]),
+    ],
+)  # fmt: skip
 def test_a_stopped_loop_saves_where_it_is_and_goes_on_from_there(table, whole, tmp_path, share, number):  # noqa: F811
     """Without checkpoints within epochs: what was learned is there because the signal had it saved."""
     run, calls = whole

@@ -34,10 +34,19 @@ from models_swin import (
     to_grid,
 )
 
-BACKBONES = ("nano", "tf_efficientnet_lite0")  # channels last with LayerNorm, channels first with BatchNorm
+# Small ones of two kinds: channels last with LayerNorm and shifted windows; channels first with BatchNorm.
+BACKBONES = ("shallow", "test_efficientnet.r160_in1k")
 EACH_NETWORK = pytest.mark.parametrize(
     ("backbone", "fusion"), [(backbone, fusion) for backbone in BACKBONES for fusion in FUSIONS]
 )
+
+
+@pytest.fixture(autouse=True)
+def _shallow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Swin-nano with two blocks in each of the stages whose windows are shifted, and one in the others."""
+    nano = models_swin.BACKBONES["nano"]
+    shallow = dataclasses.replace(nano, build=nano.build | {"depths": (2, 2, 1, 1)})
+    monkeypatch.setitem(models_swin.BACKBONES, "shallow", shallow)
 
 
 @functools.cache
@@ -497,11 +506,8 @@ def test_the_masks_of_shifted_windows_are_timms(backbone, size):
     assert compared
 
 
-def test_a_compiled_network_is_the_plain_one(monkeypatch):
+def test_a_compiled_network_is_the_plain_one():
     """Traced as torch.compile does, run without generated code: that takes minutes to compile on a CPU."""
-    nano = models_swin.BACKBONES["nano"]
-    shallow = dataclasses.replace(nano, build=nano.build | {"depths": (2, 2, 1, 1)})  # stages 0 and 1 shift windows
-    monkeypatch.setitem(models_swin.BACKBONES, "shallow", shallow)
     model = SmartIQA("shallow", "channel", dropout_rate=0.0, drop_path_rate=0.0)
     images, found = torch.randn(3, 3, 64, 64), []
     for compiled in (False, True):

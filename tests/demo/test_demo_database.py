@@ -101,9 +101,15 @@ def test_the_seed_deals_the_distortions_and_leaves_the_parts() -> None:
     assert [t.cells for t in other] != [t.cells for t in FULL_PLAN]
 
 
+@pytest.mark.parametrize("tiles", [1, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", DISTORTIONS)
-def test_the_label_falls_with_every_level(kind: str) -> None:
-    references = [demo.undistorted(tile, 0) for tile in FULL_PLAN if tile.content.name in ("coffee", "china")]
+def test_the_label_falls_with_every_level(kind: str, tiles: int) -> None:
+    references = [
+        demo.undistorted(tile, 0)
+        for name in ("coffee", "china")
+        for tile in [tile for tile in FULL_PLAN if tile.content.name == name][:tiles]
+    ]
+    assert len(references) == 2 * tiles
     rng = np.random.default_rng(0)
     levels = range(1, NUM_LEVELS + 1)
     mos = [demo.pseudo_mos(r, [distort(r, kind, level, rng) for level in levels]) for r in references]
