@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers import ROOT, SMALL, command, make_run, refusal
+from helpers import ROOT, SMALL, TINY, command, make_run, refusal
 from safetensors.torch import load_file
 
 import train_swin
@@ -60,19 +60,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits_when_the_network_it_started_from
     image_folder, tmp_path, monkeypatch, frozen
 ):
     (folder := tmp_path / "first").mkdir()
-    first = make_run(folder, "channel")
-    flags = [
-        "--dataset",
-        "csv",
-        "--data_path",
-        image_folder / "table.csv",
-        *SMALL,
-        "--backbone",
-        "nano",
-        "--init_from",
-        first,
-        *frozen,
-    ]
+    first = make_run(folder, "channel", TINY)
+    flags = ["--dataset", "csv", "--data_path", image_folder / "table.csv", *SMALL, "--init_from", first, *frozen]
     flags += ["--results_dir", tmp_path]
     assert command("train", *flags, "--name", "whole") == 0
     fit = HyperIQASolver.fit
