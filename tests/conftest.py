@@ -12,11 +12,14 @@ from filelock import FileLock
 from hypothesis import settings
 from written import Templates, write_all, write_images
 
+from iqa.figures import STYLE
 from iqa.system import declare_missing_operators
 
 declare_missing_operators()  # so that tests may import timm and torchvision
 # The networks of the tests are small: where cores are shared, a second thread costs more than it gives.
 torch.set_num_threads(1)
+# Rendering at print resolution would take most of the time of figures, and no test looks at pixels.
+STYLE["savefig.dpi"] = 40
 
 
 def pytest_configure(config: pytest.Config) -> None:

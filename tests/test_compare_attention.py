@@ -25,7 +25,6 @@ from iqa.checkpoint import save_checkpoint
 from iqa.config import Config
 from iqa.data import write_split
 from iqa.errors import exit_on_user_error
-from iqa.figures import STYLE
 from models_swin import SmartIQA
 from smart_iqa.scorer import load_model
 
@@ -46,8 +45,7 @@ def rendered() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _coarse_figures(request, monkeypatch) -> None:
-    monkeypatch.setitem(STYLE, "savefig.dpi", 40)
+def _unrendered(request, monkeypatch) -> None:
     if "rendered" not in request.fixturenames:
         monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: Path(file).touch())
 

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from written import Templates
 
 from iqa.errors import UserError
-from iqa.figures import STYLE, Bar, draw_bars, latex_text, new_figure, scatter_by_label, scatter_by_mos, to_latex
+from iqa.figures import Bar, draw_bars, latex_text, new_figure, scatter_by_label, scatter_by_mos, to_latex
 from iqa.results import DEFAULT_FILE, measured_rows, read_published, read_recorded, sweeps
 
 FIGURES = (
@@ -139,14 +139,6 @@ def everything(folder: Path) -> list[Path]:
 def _templates(written):
     global TEMPLATES
     TEMPLATES = written
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _coarse_figures(_templates):
-    """Rendering at print resolution would take most of the time, and no test looks at pixels."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(STYLE, "savefig.dpi", 40)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -129,8 +129,9 @@ train_swin.main(sys.argv[1:])
 """
 
 
+@pytest.mark.slow
 def test_a_mistake_in_one_process_ends_all(image_folder, tmp_path):
-    """Under the launcher that users have."""
+    """Under the launcher that users have, which starts three processes."""
     (tmp_path / "lose.py").write_text(LOSE)
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(tmp_path / "lose.py")]
     done = subprocess.run(
