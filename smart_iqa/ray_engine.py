@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -192,8 +193,7 @@ def _placed(work: Work, workers: int | None, cluster: dict[str, float]) -> tuple
     if work.device == "cpu" or work.backend != "torch" or not gpus:
         return work._replace(device="cpu"), workers or cpus, {"num_cpus": 1}
     threads = max(1, min(8, cpus // gpus))
-    needs = {"num_cpus": threads, "num_gpus": 1}
-    return work._replace(device="cuda", threads=threads), workers or gpus, needs
+    return work._replace(device="cuda", threads=threads), workers or gpus, {"num_cpus": threads, "num_gpus": 1}
 
 
 @contextlib.contextmanager
@@ -218,7 +218,8 @@ def _cluster(workers: int | None) -> Iterator[Any]:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_stop)  # Ray has put its own there
     try:
-        yield ray
+        with contextlib.redirect_stdout(sys.stderr):  # it says there that a worker was killed
+            yield ray
     finally:
         ray.shutdown()
 

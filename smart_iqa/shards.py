@@ -15,6 +15,7 @@ import os
 import tarfile
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
@@ -22,6 +23,7 @@ from iqa.data import IMAGE_SUFFIXES, Found, NamedBytes, find_images
 
 if TYPE_CHECKING:
     import pyarrow
+    from pyarrow.parquet import ParquetFile
 
 PARQUET = (".parquet",)
 TARS = (".tar", ".tar.gz", ".tgz")
@@ -145,47 +147,52 @@ def _members_of(shard: Shard) -> Iterator[Found]:
 
 
 def _rows_of(shard: Shard) -> Iterator[Found]:
-    """The images of a Parquet file's rows, called as their column says, else FILE#ROW."""
-    import pyarrow
-
-    first, end = shard.rows
-    file = Path(shard.folder, shard.file)
-    number = first
-    try:
-        for number, (content, name) in enumerate(_cells(file, first, end), first):
-            called = f"{shard.file}#{number}" if name is None else name
-            if content is not None:
-                yield Found(called, source=NamedBytes(called, content))
-            elif name is not None:
-                yield Found(called, source=str(file.parent / name))
-            else:
-                yield Found(called, f"row {number} of {shard.file} has no image")
-            number += 1
-    except (OSError, pyarrow.ArrowException) as error:
-        problem = f"{shard.file} cannot be read: {_first_line(error)}"
-        yield from (Found(f"{shard.file}#{lost}", problem) for lost in range(number, end))
-
-
-def _cells(file: Path, first: int, end: int) -> Iterator[tuple[bytes | None, str | None]]:
-    """Bytes and name of rows; of the file's row groups only those are read that hold some of them."""
-    import pyarrow
+    """The images of a Parquet file's rows; of a row group that is broken what follows the last whole row is lost."""
+    from pyarrow import ArrowException
     from pyarrow.parquet import ParquetFile
 
-    with ParquetFile(file, buffer_size=_BUFFER) as table:
-        columns = _columns(table.schema_arrow)
-        groups, row, following = [], 0, 0
+    first, end = shard.rows
+    try:
+        table = ParquetFile(Path(shard.folder, shard.file), buffer_size=_BUFFER)
+    except (OSError, ArrowException) as error:
+        yield from _lost(shard, first, end, error)
+        return
+    with table:
+        following = 0
         for group in range(table.num_row_groups):
-            before, following = following, following + table.metadata.row_group(group).num_rows
-            if following > first and before < end:
-                row = row if groups else before
-                groups.append(group)
-        for batch in table.iter_batches(_READ_AT_ONCE, groups, [name for name in columns if name]):
-            flat = pyarrow.Table.from_batches([batch]).flatten()
-            cells = [flat[name].to_pylist() if name else [None] * len(flat) for name in columns]
-            start, row = row, row + len(flat)
-            yield from list(zip(*cells, strict=True))[max(0, first - start) : max(0, end - start)]
-            if row >= end:
-                return
+            start, following = following, following + table.metadata.row_group(group).num_rows
+            number, last = max(first, start), min(end, following)
+            try:
+                for cells in islice(_cells(table, group), number - start, last - start) if number < last else ():
+                    yield _of_row(shard, number, *cells)
+                    number += 1
+            except (OSError, ArrowException) as error:
+                yield from _lost(shard, number, last, error)
+
+
+def _lost(shard: Shard, first: int, end: int, error: Exception) -> Iterator[Found]:
+    problem = f"{shard.file} cannot be read: {_first_line(error)}"
+    return (Found(f"{shard.file}#{row}", problem) for row in range(first, end))
+
+
+def _of_row(shard: Shard, number: int, content: bytes | None, name: str | None) -> Found:
+    """A row's image, called as its column says, else FILE#ROW."""
+    called = f"{shard.file}#{number}" if name is None else name
+    if content is not None:
+        return Found(called, source=NamedBytes(called, content))
+    if name is not None:
+        return Found(called, source=str(Path(shard.folder, shard.file).parent / name))
+    return Found(called, f"row {number} of {shard.file} has no image")
+
+
+def _cells(table: ParquetFile, group: int) -> Iterator[tuple[bytes | None, str | None]]:
+    """Bytes and name of the rows of a row group."""
+    import pyarrow
+
+    columns = _columns(table.schema_arrow)
+    for batch in table.iter_batches(_READ_AT_ONCE, [group], [name for name in columns if name]):
+        flat = pyarrow.Table.from_batches([batch]).flatten()
+        yield from zip(*(flat[name].to_pylist() if name else [None] * len(flat) for name in columns), strict=True)
 
 
 def _columns(schema: pyarrow.Schema) -> tuple[str | None, str | None]:

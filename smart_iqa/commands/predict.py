@@ -315,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = make_parser().parse_args(argv)
     start_logging()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("predict is one process: start it without torchrun, and give each GPU a part of the list")
+        raise UserError("predict is one process: start it without torchrun; --engine ray uses several machines")
     try:
         if predict(**vars(arguments)):
             sys.exit(2)
