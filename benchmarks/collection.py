@@ -2,8 +2,8 @@
 
     python benchmarks/collection.py --json benchmarks/results/collection.json
 
-JPEG files of 512x384 pixels go through `predict` with the model of the package: one thread decodes and one computes. Each
-backend takes its turn (A B A B). `images_per_cpu_s` counts the CPU time of all threads, which neighbours on a busy
+JPEG files of 512x384 pixels go through `predict` with the model of the package; one thread decodes and one computes.
+The backends take turns (A B A B). `images_per_cpu_s` counts the CPU time of all threads, which neighbours on a busy
 machine disturb less than the time on the clock, `images_per_s`.
 """
 
@@ -29,7 +29,7 @@ from smart_iqa.scorer import load_model
 from smart_iqa.shipped import DEFAULT, checkpoint_file
 
 SIZE = (512, 384)
-IMAGES, TURNS = 96, 7
+IMAGES, TURNS = 48, 5
 
 
 def measure(images: int = IMAGES, turns: int = TURNS) -> dict:

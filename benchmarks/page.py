@@ -180,9 +180,8 @@ def collection_section(file: str, result: dict) -> str:
         hours = BILLION / speed["median"] / 3600
         quartiles = "{:.3g} .. {:.3g}".format(*speed["quartiles"])
         rows.append([name, speed["median"], quartiles, hours, hours / CORES / 24, hours * PRICE])
-    size = "x".join(map(str, result["size"]))
-    head = ["backend", f"images/s of a core, r, {size}", "quartiles", "core hours of a billion", f"days of {CORES:,} cores",
-            f"US dollars at {PRICE} a core hour (assumed)"]  # fmt: skip
+    head = ["backend", f"images/s of a core, r, {'x'.join(map(str, result['size']))}", "quartiles",
+            "core hours of a billion", f"days of {CORES:,} cores", f"US dollars at {PRICE} a core hour"]  # fmt: skip
     said = (
         f"Measured {result['date']} on one core; load average of the machine meanwhile {result['load_average']:.1f}.\n"
     )

@@ -217,11 +217,11 @@ def _cluster(workers: int | None) -> Iterator[Any]:
         raise UserError(f"RAY_ADDRESS={address}: no cluster of Ray answers there") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_stop)  # Ray has put its own there
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # it says there that a worker was killed
+    with contextlib.redirect_stdout(sys.stderr):  # where it says that a worker was killed, some of it at its end
+        try:
             yield ray
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 class ShardScorer:
