@@ -213,8 +213,9 @@ def _cluster(workers: int | None) -> Iterator[Any]:
     on_stop = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else here))
-    except ConnectionError as error:
-        raise UserError(f"RAY_ADDRESS={address}: no cluster of Ray answers there") from error
+    except Exception as error:  # some of its errors derive from nothing narrower
+        asked = f"joined at RAY_ADDRESS={address}" if address else "started"
+        raise UserError(f"Ray cannot be {asked}: {str(error).strip().splitlines()[0]}") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_stop)  # Ray has put its own there
     with contextlib.redirect_stdout(sys.stderr):  # where it says that a worker was killed, some of it at its end

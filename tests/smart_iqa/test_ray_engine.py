@@ -326,7 +326,7 @@ def test_of_2000_images_a_killed_worker_loses_none_and_repeats_none(with_ray, tm
     assert taken_up["image"].tolist() == [row["image"] for row in written]
     difference = np.abs(found["score"] - expected["score"]).max()
     print(f"largest difference to one process: {difference:.1e} of 100, {len(list(out.glob('*.parquet')))} shards")
-    assert difference <= 1e-4
+    assert round(difference, 9) <= 1e-4  # scores are written with four decimals
 
     times = {file: file.stat().st_mtime_ns for file in out.glob("*.parquet")}
     code, said, err = ended(started(*words))
