@@ -18,7 +18,7 @@ import timm.optim  # noqa: E402  (importing timm imports torchvision, which need
 
 COSINE_FLOOR = 0.01  # each group ends at this fraction of its own start
 STEP_EVERY, STEP_FACTOR = 6, 0.1
-MUON_REST = 1 / 3  # what is no matrix learns at this times the rate of a matrix
+MUON_REST = 1 / 8  # what is no matrix learns at this times the rate of a matrix
 
 
 class Muon(timm.optim.Muon):
