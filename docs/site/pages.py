@@ -129,9 +129,14 @@ def command_page(name: str, module: str) -> str:
 def flag_text(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
     """A flag and what it does, as an entry of a definition list."""
     formatter = argparse.HelpFormatter(parser.prog)
-    does = formatter._expand_help(action) if action.help else "takes one of these."
+    does = formatter._expand_help(action) if action.help else without_help(action)
     plain = re.sub(r"`[^`]*`|([<*])", lambda found: f"\\{found[1]}" if found[1] else found[0], does)
     return f"`{formatter._format_action_invocation(action)}`\n:   {plain}"
+
+
+def without_help(action: argparse.Action) -> str:
+    """What is said of a flag that has no help: it takes choices, or is the opposite of another flag."""
+    return "one of these" if action.choices else f"the opposite of `{action.option_strings[0].replace('--no_', '--')}`"
 
 
 def public_functions(code) -> list[str]:
