@@ -1,4 +1,4 @@
-"""A hook of MkDocs that adds the pages which are not files: README's sections, the notebook, commands, modules.
+"""Adds to the site the pages that are not files: README's sections, the notebook, commands, modules. A hook of MkDocs.
 
     make site
 
@@ -45,12 +45,12 @@ ROOT_MODULES = (
 
 
 def slug(heading: str) -> str:
-    """The anchor of a heading, as on GitHub."""
+    """Make the anchor of a heading, as GitHub does."""
     return slugify(case="lower")(heading.replace("`", ""), "-")
 
 
 def readme_pages() -> dict[str, str]:
-    """README's sections as pages."""
+    """Cut README into pages at its sections."""
     first, *sections = re.split(r"(?m)^## ", (ROOT / "README.md").read_text())
     texts = {"index.md": first}
     for section in sections:
@@ -64,13 +64,13 @@ def readme_pages() -> dict[str, str]:
 
 @functools.cache
 def readme_anchors() -> dict[str, str]:
-    """A heading's anchor -> the page that it is on."""
+    """Map the anchor of each of README's headings to the page that it is on."""
     texts = readme_pages()
     return {slug(heading): uri for uri, text in texts.items() for heading in re.findall(r"(?m)^#+ (.+)$", text)}
 
 
 def with_readme_links(text: str, uri: str) -> str:
-    """A page's text, its links to README turned to the page that holds what is meant."""
+    """Turn a page's links to README to the page that holds what they mean."""
 
     def there(link: re.Match) -> str:
         target = readme_anchors().get(link["anchor"] or "", "index.md")
@@ -81,7 +81,7 @@ def with_readme_links(text: str, uri: str) -> str:
 
 
 def notebook_page() -> str:
-    """The cells of the notebook."""
+    """Show the cells of the notebook, one below the other."""
     cells = json.loads((ROOT / NOTEBOOK).read_text())["cells"]
     texts = [(cell["cell_type"], "".join(cell["source"])) for cell in cells]
     return "\n\n".join(text if kind == "markdown" else f"```python\n{text}\n```" for kind, text in texts)
@@ -94,14 +94,14 @@ def _commands() -> dict[str, tuple[str, str]]:
 
 
 def command_pages() -> dict[str, str]:
-    """A page for each `smart-iqa NAME`, and their list."""
+    """Make a page for each `smart-iqa NAME`, and their list."""
     rows = [f"| [`{name}`]({name}.md) | {does} |" for name, (_, does) in _commands().items()]
     texts = {"commands/index.md": "\n".join(["# Commands", "", "| `smart-iqa ...` | does |", "|---|---|", *rows])}
     return texts | {f"commands/{name}.md": command_page(name, module) for name, (module, _) in _commands().items()}
 
 
 def command_page(name: str, module: str) -> str:
-    """A module's docstring, the flags of its parser, and what it offers to Python."""
+    """Join a module's docstring, the flags of its parser, and what it offers to Python."""
     code = importlib.import_module(module)
     parser = code.make_parser()
     parser.prog = f"smart-iqa {name}"
@@ -127,7 +127,7 @@ def command_page(name: str, module: str) -> str:
 
 
 def flag_text(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
-    """A flag and what it does, as an entry of a definition list."""
+    """Say what a flag does, as an entry of a definition list."""
     formatter = argparse.HelpFormatter(parser.prog)
     does = formatter._expand_help(action) if action.help else without_help(action)
     plain = re.sub(r"`[^`]*`|([<*])", lambda found: f"\\{found[1]}" if found[1] else found[0], does)
@@ -135,17 +135,17 @@ def flag_text(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
 
 
 def without_help(action: argparse.Action) -> str:
-    """What is said of a flag that has no help: it takes choices, or is the opposite of another flag."""
+    """Say what a flag without help does: it takes choices, or is the opposite of another flag."""
     return "one of these" if action.choices else f"the opposite of `{action.option_strings[0].replace('--no_', '--')}`"
 
 
 def public_functions(code) -> list[str]:
-    """Names of the functions that a module defines, in their order."""
+    """List the functions that a module defines, in their order."""
     return [n for n, f in vars(code).items() if inspect.isfunction(f) and f.__module__ == code.__name__ and n[0] != "_"]
 
 
 def module_pages() -> dict[str, str]:
-    """A page for each module and room; of a room, for the names that its `__init__.pyi` lists."""
+    """Make a page for each module and room; a room's page has the names that its `__init__.pyi` lists."""
     rooms = [
         p.relative_to(ROOT).parent for p in sorted(ROOT.glob("*iqa/**/__init__.py")) if p.parent.name != "commands"
     ]
@@ -163,7 +163,7 @@ def module_pages() -> dict[str, str]:
 
 
 def names_in(face: Path) -> list[str]:
-    """The functions and classes that a stub re-exports."""
+    """List the functions and classes that a stub re-exports."""
     if not face.is_file():
         return []
     nodes = [node for node in ast.parse(face.read_text()).body if isinstance(node, ast.ImportFrom)]
@@ -171,7 +171,7 @@ def names_in(face: Path) -> list[str]:
 
 
 def pages() -> dict[str, str]:
-    """Every page that is made: its place in the repository, were it a file there -> its text."""
+    """Make every page that is not a file: the place that it would have in the repository -> its text."""
     return readme_pages() | {"examples/quickstart.md": notebook_page()} | command_pages() | module_pages()
 
 
@@ -185,7 +185,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def api_navigation() -> list[dict[str, list]]:
-    """The modules of the three floors."""
+    """List the modules of the three floors."""
     names = sorted(Path(uri).name.removesuffix(".md") for uri in module_pages())
     floors = {floor: [n for n in names if n.partition(".")[0] == floor] for floor in ("smart_iqa", "iqa")}
     titles = {"smart_iqa": floors["smart_iqa"], "root modules": ROOT_MODULES, "iqa": floors["iqa"]}
