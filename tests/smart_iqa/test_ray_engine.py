@@ -183,6 +183,18 @@ def test_a_worker_that_has_another_model_says_so(run, images, tmp_path):
     assert "is another model than where the command was given" in problem and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
+def test_a_worker_computes_by_onnx_runtime_too(run, images, tmp_path):
+    shard = next(shards_of([str(images)]))
+    scores = []
+    for backend in ("torch", "onnxruntime"):
+        (tmp_path / backend).mkdir()
+        work = Work(str(run), file_hash(checkpoint_file(run)), str(tmp_path / backend), "cpu", backend)
+        assert ShardScorer(work)({"shard": [shard.text]}) == {"problem": [""]}
+        scores.append(pd.read_parquet(work.file(shard))["score"])
+    assert scores[0].to_numpy() == pytest.approx(scores[1].to_numpy(), abs=2e-4)
+
+
 @pytest.mark.parametrize(
     "device, backend, cluster, expected",
     [
