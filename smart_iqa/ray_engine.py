@@ -207,7 +207,9 @@ def _cluster(workers: int | None) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    logging.getLogger("ray").setLevel(logging.ERROR)
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # its file keeps what it says
+            handler.setLevel(logging.ERROR)
     address = os.environ.get("RAY_ADDRESS")
     here = {"num_cpus": workers or usable_cpus(), "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     on_stop = signal.getsignal(signal.SIGTERM)

@@ -301,6 +301,7 @@ def test_ray_gives_the_scores_of_one_process_for_all_sources_at_once(with_ray, r
     code, out, err = ended(started(*words, "--workers", 2))
     assert code == 0, err
     assert out == f"36 images, 0 of them errors, in 3 files of {tmp_path / 'out'}, of which 0 were there before\n"
+    assert "ray.data" not in err and "Dataset" not in err
     found, expected = scores_in(tmp_path / "out"), scores_in(tmp_path / "one.parquet").set_index("image")["score"]
     by_file = [expected[str(images / Path(image).name)] for image in found["image"]]
     assert found["score"].to_numpy() == pytest.approx(by_file, abs=1e-4)
