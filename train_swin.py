@@ -87,15 +87,19 @@ def build_model(config: Config, run_dir: Path | None = None) -> SmartIQA:
     elif config.init_from is not None:
         model = _warm_model(config)
     else:
-        pretrained = config.pretrained and config.backbone_weights is None
-        weights = {"pretrained": pretrained, "backbone_weights": config.backbone_weights}
-        model = build_network(**architecture_of(config), **weights)
+        model = build_network(**architecture_of(config), **_weights(config))
     limit_learning(model.backbone, config.freeze_stages, config.lora_rank, config.grad_checkpointing)
     if last is not None:
         tensors, made = last
         load_model_state(model, tensors, "the last checkpoint")
         model.weights_source = made["weights"]
     return model
+
+
+def _weights(config: Config) -> dict:
+    """The arguments that say where a new network's backbone has its weights from."""
+    pretrained = config.pretrained and config.backbone_weights is None
+    return {"pretrained": pretrained, "backbone_weights": config.backbone_weights}
 
 
 def _last_checkpoint(run_dir: Path) -> tuple[dict, dict] | None:
@@ -110,14 +114,15 @@ def _last_checkpoint(run_dir: Path) -> tuple[dict, dict] | None:
 
 
 def _warm_model(config: Config) -> SmartIQA:
-    """The network with every tensor of `init_from` that fits; the others start as without it."""
+    """The network with what `init_part` says of `init_from`, as far as it fits; the rest starts as without it."""
     from iqa.checkpoint import load_fitting_state, read_checkpoint
     from models_swin import build_network
 
     file = checkpoint_file(str(config.init_from))
-    model = build_network(**architecture_of(config))
-    taken = load_fitting_state(model, read_checkpoint(file)[0], file)
-    model.weights_source = f"{config.init_from} ({taken})"
+    model = build_network(**architecture_of(config), **_weights(config) if config.init_part == "head" else {})
+    taken = load_fitting_state(model, read_checkpoint(file)[0], file, config.init_part)
+    backbone = [model.weights_source] if config.init_part == "head" else []
+    model.weights_source = "; ".join([*backbone, f"{config.init_from} ({taken})"])
     return model
 
 
@@ -141,7 +146,7 @@ def train_and_test(
         resume: continue from the last checkpoint if there is one.
         fold: number of the fold to test on, if the settings ask for cross-validation.
     """
-    from iqa.runtime import precision_of
+    from iqa.runtime import deterministic_kernels, precision_of
     from smart_iqa.scorer import Scorer
     from smart_iqa.testing import compare_with_training, test_databases
     from smart_iqa.training_data import make_training_data
@@ -152,7 +157,7 @@ def train_and_test(
         compared = compare_with_training(others, data.parts["train"], config.cache_dir)
     networks = _networks(config)
     first = build_model(networks[0], networks[0].run_dir if resume else None)  # weights that are absent stop it here
-    with open_run_dir(config, accelerator, resume):
+    with deterministic_kernels(config.deterministic), open_run_dir(config, accelerator, resume):
         if accelerator.is_main_process:
             data.write_splits(config.run_dir, config.seed)
         accelerator.wait_for_everyone()
@@ -282,9 +287,11 @@ def _train(solver: HyperIQASolver, networks: set[SmartIQA | FeatureNetwork], res
         networks: what is compiled, if anything: the one that is trained, and the one that scores.
         resume: go on where a run has stopped.
     """
+    from iqa.runtime import compile_network
+
     if solver.config.compile:
         for network in networks:
-            network.compile()
+            compile_network(network)
     if resume:
         solver.resume_if_begun()
     started = time.perf_counter()
