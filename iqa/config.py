@@ -151,7 +151,7 @@ class Config:
     # Training.
     epochs: int = _setting(30, "epochs at most; early stopping usually ends before", low=1)
     batch_size: int = _setting(32, "crops per step, as the paper", low=1)
-    optimizer: str = _setting("adamw", "optimizer", ("adamw", "adam", "sgd"))
+    optimizer: str = _setting("adamw", "optimizer; muon learns fast from random", ("adamw", "adam", "sgd", "muon"))
     lr: float = _setting(2e-5, "learning rate of the backbone, as HyperIQA", low=0)
     lr_ratio: float = _setting(10.0, "the new parts learn at lr * lr_ratio, as HyperIQA", low=0)
     weight_decay: float = _setting(0.01, "AdamW's own default", low=0)

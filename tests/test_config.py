@@ -264,7 +264,7 @@ def test_the_resolved_config_reads_back_to_itself(tmp_path: Path) -> None:
         ("lr: -1", "lr: expected at least 0, got -1"),
         ("spaq: 1", "spaq: expected bool, got 1"),
         ("name: 7", "name: expected str, got 7"),
-        ("optimizer: lion", "optimizer: 'lion' is not one of adamw, adam, sgd"),
+        ("optimizer: lion", "optimizer: 'lion' is not one of adamw, adam, sgd, muon"),
         ("cross_datasets: live", r"cross_datasets: expected list\[str\], got 'live'"),
         ("cross_datasets: [1]", r"cross_datasets: expected list\[str\], got \[1\]"),
         ("mos_range: [low, 5]", r"mos_range: expected list\[float\], got \['low', 5\]"),
