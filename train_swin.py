@@ -17,22 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import pandas as pd
-
-from folders import DATABASES, Database, read_run_database
 from iqa.config import Config, load_config
 from iqa.data import cache_folder
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.metrics import Place, across_splits, shown_in
-from iqa.results import (
-    SELECTED_ON_TEST,
-    build_results,
-    metrics_table,
-    part_name,
-    provenance,
-    read_results,
-    write_results,
-)
 from iqa.system import is_first_process, lock_folder, start_logging, write_atomically, write_json
 from smart_iqa.runs import (
     add_run_flags,
@@ -45,9 +33,11 @@ from smart_iqa.runs import (
 from smart_iqa.shipped import checkpoint_file
 
 if TYPE_CHECKING:
+    import pandas as pd
     from accelerate import Accelerator
 
     from data_loader import Preparation
+    from folders import Database
     from HyperIQASolver_swin import HyperIQASolver, Progress
     from iqa.photographs import PhotographTerm
     from models_swin import Ensemble, SmartIQA
@@ -146,6 +136,7 @@ def train_and_test(
         resume: continue from the last checkpoint if there is one.
         fold: number of the fold to test on, if the settings ask for cross-validation.
     """
+    from iqa.results import build_results, part_name, provenance, write_results
     from iqa.runtime import deterministic_kernels, precision_of
     from smart_iqa.scorer import Scorer
     from smart_iqa.testing import compare_with_training, test_databases
@@ -339,6 +330,8 @@ def _photograph_term(config: Config, accelerator: Accelerator) -> PhotographTerm
 
 
 def _protocol(config: Config, record: dict, official: bool) -> dict:
+    from iqa.results import SELECTED_ON_TEST
+
     split = "official" if official else "by content, seeded"
     if config.folds:
         split = f"{config.folds} folds by content"
@@ -359,6 +352,8 @@ def run(config: Config, resume: bool = False) -> dict:
         UserError: bad input, or a run of this name that exists already.
     """
     from data_loader import warn_of_small_images
+    from folders import DATABASES, read_run_database
+    from iqa.results import metrics_table
     from iqa.runtime import make_accelerator, require_compiler
     from iqa.watching import require_tracker
     from smart_iqa.preflight import check_needs
@@ -407,6 +402,7 @@ def _run_splits(
     config: Config, databases: list[Database], others: list[Database], accelerator: Accelerator, resume: bool
 ) -> dict:
     """Rounds over splits of seed, seed + 1, ..., or over folds; each has its own folder."""
+    from iqa.results import read_results
     from smart_iqa.training_data import make_training_data
 
     rounds = [_round(config, index) for index in range(config.folds or config.train_test_num)]
@@ -436,6 +432,8 @@ def _round(config: Config, index: int) -> tuple[Config, int | None]:
 
 def splits_table(summary: dict) -> str:
     """Mean, median and deviation over splits as an aligned text table: a row a part and statistic."""
+    import pandas as pd
+
     rows = [
         {"": part, "statistic": each.title, "splits": statistics[each.key]["n"]}
         | {name: each.text(statistics[each.key][name]) for name in ("median", "mean", "std")}
