@@ -263,6 +263,18 @@ def tried_section(file: str, result: dict) -> str:
     return "\n".join([_headline(file, result) + said + "\n", table(head, rows)])
 
 
+def controls_section(file: str, result: dict) -> str:
+    """The model's row, and one of each baseline with the paired test over contents."""
+    rows = [["the recipe", *(f"{value:.4f}" for value in result["model"].values()), "", "", ""]]
+    for kind, of in result["baselines"].items():
+        paired = of["model_against_it"]
+        low, high = paired["bootstrap"]["difference_ci95"]
+        rows.append([kind, *(f"{value:.4f}" for value in of["medians"].values()), f"{paired['difference']:+.4f}",
+                     f"{low:+.4f} to {high:+.4f}", f"{paired['ahead']} of {paired['splits']}"])  # fmt: skip
+    head = ["model", "median SRCC", "median PLCC", "the recipe's mean SRCC above it", "95 % interval", "splits ahead"]
+    return "\n".join([_headline(file, result), table(head, rows)])
+
+
 # Section of a page -> the kind of result it shows, and how.
 SECTIONS = {
     "throughput": ("throughput", throughput_section),
@@ -277,6 +289,7 @@ SECTIONS = {
     "serving": ("serving", serving_section),
     "export": ("export", export_section),
     "tried": ("tried", tried_section),
+    "controls": ("controls", controls_section),
 }
 
 

@@ -7,6 +7,7 @@ import json
 import math
 import mmap
 import os
+import shutil
 from pathlib import Path
 from unittest import mock
 
@@ -236,3 +237,19 @@ def test_the_benchmark_of_exported_models_runs(tmp_path):
     result = json.loads((tmp_path / "export.json").read_text())
     assert max(result["agreement"]["default"].values()) < result["tolerance"]
     assert set(result["speed"]["1"]) == {"timm backbone", "torch", "onnxruntime", "int8"}
+
+
+def test_a_model_is_compared_with_the_baselines_beside_it(tmp_path, capsys):
+    committed = ROOT / "benchmarks/results/agiqa3k/lite0_lite2_residual"
+    for name in ("split_00", "split_01", "svr_split_00", "svr_split_01"):
+        shutil.copy(committed / f"{name}.json", tmp_path)
+    assert command("benchmarks.controls", tmp_path, "--json", tmp_path / "controls.json") == 0
+    found = json.loads((tmp_path / "controls.json").read_text())
+    assert found["baselines"].keys() == {"svr"}
+    paired = found["baselines"]["svr"]["model_against_it"]
+    assert paired["splits"] == 2 and paired["contents"] > 100
+    low, high = paired["bootstrap"]["difference_ci95"]
+    assert low < paired["difference"] < high
+    (tmp_path / "svr_split_01.json").unlink()
+    assert command("benchmarks.controls", tmp_path) == 2
+    assert "1 splits of svr, 2 of the model" in capsys.readouterr().err
