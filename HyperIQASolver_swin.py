@@ -1,8 +1,8 @@
 """The training loop: epochs, validation, early stopping, checkpoints. Knows no database and no network class.
 
-Between the loaders and the run's folder: `fit` writes `history.jsonl`, `best.safetensors`,
-`last.safetensors` and TensorBoard events. A run that was killed at any moment goes on by `resume` to the same bits.
-Testing is done once, afterwards, by who called it.
+It stands between the loaders and the run's folder: `fit` writes `history.jsonl`, `best.safetensors`, `last.safetensors`
+and TensorBoard events. A run may be killed at any moment; `resume` goes on to the same bits. The caller tests once,
+afterwards.
 """
 
 from __future__ import annotations
@@ -40,15 +40,15 @@ from iqa.watching import Watch
 
 log = logging.getLogger(__name__)
 
-SKIPS_ALLOWED = 3  # steps one after the other without a finite loss and gradient
+SKIPS_ALLOWED = 3  # so many steps in a row without a finite loss and gradient stop the run
 _AVERAGE = "average."  # prefix of the averaged weights in a checkpoint
 
 
 class HyperIQASolver:
     """Trains a model and keeps its best state by validation SRCC.
 
-    With several processes each computes its share of a batch, and every loss is taken over the whole batch, so that
-    the number of processes changes nothing that is learned.
+    Each of several processes computes its share of a batch. Every loss is taken over the whole batch, so that the
+    number of processes does not change what is learned.
 
     Args:
         model: images (B, 3, H, W) -> scores (B,); has `parameter_groups(lr, lr_ratio, layer_decay)`.
@@ -58,8 +58,8 @@ class HyperIQASolver:
         to_images: crops and their augmentation -> normalised images; takes `jitter`.
         run_dir: an existing folder to write to.
         accelerator: devices and processes.
-        made: JSON-ready record of what rebuilds the model, kept in each checkpoint.
-        photographs: a loss of photographs without scores, of which `photo_weight` is added to each batch's.
+        made: what rebuilds the model, as a record ready for JSON; each checkpoint keeps it.
+        photographs: a loss of photographs without scores; `photo_weight` of it is added to each batch's loss.
     """
 
     def __init__(
@@ -82,23 +82,23 @@ class HyperIQASolver:
         self.progress = Progress()
         self.history: list[dict] = []
         self.so_far, self.stop = EpochSoFar(), StopSignals()
-        self._between_steps = False  # what a checkpoint holds belongs together
-        self._goes_on = False  # the next epoch is one that a resumed run is in the midst of
+        self._between_steps = False  # whether all that a checkpoint would hold belongs to one step
+        self._goes_on = False  # whether the next epoch was begun before the run was stopped
         self._since_step: list[Learned] = []
-        self._asked: Step | None = None  # for, and not yet settled
-        self._suspects: dict[str, None] = {}  # names, in order, of images in skipped steps
+        self._asked: Step | None = None  # the step whose numbers are on their way
+        self._suspects: dict[str, None] = {}  # names of images in skipped steps, in order
         groups = model.parameter_groups(config.lr, config.lr_ratio, config.layer_decay)
         optimizer = make_optimizer(groups, config)
         steps_per_epoch = math.ceil(len(train_loader) / config.accumulate)
         self.scheduler = make_scheduler(optimizer, config, steps_per_epoch)
         self.watch = Watch(config, self.run_dir, steps_per_epoch, shows=accelerator.is_main_process)
         self.average = make_average(model, config, accelerator.device)
-        # Whether a step's numbers are read one step later, so that the device always has work: where the loss scale
-        # of fp16 does not wait anyway, and no average takes statistics that the next batch has changed.
+        # Reading a step's numbers one step later keeps the device busy. Not with fp16, whose loss scale waits anyway,
+        # and not where the average takes statistics, which the next batch would have changed by then.
         steady = config.freeze_batch_norm or self.average is None
         self.reads_late = accelerator.device.type == "cuda" and accelerator.scaler is None and steady
         self.crops_per_epoch = len(train_loader.batch_sampler.sampler)
-        self.train_loader = prepare_data_loader(  # the batches are this process's already
+        self.train_loader = prepare_data_loader(  # its batches are this process's shares already
             train_loader, accelerator.device, num_processes=1, process_index=0, put_on_device=True, non_blocking=True
         )
         self.model, self.optimizer, self.val_loader = accelerator.prepare(model, optimizer, val_loader)
@@ -110,24 +110,24 @@ class HyperIQASolver:
 
     @property
     def last_path(self) -> Path:
-        """The checkpoint of the last finished epoch, or of a step after it, from which training can go on."""
+        """The checkpoint that training goes on from: of the last finished epoch, or of a step after it."""
         return self.run_dir / "last.safetensors"
 
     @property
     def previous_path(self) -> Path:
-        """The checkpoint before the last one, for the case that the last one is damaged."""
+        """The checkpoint before the last one, which serves if the last one is damaged."""
         return self.run_dir / "previous.safetensors"
 
     @property
     def can_resume(self) -> bool:
-        """Whether there is anything to continue from."""
+        """Whether there is a checkpoint to continue from."""
         return self.last_path.is_file() or self.previous_path.is_file()
 
     def resume_if_begun(self) -> None:
-        """Continue where there is anything to continue from; a run that was killed in its first epoch begins anew.
+        """Continue from the last checkpoint; a run that was killed in its first epoch has none and begins anew.
 
         Raises:
-            UserError: what the run would go on from is gone.
+            UserError: the checkpoint that the run would go on from is gone.
         """
         history = self.run_dir / "history.jsonl"
         if self.can_resume:
@@ -145,14 +145,14 @@ class HyperIQASolver:
             last_epoch: stop after this epoch (counted from 1) as if killed there; None runs to the end.
 
         Returns:
-            Where the run stands.
+            How far the run is.
 
         Raises:
-            UserError: the loss is no longer finite, or the memory does not suffice.
-            Stopped: on SIGTERM or Ctrl-C, once what has been learned is saved.
+            UserError: the loss is no longer finite, or memory is too small.
+            Stopped: SIGTERM or Ctrl-C came, and what has been learned is saved.
         """
         last_epoch = last_epoch or self.config.epochs
-        if self.accelerator.num_processes > 1:  # else all would drop the same units of different crops
+        if self.accelerator.num_processes > 1:  # with one seed all would drop the same units
             done = self.progress.epochs_done, self.so_far.batches
             torch.manual_seed(hash((self.config.seed, self.accelerator.process_index, *done)))
         steps_done = math.ceil(self.so_far.batches / self.config.accumulate) if self._goes_on else 0
@@ -166,7 +166,7 @@ class HyperIQASolver:
                 self.watch.log_epoch(record)
                 if self.stop.asked:
                     raise Stopped(f"stopped after epoch {record['epoch']}", self.stop.asked)
-        self.accelerator.wait_for_everyone()  # the best checkpoint is on disk
+        self.accelerator.wait_for_everyone()  # until the best checkpoint is on disk
         return self.progress
 
     def _run_epoch(self, epoch: int) -> dict:
@@ -175,7 +175,7 @@ class HyperIQASolver:
         try:
             with self.stop.at_once():
                 validated = self.evaluate(self.val_loader)
-        except Stopped as stopped:  # training is done, and validation changes nothing but what it draws
+        except Stopped as stopped:  # the epoch is learned, and validation only draws numbers
             restore_random_states(states)
             self._save_and_stop(stopped.signal)
         record = {"epoch": epoch, **trained, **{f"val_{k}": v for k, v in validated.items()}}
@@ -183,14 +183,14 @@ class HyperIQASolver:
         return record
 
     def train_one_epoch(self, epoch: int) -> dict[str, float]:
-        """One pass over the training crops, or what is left of it; `epoch` counts from 1.
+        """Learn from every training crop once, or from those left of a stopped epoch; `epoch` counts from 1.
 
         Raises:
-            UserError: the loss is not finite in three steps one after the other, or the memory does not suffice.
-            Stopped: on SIGTERM or Ctrl-C within `fit`.
+            UserError: the loss is not finite in three steps in a row, or memory is too small.
+            Stopped: SIGTERM or Ctrl-C came within `fit`.
         """
         self.model.train()
-        if not self._goes_on:  # else it has drawn its seed already
+        if not self._goes_on:  # a stopped epoch has drawn its seed already
             self.so_far = EpochSoFar(epoch, skipped_in_a_row=self.so_far.skipped_in_a_row)
             seed_pass(self.train_loader)
         self.train_loader.set_epoch(epoch)  # by Accelerate's loader: it sets the sampler's epoch itself when it starts
@@ -206,7 +206,7 @@ class HyperIQASolver:
             raise
         if not self.so_far.crops:
             self._stop_for_numbers()
-        rates = self.scheduler.get_last_lr()  # of the backbone's layers, if it learns, then of the head
+        rates = self.scheduler.get_last_lr()  # first of the backbone's layers, if it learns, then of the head
         return {
             "train_loss": self.so_far.loss_sum / self.so_far.crops,
             "lr": rates[-2:][0],
@@ -217,7 +217,7 @@ class HyperIQASolver:
         }
 
     def _learn_batches(self) -> None:
-        """Learn from the epoch's batches that are left, and save every `checkpoint_every` steps and when stopped."""
+        """Learn from the batches that are left of the epoch; save every `checkpoint_every` steps, and when stopped."""
         so_far, every = self.so_far, self.config.checkpoint_every
         started = time.perf_counter() - so_far.seconds
         for i, batch in enumerate(self.watch.epoch(self.train_loader, so_far.epoch), start=so_far.batches):
@@ -245,27 +245,27 @@ class HyperIQASolver:
         )
 
     def _stop_if_asked(self) -> None:
-        """End an epoch that lost a loader's worker to the signal that this process has got too."""
+        """Stop here if a signal asks for it: it may have ended a loader's worker before this process looked."""
         if self.stop.asked and self._between_steps:
             self._save_and_stop(self.stop.asked)
         if self.stop.asked:
             raise Stopped(f"stopped in epoch {self.so_far.epoch} at {self.last_path}", self.stop.asked) from None
 
     def _learn(self, i: int, batch: Any) -> None:
-        """Forward and backward of an epoch's batch number `i`, and a step when enough are accumulated.
+        """Run batch number `i` of the epoch forward and backward, and step when enough batches are accumulated.
 
         Args:
             i: counts from 0.
             batch: this process's share.
         """
         size = min(self.config.batch_size, self.crops_per_epoch - i * self.config.batch_size)  # over all processes
-        # Accelerate divides each loss by `accumulate`; an epoch's last step may have fewer batches to add up.
+        # Accelerate divides each loss by `accumulate`; the last step of an epoch may add up fewer batches.
         together = self.config.accumulate
         weight = together / min(together, len(self.train_loader) - i // together * together)
         with self.accelerator.accumulate(self.model):
             number = (self.so_far.epoch - 1) * len(self.train_loader) + i
             loss, scores = self.batch_loss(batch, size, number)
-            # Every process has the whole loss and the gradient of its own scores; processes are averaged.
+            # Every process has the whole loss, but the gradient of its own scores alone, and gradients are averaged.
             self.accelerator.backward(loss * weight * self.accelerator.num_processes)
             self._since_step.append(Learned(loss.detach(), size, scores.detach(), batch.index))
             if self.accelerator.sync_gradients:
@@ -273,7 +273,7 @@ class HyperIQASolver:
             self.optimizer.zero_grad(set_to_none=True)
 
     def _finish_step(self) -> None:
-        """Step where the numbers are finite, and settle the step before, or this one where that needs no waiting."""
+        """Step if the numbers are finite. Settle the step before, and this one too unless its numbers are read late."""
         learned, self._since_step = self._since_step, []
         self._settle()
         numbers = step_numbers(learned, self.model, scaled=self.accelerator.scaler is not None)
@@ -283,7 +283,7 @@ class HyperIQASolver:
             self._settle()
 
     def _settle(self) -> None:
-        """Read the numbers of the step that was asked for last; schedule and average go along with it."""
+        """Read the numbers of the step that was asked for last; if it was taken, move schedule and average on."""
         if self._asked is None:
             return
         step, self._asked = self._asked, None
@@ -299,7 +299,7 @@ class HyperIQASolver:
             self.so_far.skipped_in_a_row, self._suspects = 0, {}
             return
         self.so_far.skipped_steps += 1
-        if not finite:  # an overflow of fp16 is not a fault: its scale is lowered
+        if not finite:  # where only fp16 overflowed, its scale is lowered, which is not a fault
             self.so_far.skipped_in_a_row += 1
             self._suspects |= suspects(step.learned, self.train_loader.dataset.images)
             if self.so_far.skipped_in_a_row == SKIPS_ALLOWED:
@@ -310,15 +310,15 @@ class HyperIQASolver:
         more = f" and {len(names) - 5} more" if len(names) > 5 else ""
         raise UserError(
             f"the loss or its gradient is not finite in epoch {self.progress.epochs_done + 1}, in "
-            f"{self.so_far.skipped_in_a_row} steps one after the other, with {', '.join(names[:5])}{more}: look at "
+            f"{self.so_far.skipped_in_a_row} steps in a row, with {', '.join(names[:5])}{more}: look at "
             f"these images, lower lr, or set grad_clip; what {self.run_dir} holds is kept"
         )
 
     def _take_step(self, finite: Tensor) -> bool:
-        """Let the optimizer step; False where a gradient overflowed in fp16, which changes no weight.
+        """Let the optimizer step, and say whether it did: where a gradient overflows in fp16, no weight changes.
 
         Args:
-            finite: whether the step's numbers are (), on the device; where they are not, no weight changes.
+            finite: (), on the device: whether the step's numbers are finite. If not, no weight changes.
         """
         scaler = self.accelerator.scaler
         if scaler and not finite:
@@ -329,15 +329,15 @@ class HyperIQASolver:
             step_only_where(finite, self.optimizer.optimizer)
         scale = scaler.get_scale() if scaler else 0.0
         self.optimizer.step()
-        return scaler is None or scaler.get_scale() >= scale  # it falls where a step was skipped
+        return scaler is None or scaler.get_scale() >= scale  # the scale falls when a step is skipped
 
     def batch_loss(self, batch: Any, size: int, number: int) -> tuple[Tensor, Tensor]:
-        """The loss of a whole batch, and the scores of this process's share of it.
+        """Compute the loss of a whole batch, and the scores of this process's share of it.
 
         Args:
             batch: this process's share.
-            size: images of the whole batch.
-            number: of the batch since training began.
+            size: how many images the whole batch has.
+            number: counts batches since training began.
         """
         images = self.to_images(batch.crops, batch.augment, jitter=self.config.color_jitter)
         with autocast(self.accelerator):
@@ -347,22 +347,22 @@ class HyperIQASolver:
         loss = self.loss(every_score, labels[:, 0], labels[:, 1], labels[:, 2].long())
         if self.photographs is not None:
             step = number * self.accelerator.num_processes + self.accelerator.process_index
-            share = self.config.photo_weight / self.accelerator.num_processes  # each process has photographs of its own
+            share = self.config.photo_weight / self.accelerator.num_processes  # each has its own photographs
             loss = loss + sum_shares(self.accelerator, share * self.photographs(self._score, step))
         return loss, scores
 
     def _score(self, images: Tensor) -> Tensor:
-        """Scores of images in 0..1."""
+        """Score images in 0..1, which are normalised first."""
         with autocast(self.accelerator):
             return self.model(self.accelerator.unwrap_model(self.model).backbone.normalise(images))
 
     @property
     def kept_model(self) -> nn.Module:
-        """The model that is validated and kept: the weights' average where there is one."""
+        """The model that is validated and kept: the average of the weights, if the run keeps one."""
         return self.accelerator.unwrap_model(self.model) if self.average is None else self.average.module
 
     def evaluate(self, loader: DataLoader) -> dict[str, float]:
-        """SRCC and PLCC on a prepared test loader; of several databases, the mean of each one's own."""
+        """Compute SRCC and PLCC on a prepared test loader; with several databases, the mean over them."""
         seed_pass(loader)
         at_once = self.config.test_batch_size or None
         scores = predict(self.kept_model, loader, self.to_images, self.accelerator, "validate", at_once)
@@ -374,11 +374,11 @@ class HyperIQASolver:
         }
 
     def merit(self, record: dict) -> float:
-        """What the best epoch has most of: validation SRCC; a constant prediction has none and counts as the worst."""
+        """Give the validation SRCC, by which epochs are compared; without one (constant scores) -1, the worst."""
         return record["val_srcc"] if math.isfinite(record["val_srcc"]) else -1.0
 
     def _finish_epoch(self, record: dict) -> None:
-        """Note the epoch, keep the model if it is the best, write what a resume needs."""
+        """Note the epoch, keep the model if it is the best, and write what `resume` needs."""
         state, epoch = self.progress, record["epoch"]
         state.epochs_done = epoch
         score = self.merit(record)
@@ -413,7 +413,7 @@ class HyperIQASolver:
         self._save_last()
 
     def _save_last(self) -> None:
-        """Write all that continuing from here needs, at the end of an epoch or after a step within one."""
+        """Write all that `resume` needs to go on from here, at the end of an epoch or after a step."""
         if not self._is_main:
             return
         made = self.made | {name: self.history[-1][name] for name in ("epoch", "val_srcc") if self.history}
@@ -428,19 +428,19 @@ class HyperIQASolver:
         save_checkpoint(self.last_path, model, made, self.optimizer.optimizer, extra, keep=self.previous_path)
 
     def resume(self) -> Progress:
-        """Continue from `last.safetensors`: bit-equal on one device to a run that was never stopped.
+        """Continue from `last.safetensors`; on one device the bits are those of a run that was never stopped.
 
-        If it is damaged, `previous.safetensors` takes its place, which a line says.
+        If the file is damaged, `previous.safetensors` takes its place, and a line says so.
 
         Raises:
-            UserError: no such checkpoint, of another architecture, or both are damaged.
+            UserError: there is no checkpoint, it has another architecture, or both are damaged.
         """
         tensors, records = self._read_last()
         self._load(tensors, records, self.last_path)
         load_optimizer_state(self.optimizer.optimizer, tensors, records["param_groups"])
         self.progress = Progress(**records["made"]["progress"])
         self._count_in_best()
-        self.progress.stopped_early = self._is_patience_spent()  # not if there may be more epochs now
+        self.progress.stopped_early = self._is_patience_spent()  # judged anew: `patience` or `epochs` may be larger now
         self.so_far = EpochSoFar(**records["made"].get("so_far", {}))
         self._goes_on = self.so_far.epoch > self.progress.epochs_done
         self.scheduler.last_epoch = records["made"]["scheduler_steps"]
@@ -456,10 +456,13 @@ class HyperIQASolver:
         return self.progress
 
     def _count_in_best(self) -> None:
-        """Know of a best checkpoint newer than the last one: its epoch ended in a kill and may come out worse."""
+        """Count in a best checkpoint that is newer than the last one.
+
+        A kill came between the two. Its epoch is learned again and may come out worse.
+        """
         made = read_checkpoint(self.best_path)[1]["made"] if self.best_path.is_file() else {}
         if made.get("epoch", 0) > self.progress.epochs_done:
-            record = read_history(self.run_dir / "history.jsonl")[made["epoch"] - 1]  # was written before it
+            record = read_history(self.run_dir / "history.jsonl")[made["epoch"] - 1]  # history is written first
             self.progress.best_epoch, self.progress.best_srcc = made["epoch"], self.merit(record)
 
     def _read_last(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -471,11 +474,11 @@ class HyperIQASolver:
             found = read_checkpoint(self.previous_path)
             log.warning("%s; going on from %s, the checkpoint before it", error, self.previous_path)
         if self._is_main:
-            self.last_path.unlink(missing_ok=True)  # else it would be kept as the next one's `previous`
+            self.last_path.unlink(missing_ok=True)  # else the next save would keep it as `previous`
         return found
 
     def load_best(self) -> nn.Module:
-        """The model with the state that validation chose."""
+        """Load the state that validation chose, and give the model."""
         return self._load(*read_checkpoint(self.best_path), self.best_path)
 
     def _load(self, tensors: dict[str, Tensor], records: dict, source: Path) -> nn.Module:

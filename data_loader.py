@@ -2,9 +2,9 @@
 
     table (path, mos, ...) -[CropDataset]-> crops (B, K, 3, H, W) uint8 -[to_images]-> images (B*K, 3, H, W)
 
-An image is decoded and resized once, then read from `PixelCache`. Crops leave the loader as bytes, cut straight
-into the batch's tensor; `to_images` flips, jitters and normalises a whole batch on its device.
-Random choices follow from (seed, epoch, image, crop): no number of workers and no order of images changes a crop.
+An image is decoded and resized once, then read from `PixelCache`. Crops are cut as bytes, straight into the batch's
+tensor. `to_images` flips, jitters and normalises a whole batch on its device. Random choices follow from (seed, epoch,
+image, crop) alone, so neither the number of workers nor the order of images changes a crop.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from iqa.choices import TEST_MODES
 from iqa.config import Config, parse_resize
-from iqa.data import Names, RowCache, file_hash, image_sizes, open_rgb
+from iqa.data import NamedBytes, Names, RowCache, file_hash, image_sizes, open_rgb
 from iqa.runtime import crops_at_once
 from iqa.system import computes_on_cuda, device_constant, give_back_freed_memory, shard_sizes
 
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Largest change of brightness, contrast, saturation (factors) and hue (turns): mild, because a strong
-# one would change the quality that the label speaks of.
+# Largest change of brightness, contrast, saturation (factors) and hue (turns). They are mild, because a strong change
+# would alter the quality that the label describes.
 JITTER = (0.1, 0.1, 0.1, 0.02)
 UNCHANGED = [0.0, 1.0, 1.0, 1.0, 0.0]  # a row of `Batch.augment` that does nothing
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's convert("L")
@@ -46,11 +46,11 @@ _COLOUR_BASIS = (
     (1 / 3,) * 9,
     _LUMA * 3,
 )
-_IN_CACHE = 4  # crops that a CPU's second-level cache holds as floats
+_IN_CACHE = 4  # so many crops fit into a CPU's second-level cache as floats
 
 
 class Batch(NamedTuple):
-    """Some images with their crops and labels."""
+    """Holds some images with their crops and labels."""
 
     crops: Tensor  # (B, K, 3, H, W) uint8
     augment: Tensor  # (B, K, 5): flip, and factors of brightness, contrast, saturation, turns of hue
@@ -61,7 +61,7 @@ class Batch(NamedTuple):
 
 
 def resized_size(width: int, height: int, resize: int | tuple[int, int] | None, least: int) -> tuple[int, int]:
-    """Width and height after resizing, with no side below `least` pixels.
+    """Compute width and height after resizing; no side is below `least` pixels.
 
     Args:
         width: of the stored image.
@@ -80,14 +80,16 @@ def resized_size(width: int, height: int, resize: int | tuple[int, int] | None, 
     return width, height
 
 
-def load_image(path: str | Path | PIL.Image.Image, resize: int | tuple[int, int] | None, least: int) -> np.ndarray:
-    """An image file, or an opened image, as uint8 (3, H, W), resized by `resized_size`."""
+def load_image(
+    path: str | Path | NamedBytes | PIL.Image.Image, resize: int | tuple[int, int] | None, least: int
+) -> np.ndarray:
+    """An image file, its bytes, or an opened image, as uint8 (3, H, W), resized by `resized_size`."""
     image = open_rgb(path, lambda width, height: resized_size(width, height, resize, least))
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
 def resized_sizes(table: pd.DataFrame, resize: int | tuple[int, int] | None, least: int) -> np.ndarray:
-    """Width and height (n, 2) of a table's images after resizing; reads headers only where the table has no sizes."""
+    """Compute width and height (n, 2) after resizing; headers are read only where the table has no sizes."""
     if "image_width" in table and (table["image_width"] > 0).all():
         stored = table[["image_width", "image_height"]].to_numpy()
     else:
@@ -97,7 +99,7 @@ def resized_sizes(table: pd.DataFrame, resize: int | tuple[int, int] | None, lea
 
 
 def image_fingerprint(table: pd.DataFrame) -> str:
-    """SHA-256 over the names and bytes of a table's images, in order."""
+    """Compute the SHA-256 of the names and bytes of a table's images, in order."""
     hashes = table["file_hash"] if "file_hash" in table else [""] * len(table)
     digest = hashlib.sha256()
     for image, path, known in zip(table["image"], table["path"], hashes, strict=True):
@@ -106,7 +108,7 @@ def image_fingerprint(table: pd.DataFrame) -> str:
 
 
 class PixelCache:
-    """The decoded and resized images of a table, in a `RowCache` that fills as they are read.
+    """Keeps the decoded and resized images of a table in a `RowCache`, which fills as they are read.
 
     Args:
         folder: where the caches of this database lie.
@@ -114,7 +116,7 @@ class PixelCache:
         config: gives resize and patch_size.
 
     Raises:
-        UserError: no room for it.
+        UserError: the disk has no room for it.
     """
 
     def __init__(self, folder: Path, table: pd.DataFrame, config: Config):
@@ -127,7 +129,7 @@ class PixelCache:
         self.rows = RowCache(folder / name, key, self.shapes.prod(axis=1), "decoded images", config.cache_limit)
 
     def read(self, path: str) -> np.ndarray:
-        """The image's pixels, uint8 (3, H, W); decoded if this is the first time."""
+        """Give an image's pixels, uint8 (3, H, W); the first time it is decoded."""
         row = self.paths.row(path)
         content = self.rows.read(row)
         if content is not None:
@@ -137,12 +139,12 @@ class PixelCache:
         return pixels
 
     def covers(self, table: pd.DataFrame) -> bool:
-        """Whether every image of a table is one of this cache's."""
+        """Say whether the cache has a row for every image of a table."""
         return bool((self.paths.find(table["path"]) >= 0).all())
 
 
 def grid_shape(crops: int) -> tuple[int, int]:
-    """The most square (few, many) with few * many = crops; 20 -> (4, 5)."""
+    """Find the most square (few, many) with few * many = crops; 20 -> (4, 5)."""
     few = next(n for n in range(math.isqrt(crops), 0, -1) if crops % n == 0)
     return few, crops // few
 
@@ -150,7 +152,7 @@ def grid_shape(crops: int) -> tuple[int, int]:
 def crop_corners(
     height: int, width: int, size: int, mode: str, crops: int, rng: np.random.Generator
 ) -> list[tuple[int, int]]:
-    """Top-left corners (top, left) of the crops of one image; `rng` serves the mode `random`."""
+    """Place the crops of one image: their top-left corners (top, left). `rng` serves the mode `random`."""
     free_y, free_x = height - size, width - size
     if mode == "center":
         return [(free_y // 2, free_x // 2)]
@@ -165,15 +167,15 @@ def crop_corners(
 
 
 def seeded_generator(*key: object) -> np.random.Generator:
-    """A generator that belongs to the thing `key` names, whatever else is drawn elsewhere."""
+    """Make a generator whose numbers depend on `key` alone, whatever else is drawn elsewhere."""
     digest = hashlib.blake2b("\0".join(map(str, key)).encode(), digest_size=8).digest()
     return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
 def test_places(height: int, width: int, config: Config, image: str) -> tuple[list[tuple[int, int]], tuple[int, int]]:
-    """Corners and size (height, width) of an image's test crops: of the image itself where a test takes it whole.
+    """Place an image's test crops: corners and size (height, width); a test of whole images has one crop, the image.
 
-    Random ones lie by the run's seed and the image's name.
+    Random crops depend on the run's seed and the image's name.
     """
     if TEST_MODES[config.test_mode].whole:
         return [(0, 0)], (height, width)
@@ -183,7 +185,7 @@ def test_places(height: int, width: int, config: Config, image: str) -> tuple[li
 
 
 def augmentation(rng: np.random.Generator, jitter: bool, flip: bool = True) -> list[float]:
-    """Flip (0 or 1), then factors of brightness, contrast and saturation, and turns of hue."""
+    """Draw a row of `Batch.augment`: flip (0 or 1), factors of brightness, contrast, saturation, turns of hue."""
     flipped = float(flip and rng.random() < 0.5)
     if not jitter:
         return [flipped, *UNCHANGED[1:]]
@@ -193,17 +195,17 @@ def augmentation(rng: np.random.Generator, jitter: bool, flip: bool = True) -> l
 
 
 class CropDataset(Dataset):
-    """Images of a table, each with its crops.
+    """Gives the images of a table, each with its crops.
 
-    An index is a row for testing (all crops of the image) or (row, epoch, crop) for training (one crop with its
-    flip and jitter). Crops lie by the run's seed and the image, training crops elsewhere each epoch. Under a frozen
-    backbone they lie by the image alone, so that their features are computed once for all epochs, splits and seeds.
+    An index is a row for a test (all its crops), or (row, epoch, crop) for training (one crop, its flip and jitter).
+    Places depend on the run's seed and the image, and for training on the epoch. Under a frozen backbone they depend on
+    the image alone, so that features are computed once for all epochs, splits and seeds.
 
     Args:
-        table: columns image, path, mos, mos_std and, of several databases, database.
+        table: columns image, path, mos and mos_std; with several databases also database.
         config: gives patch_size, resize, test_mode, test_patch_num, seed, color_jitter.
         cache: holds the decoded images; None decodes each time.
-        frozen_crops: as test crops give the training crops that a frozen backbone sees.
+        frozen_crops: give, as test crops, the training crops that a frozen backbone sees.
     """
 
     def __init__(
@@ -217,11 +219,11 @@ class CropDataset(Dataset):
         return len(self.paths)
 
     def __getitem__(self, index: int | tuple[int, int, int]) -> Batch:
-        """One image as a Batch without its first dimension."""
+        """Give one image as a Batch without its first dimension."""
         return Batch(*(value[0] for value in self.__getitems__([index])))
 
     def __getitems__(self, indices: Sequence[int | tuple[int, int, int]]) -> Batch:
-        """A batch, its crops cut straight into one tensor; whole images have to be of one size."""
+        """Give a batch, its crops cut straight into one tensor; whole images must have one size."""
         cuts = [self._train_cut(*i) if isinstance(i, tuple) else self._test_cuts(i) for i in indices]
         rows = [i[0] if isinstance(i, tuple) else i for i in indices]
         height, width = cuts[0].size
@@ -259,16 +261,16 @@ class CropDataset(Dataset):
 
 
 class _Cut(NamedTuple):
-    """An image and where its crops of one size lie."""
+    """Holds an image and the places of its crops, which have one size."""
 
     pixels: np.ndarray  # (3, H, W)
     corners: list[tuple[int, int]]
     size: tuple[int, int]  # height, width
-    augment: list[list[float]]  # one row a crop
+    augment: list[list[float]]  # a row for each crop
 
 
 class Labels(NamedTuple):
-    """What a dataset knows of its images beside pixels: columns of a table as tensors (n,)."""
+    """Holds what a dataset knows of its images beside pixels: columns of a table as tensors (n,)."""
 
     mos: Tensor
     mos_std: Tensor
@@ -276,52 +278,52 @@ class Labels(NamedTuple):
 
     @classmethod
     def of(cls, table: pd.DataFrame) -> Labels:
-        """The labels of a table; without a column `database` all images are of one."""
+        """Take the labels of a table; without a column `database` all images belong to one database."""
         numbers = table["database"].to_numpy() if "database" in table else np.zeros(len(table))
         mos, mos_std = (torch.tensor(table[c].to_numpy(dtype=np.float32)) for c in ("mos", "mos_std"))
         return cls(mos, mos_std, torch.tensor(numbers, dtype=torch.long))
 
     def rows(self, rows: Sequence[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The last four fields of a `Batch` with these rows: mos, mos_std, index, database."""
+        """Give the last four fields of a `Batch` of these rows: mos, mos_std, index, database."""
         index = torch.tensor(rows)
         return self.mos[index], self.mos_std[index], index, self.database[index]
 
 
 class Preparation:
-    """What a run does to images before the network sees them: tables -> crops -> normalised images.
+    """Does what images need before the network sees them: tables -> crops -> normalised images.
 
     Args:
         network: takes the images; `network.backbone` gives mean and std of its input.
         config: gives crops and resizing.
-        cache: decoded images of the tables that it covers; the others are decoded each time.
+        cache: decoded images of the tables that it covers; images of other tables are decoded each time.
     """
 
     def __init__(self, network: nn.Module, config: Config, cache: PixelCache | None = None):
         self.network, self.config, self.cache = network, config, cache
 
     def covers(self, table: pd.DataFrame) -> bool:
-        """Whether a table can be prepared: every one can."""
+        """Say whether a table can be prepared: every table can."""
         return True
 
     def dataset(self, table: pd.DataFrame, training: bool = False) -> CropDataset:
-        """The crops of a table's images; whether for training or for a test, the loader's index says."""
+        """Make the dataset of a table; its index says whether a crop is for training or for a test."""
         covered = self.cache is not None and self.cache.covers(table)
         return CropDataset(table, self.config, self.cache if covered else None)
 
     def to_images(self, crops: Tensor, augment: Tensor, jitter: bool = False) -> Tensor:
-        """Crops (B, K, 3, H, W) uint8 -> images (B*K, 3, H, W) for the network; see the function `to_images`."""
+        """Turn crops (B, K, 3, H, W) uint8 into images (B*K, 3, H, W) for the network, as `to_images` does."""
         backbone = self.network.backbone
         return to_images(crops, augment, backbone.mean, backbone.std, jitter)
 
 
 class EpochSampler(Sampler):
-    """(row, epoch, crop) for every crop of an epoch, shuffled by (seed, epoch) alone.
+    """Yields (row, epoch, crop) for every crop of an epoch; the order depends on (seed, epoch) alone.
 
     Args:
         database: (n,) number of each image's database.
-        crops: per image and epoch.
+        crops: how many an image gives in an epoch.
         seed: of the run.
-        balanced: every database gives equally many crops; those of a small one come more often, as further crops.
+        balanced: take equally many crops of every database; an image of a small one then gives more crops.
     """
 
     def __init__(self, database: np.ndarray, crops: int, seed: int, balanced: bool = False):
@@ -332,7 +334,7 @@ class EpochSampler(Sampler):
             self.quotas = shard_sizes(sum(self.quotas), len(self.members))
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration draws."""
+        """Set the epoch that the next iteration draws."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -344,7 +346,7 @@ class EpochSampler(Sampler):
         return ((int(row), self.epoch, int(crop)) for row, crop in items[rng.permutation(len(items))])
 
     def _draw(self, rows: np.ndarray, quota: int, rng: np.random.Generator) -> np.ndarray:
-        """(quota, 2) rows and crops: every image equally often, up to one."""
+        """Draw rows and crops (quota, 2); how often two images come differs by one at most."""
         whole, rest = divmod(quota, len(rows))
         every = np.stack([np.repeat(rows, whole), np.tile(np.arange(whole), len(rows))], axis=1)
         if not rest:
@@ -354,13 +356,13 @@ class EpochSampler(Sampler):
 
 
 class ShardedBatches(Sampler):
-    """The batches of an epoch, of which each process gets its share in order.
+    """Yields the batches of an epoch; each process gets its share of every batch, in order.
 
-    A batch is of `batch_size` whatever the number of processes, so it does not change what is learned. A process
-    whose share of the last batch is empty gets one item of it, which the solver leaves out of the loss.
+    A batch has `batch_size` items whatever the number of processes, which therefore does not change what is learned. A
+    process whose share of the last batch is empty gets one item of it, which the solver leaves out of the loss.
 
     Attributes:
-        start: number of the batch that an iteration begins with; not 0 where an epoch goes on.
+        start: number of the batch that an iteration begins with. It is not 0 where a stopped epoch goes on.
     """
 
     def __init__(self, sampler: Sampler, batch_size: int, process: int, processes: int):
@@ -368,7 +370,7 @@ class ShardedBatches(Sampler):
         self.start = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration draws."""
+        """Set the epoch that the next iteration draws."""
         self.sampler.set_epoch(epoch)
 
     def __len__(self) -> int:
@@ -383,10 +385,10 @@ class ShardedBatches(Sampler):
 
 
 def train_loader(data: pd.DataFrame | Dataset, config: Config, process: int = 0, processes: int = 1) -> DataLoader:
-    """Shuffled single crops, `train_patch_num` per image and epoch; its batch sampler has `set_epoch`.
+    """Load shuffled single crops, `train_patch_num` per image and epoch; the batch sampler has `set_epoch`.
 
     Args:
-        data: a table, or a dataset made of one (with a cache, or of features).
+        data: a table, or a dataset of one (with a cache, or of features).
         config: gives batch_size, train_patch_num, seed, sampling, num_workers.
         process: number of this process; it gets its share of each batch.
         processes: how many there are.
@@ -399,12 +401,12 @@ def train_loader(data: pd.DataFrame | Dataset, config: Config, process: int = 0,
 
 
 def test_loader(data: pd.DataFrame | Dataset, config: Config, images: int | None = None) -> DataLoader:
-    """Every image once, in order, with all its crops.
+    """Load every image once, in order, with all its crops.
 
     Args:
         data: as for training.
         config: gives test_mode, test_patch_num, test_batch_size, batch_size, num_workers.
-        images: a batch; None takes as many as have `crops_at_once` crops together, at least one.
+        images: how many make a batch; None takes as many as have `crops_at_once` crops together, at least one.
     """
     dataset = data if isinstance(data, Dataset) else CropDataset(data, config)
     images = images or max(1, crops_at_once(config) // config.test_crops)
@@ -422,13 +424,13 @@ def _loader(dataset: Dataset, config: Config, **options) -> DataLoader:
         worker_init_fn=give_back_freed_memory,
         pin_memory=computes_on_cuda(config.device),
         collate_fn=_as_it_is,
-        generator=torch.Generator().manual_seed(config.seed),  # else it draws from the one that dropout draws from
+        generator=torch.Generator().manual_seed(config.seed),  # else it would share the generator of dropout
         **options,
     )
 
 
 def _as_it_is(batch: Batch) -> Batch:
-    """The dataset's `__getitems__` gives whole batches."""
+    """Give a batch back: the dataset's `__getitems__` makes whole ones."""
     return batch
 
 
@@ -444,11 +446,11 @@ def warn_of_small_images(table: pd.DataFrame, config: Config, database: str) -> 
 
 
 def _colour_maps(augment: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
-    """Jitter and normalisation as one affine map of RGB per crop.
+    """Write jitter and normalisation as one affine map of RGB per crop.
 
     Brightness, contrast (about the crop's mean luma), saturation (about each pixel's luma) and a rotation
-    of hue about the grey axis are each affine, so their composition is. What contrast adds is grey, which
-    passes through the other two.
+    of hue about the grey axis are affine, and so are they in a row. What contrast adds is grey, which
+    saturation and hue leave as it is.
 
     Args:
         augment: (N, 5) as in `Batch`.
@@ -456,12 +458,12 @@ def _colour_maps(augment: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Te
         std: (3, 1).
 
     Returns:
-        (N, 3, 4) of (red, green, blue, 1) of a pixel, and (N, 3, 3) of the crop's mean RGB, to be added.
+        Maps of a pixel's (red, green, blue, 1), (N, 3, 4), and of the crop's mean RGB, (N, 3, 3), to be added up.
     """
     brightness, contrast, saturation, hue = augment[:, 1:].unbind(1)  # (N,) each
     angle = 2 * math.pi * hue
     cos, sin = angle.cos(), angle.sin()
-    # Rodrigues' formula for the rotation; it leaves grey as it is, so what saturation adds of grey passes it by.
+    # Rodrigues' formula gives the rotation. It leaves grey as it is, and so the grey that saturation adds.
     weights = torch.stack((saturation * cos, saturation * sin, saturation * (1 - cos), 1 - saturation), dim=1)
     basis = device_constant(_COLOUR_BASIS, augment.device)  # (4, 9)
     of_pixel = ((contrast * brightness)[:, None] * weights @ basis).view(-1, 3, 3) / std
@@ -473,17 +475,17 @@ def _colour_maps(augment: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Te
 def to_images(
     crops: Tensor, augment: Tensor, mean: Sequence[float], std: Sequence[float], jitter: bool = False
 ) -> Tensor:
-    """Crops (B, K, 3, H, W) uint8 -> flipped, jittered, normalised images (B*K, 3, H, W) float32.
+    """Flip, jitter and normalise crops (B, K, 3, H, W) uint8 -> images (B*K, 3, H, W) float32.
 
-    Brightness, contrast, saturation, hue and normalisation are one affine map of RGB: one product a crop. Nothing is
-    clipped at black and white: burnt-out highlights would be a distortion that the label knows nothing of.
+    Brightness, contrast, saturation, hue and normalisation are one affine map of RGB, which is one product a crop.
+    Nothing is clipped at black and white: burnt-out highlights would be a distortion that the label does not count.
 
     Args:
         crops: pixels 0..255.
         augment: (B, K, 5) as in `Batch`; (0, 1, 1, 1, 0) changes nothing.
         mean: of the backbone's input, per channel, for pixels 0..1.
         std: of the backbone's input, per channel.
-        jitter: apply the colour part of `augment`; known beforehand, so that no device is asked.
+        jitter: apply the colour part of `augment`. The caller says it, because looking would wait for the device.
     """
     pixels, augment = crops.flatten(0, 1), augment.flatten(0, 1)  # (N, 3, H, W), (N, 5)
     images = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)

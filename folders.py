@@ -4,8 +4,8 @@
 
 checks a database and prints what it holds as JSON. `read_database` gives everything after it (splits, crops,
 training, evaluation) one table whatever the layout: path, mos (0..100, higher is better), content, distortion
-and the official split. Bad labels and bad images stop the reading, or are recorded by name; none is skipped
-in silence.
+and the official split. A bad label or image stops the reading, or is recorded by name; none is skipped in
+silence.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ _SMALL_CORNER = 15  # of 0..100: scores that fill less of it are probably stored
 
 
 class DatabaseNotFound(UserError):
-    """There is no folder or file where the database was looked for."""
+    """Says that there is no folder or file where the database was looked for."""
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a reader reads: the root folder, for tables the file, and the columns asked for."""
+    """Holds where a reader reads: the root folder, for tables the file, and the columns asked for."""
 
     name: str
     root: Path
@@ -62,18 +62,22 @@ class _Source:
     content_column: str | None = None
 
     def label_file(self, name: str) -> Path:
-        """A label file in the root; letter case may differ from the official name."""
+        """Find a label file in the root; letter case may differ from the official name.
+
+        Raises:
+            UserError: it is not there.
+        """
         path = self.find(name)
         if path is None:
             raise UserError(f"{self.name}: no label file {name} in {self.root}; it comes with the database")
         return path
 
     def find_unpacked(self, name: str) -> Path | None:
-        """A file of the database, in the root or in the folder that its own archive unpacks to."""
+        """Find a file of the database in the root, or in the folder that the file's own archive unpacks to."""
         return self.find(name) or self.find(f"{Path(name).stem}/{name}")
 
     def find(self, name: str) -> Path | None:
-        """A file or folder of the database.
+        """Find a file or folder of the database; None where it is not there.
 
         Raises:
             UserError: a link leads out of the root.
@@ -84,11 +88,11 @@ class _Source:
         return path
 
     def _holds(self, path: str | Path) -> bool:
-        """Whether a path is below the root, its links followed; tables may name any image of their user."""
+        """Say whether a path, its links followed, is below the root; a table of the user may name any image."""
         return self.file is not None or Path(os.path.realpath(path)).is_relative_to(self.root)
 
     def images(self, folder: str) -> _Images:
-        """The files of a folder."""
+        """List the files of a folder."""
         path = _find(self.root, folder) or self.root / folder
         try:
             with os.scandir(path) as entries:
@@ -100,12 +104,12 @@ class _Source:
         return _Images(str(path), {name.lower(): name for name in files}, frozenset(files), outside)
 
     def image_folder(self, *names: str) -> str:
-        """The first of the folders that is there; the first name where none is."""
+        """Choose the first of the folders that is there; where none is, the first name."""
         return next((name for name in names if self.find(name) is not None), names[0])
 
 
 class _Images(NamedTuple):
-    """A folder's files: by name in lower case, as they are, and those that lie elsewhere."""
+    """Holds a folder's files: names by their lower case, names as they are, and names of links that lead outside."""
 
     path: str
     by_lower: dict[str, str]
@@ -113,7 +117,7 @@ class _Images(NamedTuple):
     outside: set[str]
 
     def find(self, name: str) -> str | None:
-        """The file's name on disk, in another letter case where the exact one is not there."""
+        """Find a file's name on disk; its letter case may differ where the exact name is not there."""
         return name if name in self.names else self.by_lower.get(name.lower())
 
 
@@ -123,7 +127,7 @@ class _Images(NamedTuple):
 
 
 def _labels(row: Sequence[int], image: Sequence[str], stored: Sequence, **columns: object) -> pd.DataFrame:
-    """A label table; columns that a reader does not give get the value for unknown."""
+    """Make a label table; columns that a reader does not give hold the value for unknown."""
     image = pd.Series(image, dtype=object)
     defaults = {"stored_std": np.nan, "content": image.to_numpy(), "distortion": "", "split": ""}
     table = {"row": np.asarray(row), "image": image.to_numpy(), "stored": np.asarray(stored, dtype=object)}
@@ -135,7 +139,7 @@ _KONIQ_SCORES = "koniq10k_scores_and_distributions.csv"
 
 
 def _read_koniq(source: _Source) -> pd.DataFrame:
-    """KonIQ-10k (Hosu et al. 2020). The label file with the split has MOS on 0..100, the other one 1..5."""
+    """Read KonIQ-10k (Hosu et al. 2020). The label file with the split has MOS on 0..100, the other one 1..5."""
     with_split = source.find_unpacked(_KONIQ_SPLIT)
     file = with_split or source.find_unpacked(_KONIQ_SCORES) or source.label_file(_KONIQ_SCORES)
     score_column = "MOS" if with_split else "MOS_zscore"
@@ -154,7 +158,7 @@ def _read_koniq(source: _Source) -> pd.DataFrame:
 
 
 def _read_spaq(source: _Source) -> pd.DataFrame:
-    """SPAQ (Fang et al. 2020)."""
+    """Read SPAQ (Fang et al. 2020)."""
     file = source.label_file("Annotations/MOS and Image attribute scores.xlsx")
     rows = read_workbook(file, ["Image name", "MOS"])
     images = [f"TestImage/{name}" for name in rows["Image name"]]
@@ -170,14 +174,14 @@ _KADID_DISTORTIONS = (
 
 
 def _read_kadid(source: _Source) -> pd.DataFrame:
-    """KADID-10k (Lin et al. 2019). Its `dmos` is a degradation *category* rating: 5 is imperceptible."""
+    """Read KADID-10k (Lin et al. 2019). Its `dmos` is a degradation *category* rating: 5 is imperceptible."""
     rows = read_csv_rows(source.label_file("dmos.csv"), ["dist_img", "ref_img", "dmos", "var"])
     codes = _codes(rows.dist_img, r"I\d+_(\d+)_(\d+)\.\w+", _KADID_DISTORTIONS)
     return _labels(
         rows.row,
         [f"images/{name}" for name in rows.dist_img],
         rows.dmos,
-        # `var` is a standard deviation: its first row, 4.57 and 0.496, is that of 17 fives and 13 fours.
+        # `var` is a standard deviation: in the first row, 17 fives and 13 fours give the 4.57 and 0.496 that it has.
         stored_std=_numbers(rows["var"]),
         content=rows.ref_img,
         reference=rows.ref_img,
@@ -186,7 +190,7 @@ def _read_kadid(source: _Source) -> pd.DataFrame:
 
 
 def _read_agiqa(source: _Source) -> pd.DataFrame:
-    """AGIQA-3K (Li et al. 2023): about ten images share a prompt, which is their content."""
+    """Read AGIQA-3K (Li et al. 2023). About ten images share a prompt, which is their content."""
     rows = read_csv_rows(source.label_file("data.csv"), ["name", "prompt", "mos_quality", "std_quality"])
     folder = "AGIQA-3K" if source.find("AGIQA-3K") else _only_image_folder(source)
     return _labels(
@@ -203,7 +207,7 @@ _LIVE_FOLDERS = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading"
 
 
 def _read_live(source: _Source) -> pd.DataFrame:
-    """LIVE release 2 (Sheikh et al. 2006), realigned DMOS; its 982 include undistorted images, left out."""
+    """Read LIVE release 2 (Sheikh et al. 2006) with realigned DMOS; of its 982 images the undistorted are left out."""
     count = sum(_LIVE_FOLDERS.values())
     scores_file, names_file = source.label_file("dmos_realigned.mat"), source.label_file("refnames_all.mat")
     dmos, is_original = (read_mat_numbers(scores_file, key, count) for key in ("dmos_new", "orgs"))
@@ -223,7 +227,7 @@ def _read_live(source: _Source) -> pd.DataFrame:
 
 
 def _read_csiq(source: _Source) -> pd.DataFrame:
-    """CSIQ (Larson and Chandler 2010): lines `1600.AWGN.1.png 0.061989`."""
+    """Read CSIQ (Larson and Chandler 2010): lines `1600.AWGN.1.png 0.061989`."""
     rows = read_pairs(source.label_file("csiq_label.txt"), image_position=0)
     parts = rows.image.str.extract(r"^(?P<content>.+)\.(?P<kind>[^.]+)\.(?P<level>\d+)\.\w+$").fillna("")
     if source.find("dst_imgs_all"):
@@ -243,7 +247,7 @@ _TID_DISTORTIONS = (
 
 
 def _read_tid(source: _Source) -> pd.DataFrame:
-    """TID2013 (Ponomarenko et al. 2015): lines `5.51429 I01_01_1.bmp`, with i and I, bmp and BMP mixed."""
+    """Read TID2013 (Ponomarenko et al. 2015): lines `5.51429 I01_01_1.bmp`, with i and I, bmp and BMP mixed."""
     rows = read_pairs(source.label_file("mos_with_names.txt"), image_position=1)
     codes = _codes(rows.image, r"I\d+_(\d+)_(\d+)\.\w+", _TID_DISTORTIONS)
     contents = rows.image.str.split("_").str[0].str.upper()
@@ -254,7 +258,7 @@ def _read_tid(source: _Source) -> pd.DataFrame:
 
 
 def _read_livec(source: _Source) -> pd.DataFrame:
-    """LIVE In the Wild Challenge (Ghadiyaram and Bovik 2016); its first 7 trained the raters."""
+    """Read LIVE In the Wild Challenge (Ghadiyaram and Bovik 2016); the first 7 images trained the raters."""
     names = read_mat_names(source.label_file("Data/AllImages_release.mat"), "AllImages_release")
     count = len(names)
     mos = read_mat_numbers(source.label_file("Data/AllMOS_release.mat"), "AllMOS_release", count)
@@ -267,10 +271,10 @@ def _read_livec(source: _Source) -> pd.DataFrame:
 
 
 def _read_bid(source: _Source) -> pd.DataFrame:
-    """BID (Ciancio et al. 2011): `Image Number`, `Average Subjective Grade`, `std`.
+    """Read BID (Ciancio et al. 2011): `Image Number`, `Average Subjective Grade`, `std`.
 
-    The first two columns serve under any name. The archive has the photographs beside the workbook; some
-    copies put them in `ImageDatabase/`.
+    The first two columns may have any name. The archive has the photographs beside the workbook; some copies have
+    them in `ImageDatabase/`.
     """
     file = source.label_file("DatabaseGrades.xlsx")
     rows = read_workbook(file)
@@ -304,7 +308,7 @@ def _read_bid(source: _Source) -> pd.DataFrame:
 
 
 def _read_demo(source: _Source) -> pd.DataFrame:
-    """The embedded database: its labels are a table like any other."""
+    """Read the demo database, whose labels are a table like any other."""
     file = source.find("labels.csv")
     if file is None:
         raise DatabaseNotFound(f"demo: no labels.csv in {source.root}; run `smart-iqa make-demo-database`")
@@ -316,7 +320,7 @@ def _read_csv(source: _Source) -> pd.DataFrame:
 
 
 def _read_json(source: _Source) -> pd.DataFrame:
-    """A list of records, an object of such lists by part, or a folder with train.json and test.json."""
+    """Read a list of records, an object of such lists by part, or a folder with train.json and test.json."""
     if source.file.is_file():
         return _from_records(read_records(source.file), source.file, source)
     parts = [source.label_file(f"{part}.json") for part in ("train", "test")]
@@ -325,7 +329,7 @@ def _read_json(source: _Source) -> pd.DataFrame:
 
 
 def _from_records(rows: pd.DataFrame, file: Path, source: _Source) -> pd.DataFrame:
-    """A label table from any table with image and score columns; columns of unknown meaning are kept."""
+    """Make a label table of any table with image and score columns; columns of unknown meaning are kept."""
     image = _column(rows, file, source.image_column, "--image_column", ("image",))
     score = _column(rows, file, source.mos_column, "--mos_column", ("mos", "score"))
     columns = {"content": source.content_column or "content", "distortion": "distortion", "split": "split"}
@@ -350,7 +354,7 @@ def _column(rows: pd.DataFrame, file: Path, asked: str | None, flag: str, usual:
 
 
 def _codes(names: pd.Series, pattern: str, kinds: Sequence[str]) -> dict[str, pd.Series]:
-    """Distortion and level from the two numbers in a name; "" where the name does not follow the pattern."""
+    """Tell distortion and level by the two numbers in a name; "" where the name does not follow the pattern."""
     numbers = names.str.extract(f"(?i)^{pattern}$")
     kind_of = {str(number): kind for number, kind in enumerate(kinds, 1)}
     return {
@@ -377,17 +381,17 @@ def _only_image_folder(source: _Source) -> str:
 
 @dataclass(frozen=True)
 class _Layout:
-    """What is published about a database, and the reader of its layout."""
+    """Holds what is published about a database, and the reader of its layout."""
 
     count: int | None
     stored_range: tuple[float, float]
     read: Callable[[_Source], pd.DataFrame]
     lower_is_better: bool = False
     any_table: bool = False
-    split_file: str | None = None  # holds the official split; without it the database can be read too
-    labels: tuple[str, ...] = ()  # label files: the folder that has one of them is the database's
-    unpacked: tuple[str, ...] = ()  # what its archives and copies call its folder, beside its name
-    page: str = ""  # where its authors give it
+    split_file: str | None = None  # has the official split; the database can be read without it
+    labels: tuple[str, ...] = ()  # label files, by which the database's folder is known
+    unpacked: tuple[str, ...] = ()  # other names of its folder, in archives and copies
+    page: str = ""  # where its authors offer it
 
 
 _LAYOUTS = {
@@ -405,7 +409,7 @@ _LAYOUTS = {
         (0, 100),
         _read_spaq,
         labels=("Annotations",),
-        unpacked=("SPAQ_fixed",),  # by the repair that its authors advise for unpacking
+        unpacked=("SPAQ_fixed",),  # the archive, repaired as its authors advise
         page="https://github.com/h4nwei/SPAQ",
     ),
     "kadid-10k": _Layout(
@@ -424,7 +428,7 @@ _LAYOUTS = {
         unpacked=("agiqa",),
         page="https://github.com/lcysyzxdxc/AGIQA-3k-Database",
     ),
-    # Published as -2.64..111.77; the extremes themselves have more digits.
+    # Published as -2.64..111.77; the lowest and highest score have more digits.
     "live": _Layout(
         779,
         (-2.6401, 111.7747),
@@ -486,8 +490,8 @@ def read_database(
 
     Args:
         name: one of `DATABASES`.
-        data_root: folders of databases, each in a folder of its name or of its archive's, and NAME=FOLDER for single
-            ones; one, a list, or a text with the path separator between; default $IQA_DATA_ROOT or ./datasets.
+        data_root: where databases lie, each in a folder of its own or its archive's name; NAME=FOLDER says it of a
+            single one. One, a list, or a text with the path separator between; default $IQA_DATA_ROOT or ./datasets.
         data_path: the database's own folder, or for csv and json the file (json: also a folder with
             train.json and test.json).
         skip_bad_images: leave bad labels and images out and record them in `left_out`, instead of stopping.
@@ -500,7 +504,7 @@ def read_database(
         cache_dir: keeps what the check found; None takes the user's cache folder.
 
     Returns:
-        the database; see `Database`.
+        The database; see `Database`.
 
     Raises:
         DatabaseNotFound: nothing is where it was looked for.
@@ -524,11 +528,12 @@ def read_database(
 
 
 def read_run_database(config: Config, data_root: str | None = None, check_images: bool = True) -> Database:
-    """The database that a run is trained on, as its settings say.
+    """Read the database that a run is trained on, as its settings say.
 
     Args:
         config: of the run.
-        data_root: where to look instead of where the run did; NAME=FOLDER alone is looked at first.
+        data_root: where to look instead of where the run looked. NAME=FOLDER alone is looked at first, then the
+            run's places.
         check_images: see `read_database`.
     """
     given = [data_root] if data_root else []
@@ -563,7 +568,7 @@ def _locate(
     data_root: str | Path | Sequence[str | Path] | None,
     data_path: str | Path | None,
 ) -> tuple[Path, Path | None]:
-    """The root that image names are relative to, and for any table its file."""
+    """Find the root that image names are relative to, and of a user's table the file."""
     roots, named = _places(data_root)
     data_path = named.get(name) or data_path
     if layout.any_table:
@@ -592,10 +597,10 @@ def _locate(
 
 
 def _places(data_root: str | Path | Sequence[str | Path] | None) -> tuple[list[Path], dict[str, Path]]:
-    """The folders of databases, and the folders of single databases by name."""
+    """Tell the folders that hold databases from those of single databases, which are given by name."""
     several = [data_root] if isinstance(data_root, str | Path) else list(data_root or [])
     entries = [entry for text in several for entry in _entries(text)]
-    # The first of a name counts.
+    # Of several with one name the first counts.
     named = {match[1]: Path(match[2]) for match in map(NAMED_PLACE.fullmatch, reversed(entries)) if match}
     if unknown := next((name for name in named if name not in _LAYOUTS), None):
         raise UserError(f"--data_path {unknown}=...: unknown database {unknown!r}; known: {', '.join(DATABASES)}")
@@ -604,22 +609,22 @@ def _places(data_root: str | Path | Sequence[str | Path] | None) -> tuple[list[P
 
 
 def _entries(text: str | Path) -> list[str]:
-    """The parts of a text with the path separator between; a folder's own name may have one in it."""
+    """Split a text at the path separators; a folder whose name has one in it stays whole."""
     return [str(text)] if Path(text).exists() else [part for part in str(text).split(os.pathsep) if part]
 
 
 def _called(root: Path, name: str, layout: _Layout) -> list[Path]:
-    """The folders in `root` that a database's name or its archives' names are given to; the name itself first."""
+    """List the folders in `root` that are called as a database or its archives; its own name comes first."""
     wanted = [_plain_name(each) for each in (name, *layout.unpacked)]
     try:
         found = [path for path in sorted(root.iterdir()) if _plain_name(path.name) in wanted and path.is_dir()]
-    except OSError:  # there is no such folder, or it cannot be listed
+    except OSError:  # the folder is not there, or cannot be listed
         return []
     return sorted(found, key=lambda path: (path.name != name, wanted.index(_plain_name(path.name))))
 
 
 def _plain_name(name: str) -> str:
-    """A folder's name without case, separators, and what unpacking and copying append.
+    """Strip a folder's name of case, separators, and what unpacking and copying append.
 
     >>> [_plain_name(name) for name in ("KonIQ-10k", "SPAQ zip", "AGIQA-3k-Database-main")]
     ['koniq10k', 'spaq', 'agiqa3k']
@@ -631,7 +636,7 @@ def _plain_name(name: str) -> str:
 
 
 def _find(root: Path, name: str) -> Path | None:
-    """What is called `name` under `root`, in any letter case where the exact name is not there."""
+    """Find what is called `name` under `root`; its letter case may differ where the exact name is not there."""
     try:
         if (root / name).exists():
             return root / name
@@ -647,7 +652,7 @@ def _find(root: Path, name: str) -> Path | None:
 
 
 def _locate_images(labels: pd.DataFrame, source: _Source) -> pd.DataFrame:
-    """The labels with path, exists and outside; each folder is listed once, and no file is opened."""
+    """Add the columns path, exists and outside; each folder is listed once, and no file is opened."""
     labels["image"] = [str(name).strip().replace("\\", "/") for name in labels.image]
     folders: dict[str, _Images] = {}
     paths, exists, outside = [], [], []
@@ -668,7 +673,7 @@ def _locate_images(labels: pd.DataFrame, source: _Source) -> pd.DataFrame:
 
 
 def _label_problems(labels: pd.DataFrame, low: float, high: float, any_table: bool) -> pd.Series:
-    """The first reason to leave out each label, "" where there is none."""
+    """Give the first reason to leave out each label, "" where there is none."""
     score = _numbers(labels.stored)
     deviation = labels.stored_std.astype(float)
     split = labels.split.astype(str).str.strip().str.lower()
@@ -692,7 +697,7 @@ def _label_problems(labels: pd.DataFrame, low: float, high: float, any_table: bo
 
 
 def _check_files(labels: pd.DataFrame, reasons: pd.Series, root: Path, cache_dir: str | None) -> None:
-    """Decode the images of good labels; writes hashes and sizes into `labels` and problems into `reasons`."""
+    """Decode the images of good labels; hashes and sizes go into `labels`, problems into `reasons`."""
     good = labels.index[reasons == ""]
     files = check_image_files(labels.path[good].tolist(), str(root), cache_dir)
     labels.loc[good, "file_hash"] = files.file_hash.astype(str)
@@ -719,7 +724,7 @@ def _stop_or_record(labels: pd.DataFrame, reasons: pd.Series, source: _Source, s
 
 
 def _scaled(labels: pd.DataFrame, low: float, high: float, lower_is_better: bool) -> pd.DataFrame:
-    """The final table: mos and its deviation on 0..100, higher is better, sorted by name."""
+    """Make the final table: mos and its deviation on 0..100, higher is better, sorted by name."""
     score = _numbers(labels.stored)
     distance = high - score if lower_is_better else score - low
     table = labels.assign(
@@ -765,7 +770,7 @@ def _numbers(values: pd.Series | Sequence) -> pd.Series:
 
 
 def summary(database: Database) -> dict:
-    """What `python folders.py NAME` prints: counts, range of mos, splits, missing and identical images."""
+    """Sum a database up, as `python folders.py NAME` prints it: counts, range of mos, splits, bad images."""
     table = database.table
     return {
         "name": database.name,
@@ -785,7 +790,7 @@ def summary(database: Database) -> dict:
 
 
 def add_database_arguments(parser: Parser) -> None:
-    """Give a parser the arguments of `read_database`, under their own names."""
+    """Give a parser the arguments of `read_database`, under the same names."""
     parser.add_argument("name", metavar="NAME", help=", ".join(DATABASES))
     parser.add_argument("--data_root", help="folders of databases, `:` between; default $IQA_DATA_ROOT or ./datasets")
     parser.add_argument("--data_path", help="this database's own folder; for csv and json the file")
@@ -798,7 +803,7 @@ def add_database_arguments(parser: Parser) -> None:
 
 
 def make_parser() -> Parser:
-    """The command's flags."""
+    """Make the parser of the command's flags."""
     parser = Parser(description="Check a database and print what it holds as JSON.")
     add_database_arguments(parser)
     return parser

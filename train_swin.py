@@ -2,8 +2,8 @@
 
     python train_swin.py --config configs/demo.yaml
 
-Reads the database, splits it by content, trains with validation and early stopping, reads the test split
-once, then tests on other databases that are there. `--print_config` shows the resolved settings.
+Reads the database, splits it by content, trains with validation and early stopping, reads the test split once,
+then tests on the other databases that the settings name. `--print_config` shows the resolved settings.
 """
 
 from __future__ import annotations
@@ -17,22 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import pandas as pd
-
-from folders import DATABASES, Database, read_run_database
 from iqa.config import Config, load_config
 from iqa.data import cache_folder
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.metrics import Place, across_splits, shown_in
-from iqa.results import (
-    SELECTED_ON_TEST,
-    build_results,
-    metrics_table,
-    part_name,
-    provenance,
-    read_results,
-    write_results,
-)
 from iqa.system import is_first_process, lock_folder, start_logging, write_atomically, write_json
 from smart_iqa.runs import (
     add_run_flags,
@@ -45,9 +33,11 @@ from smart_iqa.runs import (
 from smart_iqa.shipped import checkpoint_file
 
 if TYPE_CHECKING:
+    import pandas as pd
     from accelerate import Accelerator
 
     from data_loader import Preparation
+    from folders import Database
     from HyperIQASolver_swin import HyperIQASolver, Progress
     from iqa.photographs import PhotographTerm
     from models_swin import Ensemble, SmartIQA
@@ -55,25 +45,25 @@ if TYPE_CHECKING:
     from smart_iqa.training_data import TrainingData
 
 log = logging.getLogger(__name__)
-NEXT_NETWORK = 1000  # between the seeds of an ensemble's networks: splits count theirs by one
+NEXT_NETWORK = 1000  # from one network's seed to the next in an ensemble; seeds of splits are one apart
 
 
 def architecture_of(config: Config) -> dict:
-    """The arguments that rebuild a run's network without any weights."""
+    """List the arguments that rebuild a run's network, without its weights."""
     keys = ("backbone", "fusion", "content_vector", "drop_path_rate", "dropout_rate")
     keys += ("freeze_backbone", "freeze_batch_norm", "scales", "deviation", "head")
-    defaults = {"scales": [1.0], "deviation": False, "head": "hypernet"}  # unsaid, as before there were others
+    defaults = {"scales": [1.0], "deviation": False, "head": "hypernet"}  # left out, as in the oldest runs
     given = {key: getattr(config, key) for key in keys}
     return {key: value for key, value in given.items() if key not in defaults or value != defaults[key]}
 
 
 def build_model(config: Config, run_dir: Path | None = None) -> SmartIQA:
-    """The network of a run, seeded, with the weights that its settings ask for.
+    """Build the network of a run, seeded, with the weights that its settings ask for.
 
     Args:
         config: the run's settings.
-        run_dir: holds the checkpoint that the run goes on from, if there is one yet. It holds all weights, so that
-            the files they came from may be gone.
+        run_dir: holds the checkpoint that a stopped run goes on from, if it has one. All weights are in it, so the
+            files that they came from may be gone.
     """
     from iqa.checkpoint import load_model_state
     from iqa.learning import limit_learning
@@ -87,9 +77,7 @@ def build_model(config: Config, run_dir: Path | None = None) -> SmartIQA:
     elif config.init_from is not None:
         model = _warm_model(config)
     else:
-        pretrained = config.pretrained and config.backbone_weights is None
-        weights = {"pretrained": pretrained, "backbone_weights": config.backbone_weights}
-        model = build_network(**architecture_of(config), **weights)
+        model = build_network(**architecture_of(config), **_weights(config))
     limit_learning(model.backbone, config.freeze_stages, config.lora_rank, config.grad_checkpointing)
     if last is not None:
         tensors, made = last
@@ -98,8 +86,14 @@ def build_model(config: Config, run_dir: Path | None = None) -> SmartIQA:
     return model
 
 
+def _weights(config: Config) -> dict:
+    """The arguments that say where a new network's backbone has its weights from."""
+    pretrained = config.pretrained and config.backbone_weights is None
+    return {"pretrained": pretrained, "backbone_weights": config.backbone_weights}
+
+
 def _last_checkpoint(run_dir: Path) -> tuple[dict, dict] | None:
-    """Tensors and record of a stopped run's last whole checkpoint; the solver says which one is damaged."""
+    """Read tensors and record of a stopped run's last whole checkpoint; the solver says which one is damaged."""
     from iqa.checkpoint import read_checkpoint
 
     for name in ("last", "previous"):
@@ -110,14 +104,15 @@ def _last_checkpoint(run_dir: Path) -> tuple[dict, dict] | None:
 
 
 def _warm_model(config: Config) -> SmartIQA:
-    """The network with every tensor of `init_from` that fits; the others start as without it."""
+    """The network with what `init_part` says of `init_from`, as far as it fits; the rest starts as without it."""
     from iqa.checkpoint import load_fitting_state, read_checkpoint
     from models_swin import build_network
 
     file = checkpoint_file(str(config.init_from))
-    model = build_network(**architecture_of(config))
-    taken = load_fitting_state(model, read_checkpoint(file)[0], file)
-    model.weights_source = f"{config.init_from} ({taken})"
+    model = build_network(**architecture_of(config), **_weights(config) if config.init_part == "head" else {})
+    taken = load_fitting_state(model, read_checkpoint(file)[0], file, config.init_part)
+    backbone = [model.weights_source] if config.init_part == "head" else []
+    model.weights_source = "; ".join([*backbone, f"{config.init_from} ({taken})"])
     return model
 
 
@@ -130,29 +125,30 @@ def train_and_test(
     resume: bool,
     fold: int | None = None,
 ) -> dict:
-    """One round: train on the train part, choose on val, test once; write and return the results.
+    """Train on the train part, choose on val, test once; write the results and return them.
 
     Args:
         config: the run's settings.
-        databases: to learn from; the test part of each is tested.
-        others: to test on whole.
+        databases: what is learned from; each one's test part is tested.
+        others: databases that are tested whole.
         accelerator: devices and processes; only the first process writes.
         official: take official splits where there are any.
         resume: continue from the last checkpoint if there is one.
-        fold: number of the fold to test on, if the settings ask for cross-validation.
+        fold: number of the fold that is tested, in cross-validation.
     """
-    from iqa.runtime import precision_of
+    from iqa.results import build_results, part_name, provenance, write_results
+    from iqa.runtime import deterministic_kernels, precision_of
     from smart_iqa.scorer import Scorer
     from smart_iqa.testing import compare_with_training, test_databases
     from smart_iqa.training_data import make_training_data
 
-    origin = provenance()  # before training: the commit may move on meanwhile
+    origin = provenance()  # now: during training another commit may be checked out
     data = make_training_data(databases, config, official, fold, config.run_dir if resume else None)
     with accelerator.main_process_first():  # it hashes the images, the others find what it has kept
         compared = compare_with_training(others, data.parts["train"], config.cache_dir)
     networks = _networks(config)
     first = build_model(networks[0], networks[0].run_dir if resume else None)  # weights that are absent stop it here
-    with open_run_dir(config, accelerator, resume):
+    with deterministic_kernels(config.deterministic), open_run_dir(config, accelerator, resume):
         if accelerator.is_main_process:
             data.write_splits(config.run_dir, config.seed)
         accelerator.wait_for_everyone()
@@ -160,7 +156,7 @@ def train_and_test(
         trained = [_train_network(networks[0], first, data, accelerator, resume)]
         for one in networks[1:]:
             model = build_model(one, one.run_dir if resume else None)
-            if config.freeze_backbone:  # an ensemble has one: a random one is else each seed's own
+            if config.freeze_backbone:  # an ensemble shares one, also where it is random
                 model.backbone.load_state_dict(first.backbone.state_dict())
             trained.append(_train_network(one, model, data, accelerator, resume))
         training = _training_record(trained, databases, data, accelerator)
@@ -181,12 +177,12 @@ def train_and_test(
             write_results(config.run_dir / "results.json", results)
             for one in trained:
                 remove_what_only_continuing_needs(one.config)
-    accelerator.wait_for_everyone()  # the results are on disk
+    accelerator.wait_for_everyone()  # until the results are on disk
     return results
 
 
 class Trained(NamedTuple):
-    """A network at the epoch that validation chose, and how it came there."""
+    """Holds a network at the epoch that validation chose, and how it was trained."""
 
     config: Config
     model: SmartIQA
@@ -196,7 +192,7 @@ class Trained(NamedTuple):
 
 
 def _networks(config: Config) -> list[Config]:
-    """The settings of each network of a run: an ensemble's have seeds and folders of their own."""
+    """Give the settings of each network of a run; those of an ensemble differ in seed and folder."""
     if config.ensemble == 1:
         return [config]
     return [
@@ -223,7 +219,7 @@ def _train_network(
     solver = _make_solver(config, data.parts, preparation, accelerator, made)
     progress, seconds = _train(solver, {model, preparation.network}, resume)
     del solver
-    accelerator.free_memory()  # its loaders' workers too: they would live until the tests, or all rounds, end
+    accelerator.free_memory()  # also ends the loaders' workers, which would live to the end of the run
     merge_adapters_in_place(model.backbone)
     return Trained(config, model, preparation, progress, seconds)
 
@@ -240,7 +236,7 @@ def _prepare(
 def _average(
     config: Config, trained: list[Trained], data: TrainingData, accelerator: Accelerator
 ) -> tuple[SmartIQA | Ensemble, Preparation | FrozenFeatures]:
-    """The network of a run and what prepares its images; several are joined, and written as the run's best."""
+    """Give the run's network and what prepares its images; several are joined, and written as the run's best."""
     from iqa.checkpoint import save_checkpoint
     from models_swin import Ensemble
 
@@ -249,7 +245,7 @@ def _average(
     model = Ensemble([one.model for one in trained])
     if accelerator.is_main_process:
         for one in trained:
-            settings = one.config.to_yaml()  # so that its folder is a run's, which analysis commands take
+            settings = one.config.to_yaml()  # makes its folder that of a run, which other commands take
             write_atomically(one.config.run_dir / "config.yaml", lambda file, text=settings: file.write_text(text))
         made = {"architecture": architecture_of(config) | {"members": len(trained)}, "scales": data.scales}
         save_checkpoint(config.run_dir / "best.safetensors", model, made)
@@ -259,7 +255,7 @@ def _average(
 def _training_record(
     trained: list[Trained], databases: list[Database], data: TrainingData, accelerator: Accelerator
 ) -> dict:
-    """What results say of the training; of an ensemble also what each of its networks would reach alone."""
+    """Record how training went; of an ensemble also the scores of each network alone."""
     from smart_iqa.scorer import Scorer
     from smart_iqa.testing import test_part
 
@@ -275,16 +271,18 @@ def _training_record(
 
 
 def _train(solver: HyperIQASolver, networks: set[SmartIQA | FeatureNetwork], resume: bool) -> tuple[Progress, float]:
-    """Train, from the last checkpoint if there is one to resume, and load the best; progress and seconds.
+    """Train and load the best weights; return progress and seconds.
 
     Args:
         solver: ready to train.
-        networks: what is compiled, if anything: the one that is trained, and the one that scores.
-        resume: go on where a run has stopped.
+        networks: what `compile` compiles: the network that is trained, and the one that scores.
+        resume: go on from the last checkpoint, if there is one.
     """
+    from iqa.runtime import compile_network
+
     if solver.config.compile:
         for network in networks:
-            network.compile()
+            compile_network(network)
     if resume:
         solver.resume_if_begun()
     started = time.perf_counter()
@@ -320,7 +318,7 @@ def _make_solver(
 
 
 def _photograph_term(config: Config, accelerator: Accelerator) -> PhotographTerm | None:
-    """What is learned from photographs without scores, if the settings name a folder of them."""
+    """Make the loss of photographs without scores, if the settings name a folder of them."""
     from iqa.photographs import Photographs, PhotographTerm, held_out, list_photographs
 
     if config.photos is None:
@@ -332,6 +330,8 @@ def _photograph_term(config: Config, accelerator: Accelerator) -> PhotographTerm
 
 
 def _protocol(config: Config, record: dict, official: bool) -> dict:
+    from iqa.results import SELECTED_ON_TEST
+
     split = "official" if official else "by content, seeded"
     if config.folds:
         split = f"{config.folds} folds by content"
@@ -349,9 +349,11 @@ def run(config: Config, resume: bool = False) -> dict:
     """Train and test as a configuration says, over one split or several.
 
     Raises:
-        UserError: bad input, or a run of this name that exists already.
+        UserError: the input is bad, or a run of this name exists already.
     """
     from data_loader import warn_of_small_images
+    from folders import DATABASES, read_run_database
+    from iqa.results import metrics_table
     from iqa.runtime import make_accelerator, require_compiler
     from iqa.watching import require_tracker
     from smart_iqa.preflight import check_needs
@@ -365,12 +367,12 @@ def run(config: Config, resume: bool = False) -> dict:
         require_compiler()
     accelerator = make_accelerator(config.device, config.precision, config.accumulate)
     require_new(config.run_dir, resume)
-    accelerator.wait_for_everyone()  # all have looked before the first process makes the folder
+    accelerator.wait_for_everyone()  # all look before the first process makes the folder
     if resume and accelerator.is_main_process:
-        with lock_folder(config.run_dir):  # a run that is still going: said now, not after the images are checked
+        with lock_folder(config.run_dir):  # refuses a run that is still going, before images are checked
             pass
     _warn(config)
-    with accelerator.main_process_first():  # it checks the images, the others find its notes
+    with accelerator.main_process_first():  # the first checks the images, the others find what it found
         to_test = check_needs(config, architecture_of(config), resume)
         how = (config.data_places, config.skip_bad_images, config.cache_dir)
         databases = [read_run_database(config), *read_databases(config.also_train_on, *how)]
@@ -399,11 +401,12 @@ def _warn(config: Config) -> None:
 def _run_splits(
     config: Config, databases: list[Database], others: list[Database], accelerator: Accelerator, resume: bool
 ) -> dict:
-    """Rounds over splits of seed, seed + 1, ..., or over folds; each has its own folder."""
+    """Train and test over splits of seed, seed + 1, ..., or over folds; each has its own folder."""
+    from iqa.results import read_results
     from smart_iqa.training_data import make_training_data
 
     rounds = [_round(config, index) for index in range(config.folds or config.train_test_num)]
-    for one, fold in rounds:  # what cannot be split stops before anything is written
+    for one, fold in rounds:  # data that cannot be split stop here, before anything is written
         make_training_data(databases, one, official=False, fold=fold, stopped=one.run_dir if resume else None)
     metrics = []
     with open_run_dir(config, accelerator, resume):
@@ -421,14 +424,16 @@ def _run_splits(
 
 
 def _round(config: Config, index: int) -> tuple[Config, int | None]:
-    """The settings of one split of several, and its fold if the splits are folds of one."""
+    """Give the settings of one of several splits, and its fold in cross-validation."""
     fold, seed = (index, config.seed) if config.folds else (None, config.seed + index)
     name = f"{config.run_name}/split_{index:02d}"
     return dataclasses.replace(config, name=name, seed=seed, train_test_num=1), fold
 
 
 def splits_table(summary: dict) -> str:
-    """Mean, median and deviation over splits as an aligned text table: a row a part and statistic."""
+    """Show median, mean and deviation over splits as a text table, with a row for each part and statistic."""
+    import pandas as pd
+
     rows = [
         {"": part, "statistic": each.title, "splits": statistics[each.key]["n"]}
         | {name: each.text(statistics[each.key][name]) for name in ("median", "mean", "std")}
@@ -440,7 +445,7 @@ def splits_table(summary: dict) -> str:
 
 
 def make_parser() -> Parser:
-    """The command's flags."""
+    """Make the parser of the command's flags."""
     parser = Parser(
         usage="%(prog)s [--config FILE.yaml] [--SETTING VALUE ...] [--resume [RUN]] [--print_config]",
         description="Train, validate and test a network for blind image quality assessment.",
@@ -451,10 +456,12 @@ def make_parser() -> Parser:
 
 
 def _goes_on(config: Config) -> bool:
-    """Whether there is anything to resume; a complete run goes on for more epochs, and keeps the results it had.
+    """Say whether there is anything to resume.
+
+    A complete run goes on where more epochs are asked for; the results that it had are renamed and kept.
 
     Raises:
-        UserError: more epochs of a run that has not kept what they need.
+        UserError: the run has not kept what more epochs need.
     """
     several = config.train_test_num > 1 or config.folds
     finished = config.run_dir / ("summary.json" if several else "results.json")

@@ -31,6 +31,7 @@ GLOBAL_BATCH = 32  # `batch_size`'s default
 PROCESSES = (2, 4, 8, 16, 32, 64)
 # Bytes a second between neighbours of the ring: assumptions.
 LINKS = {"1 Gbit/s Ethernet": 0.125e9, "25 Gbit/s Ethernet": 3.1e9, "NVLink, 300 GB/s": 300e9}
+BILLION, CORES, PRICE = 10**9, 1024, 0.04  # images, of an assumed cluster, assumed US dollars an hour of a core
 _SECTION = "<!-- {name} -->\n{text}\n<!-- /{name} -->"
 
 
@@ -118,11 +119,26 @@ def prediction_section(file: str, result: dict) -> str:
         for files, of in result["measurements"]["speed"].items()
         for work, s in of["images_per_s"].items()
     ]
-    starts, peaks = result["measurements"]["start"], result["measurements"]["memory"]["peak_bytes"]
-    rows += [[f"start: {name.replace('_', ' ')}", s["median"], "", s["n"]] for name, s in starts.items()]
+    peaks = result["measurements"]["memory"]["peak_bytes"]
+    rows += start_rows(result)
     rows += [[f"peak memory of {int(n):,} images (MB)", bytes_ / 1e6, "", 1] for n, bytes_ in peaks.items()]
     busy = "The machine did something else meanwhile.\n" if result["busy"] else ""
     measured = table(["images a second, and seconds of a start", "median", "quartiles", "n"], rows)
+    return "\n".join([_headline(file, result) + busy, targets_table(result), "", measured])
+
+
+def start_rows(result: dict) -> list[list]:
+    """Seconds of each kind of start, of the clock and of the CPU, and the ratios of the first score's."""
+    return [
+        [f"start: {name.replace('_', ' ')}", s["median"], "{:.3g} .. {:.3g}".format(*s["quartiles"]), s["n"]]
+        for name, s in result["measurements"]["start"].items()
+    ]
+
+
+def start_section(file: str, result: dict) -> str:
+    """Targets and seconds of a start."""
+    busy = " The machine did something else meanwhile." if result["busy"] else ""
+    measured = table(["seconds of a start", "median", "quartiles", "n"], start_rows(result))
     return "\n".join([_headline(file, result) + busy, targets_table(result), "", measured])
 
 
@@ -169,6 +185,22 @@ def scaling_section(file: str, result: dict) -> str:
             rows.append([name, f"{step:.2f}", f"{volume / 1e6:.0f}", link, *speed_ups])
     head = ["backbone", "step (s)", "gradients (MB)", "link (assumed)", *map(str, PROCESSES)]
     return "\n".join([_headline(file, result), table(head, rows)])
+
+
+def collection_section(file: str, result: dict) -> str:
+    """What a billion images cost: hours of a core from its measured speed, days of a cluster, and an assumed price."""
+    rows = []
+    for name, of in result["backends"].items():
+        speed = of["images_per_cpu_s"]
+        hours = BILLION / speed["median"] / 3600
+        quartiles = "{:.3g} .. {:.3g}".format(*speed["quartiles"])
+        rows.append([name, speed["median"], quartiles, hours, hours / CORES / 24, hours * PRICE])
+    head = ["backend", f"images/s of a core, r, {'x'.join(map(str, result['size']))}", "quartiles",
+            "core hours of a billion", f"days of {CORES:,} cores", f"US dollars at {PRICE} a core hour"]  # fmt: skip
+    said = (
+        f"Measured {result['date']} on one core; load average of the machine meanwhile {result['load_average']:.1f}.\n"
+    )
+    return "\n".join([_headline(file, result) + said, table(head, rows)])
 
 
 def inputs_section(file: str, result: dict) -> str:
@@ -248,19 +280,34 @@ def tried_section(file: str, result: dict) -> str:
     return "\n".join([_headline(file, result) + said + "\n", table(head, rows)])
 
 
+def controls_section(file: str, result: dict) -> str:
+    """The model's row, and one of each baseline with the paired test over contents."""
+    rows = [["the recipe", *(f"{value:.4f}" for value in result["model"].values()), "", "", ""]]
+    for kind, of in result["baselines"].items():
+        paired = of["model_against_it"]
+        low, high = paired["bootstrap"]["difference_ci95"]
+        rows.append([kind, *(f"{value:.4f}" for value in of["medians"].values()), f"{paired['difference']:+.4f}",
+                     f"{low:+.4f} to {high:+.4f}", f"{paired['ahead']} of {paired['splits']}"])  # fmt: skip
+    head = ["model", "median SRCC", "median PLCC", "the recipe's mean SRCC above it", "95 % interval", "splits ahead"]
+    return "\n".join([_headline(file, result), table(head, rows)])
+
+
 # Section of a page -> the kind of result it shows, and how.
 SECTIONS = {
     "throughput": ("throughput", throughput_section),
     "cost": ("cost", cost_section),
     "modes": ("test_modes", modes_section),
     "prediction": ("prediction", prediction_section),
+    "start": ("start", start_section),
     "gpu": ("gpu", gpu_section),
     "scaling": ("throughput", scaling_section),
+    "collection": ("collection", collection_section),
     "inputs": ("reliability_inputs", inputs_section),
     "kills": ("reliability_kills", kills_section),
     "serving": ("serving", serving_section),
     "export": ("export", export_section),
     "tried": ("tried", tried_section),
+    "controls": ("controls", controls_section),
 }
 
 

@@ -1,10 +1,10 @@
 """Pretraining of a backbone without any score: a folder of photographs -> weights that know contents and distortions.
 
 Two terms. *Distil*: the student's four stages, each through a 1x1 convolution, learn the standardised stages of a
-frozen teacher that ImageNet taught, on clean and distorted crops alike (as Locality Guidance does for small data:
-Li et al., ECCV 2022). *Quality*: from the student's pooled stages a small network learns how similar a distorted crop
-is to its original (HaarPSI), and the order of a triplet. The solver is that of training; only batch, loss and
-validation are others.
+frozen teacher that ImageNet taught (as Locality Guidance does for small data: Li et al., ECCV 2022). *Quality*: from
+the student's pooled stages a small network learns how similar a distorted crop is to its original (HaarPSI), and the
+order of a triplet. Distilling alone (`photo_weight` 0) shows the student crops as they are; with the quality term it
+learns both from triplets. The solver is that of training; only batch, loss and validation are others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from HyperIQASolver_swin import HyperIQASolver
 from iqa.config import Config
 from iqa.errors import UserError
 from iqa.metrics import plcc, srcc
-from iqa.photographs import Photographs, held_out, list_photographs, make_triplets, order_loss
+from iqa.photographs import Photographs, Triplets, held_out, list_photographs, make_triplets, order_loss
 from iqa.pretrained import load_backbone_weights
 from iqa.results import provenance
 from iqa.runtime import autocast, fuse_attention, make_accelerator, seed_everything
@@ -52,6 +52,16 @@ class PhotoBatch(NamedTuple):
     index: Tensor  # type: ignore[assignment]  # (B,) of the same photographs in the dataset, as in `Batch`
     seed: int
     epoch: int
+
+
+class Step(NamedTuple):
+    """What a batch gave."""
+
+    distil: Tensor  # mean squared error of the standardised stages: the share of their variance left unexplained
+    quality: Tensor  # loss of the quality network, 0 where it does not learn
+    scores: Tensor  # (B,) quality of the crops as they are
+    predicted: Tensor  # quality of the distorted copies, or else the stages' averages
+    true: Tensor  # what they should be
 
 
 class PhotoNumbers(Dataset):
@@ -147,45 +157,63 @@ class PretrainingSolver(HyperIQASolver):
         self.teacher, self.bank = teacher, photographs
 
     def batch_loss(self, batch: PhotoBatch, size: int, number: int) -> tuple[Tensor, Tensor]:
-        """distil_weight * distil + photo_weight * quality of the whole batch, and the quality of the crops here."""
+        """The weighted terms of the whole batch, and the quality of the crops here."""
         seed = self.config.seed + batch.seed * self.accelerator.num_processes + self.accelerator.process_index
-        distil, loss, (quality, _) = self._losses(self.model, batch, self._side(batch.epoch), seed)
-        total = self.config.distil_weight * distil + self.config.photo_weight * loss
+        step = self._losses(self.model, batch, self._side(batch.epoch), seed)
+        total = self._total(step)
         mine = shard_sizes(size, self.accelerator.num_processes)[self.accelerator.process_index]
-        return sum_shares(self.accelerator, total * (mine / size)), quality[0]
+        return sum_shares(self.accelerator, total * (mine / size)), step.scores
 
     def _side(self, epoch: int) -> int:
         """Crops grow as the epochs go: each side of `photo_sides` has its share of them."""
         sides = self.config.photo_sides
         return sides[min((epoch - 1) * len(sides) // self.config.epochs, len(sides) - 1)]
 
-    def _losses(
-        self, model: nn.Module, batch: PhotoBatch, side: int, seed: int
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-        """Distil loss, quality loss, and quality (3, B) as predicted and as it is."""
-        images, similarity = make_triplets(self.bank, torch.tensor(batch.rows), side, seed)
+    def sample(self, rows: Sequence[int], number: int) -> Tensor:
+        """Crops (B, 3, side, side) of every eighth photograph, of up to 64, as a step would show them."""
+        some = torch.tensor(rows[number::STATISTICS_BATCHES][:64])
+        crops = self._crops(some, self.config.photo_sides[-1], _HELD_OUT_SEED - 1 - number)
+        return crops.images.flatten(0, 1)
+
+    def _total(self, step: Step) -> Tensor:
+        return self.config.distil_weight * step.distil + self.config.photo_weight * step.quality
+
+    def _losses(self, model: nn.Module, batch: PhotoBatch, side: int, seed: int) -> Step:
+        images, similarity = self._crops(torch.tensor(batch.rows), side, seed)
         images = images.flatten(0, 1)
         with autocast(self.accelerator):
             taught, quality = model(images)
             truth = self.teacher(images)
-        quality = quality.float().view(3, -1)
+        quality = quality.float().view(len(similarity), -1)
         distil = torch.stack([F.mse_loss(own.float(), t.float()) for own, t in zip(taught, truth, strict=True)]).mean()
+        if not self.config.photo_weight:
+            nothing = 0 * quality.sum()  # several processes need a gradient of every parameter
+            return Step(distil, nothing, quality[0], _averages(taught), _averages(truth))
         loss = F.smooth_l1_loss(quality, similarity, beta=0.1) + order_loss(quality, MARGIN)
-        return distil, loss, (quality, similarity)
+        return Step(distil, loss, quality[0], quality[1:], similarity[1:])
+
+    def _crops(self, rows: Tensor, side: int, seed: int) -> Triplets:
+        """Triplets, or crops as they are, in their place, where no quality is learned."""
+        if self.config.photo_weight:
+            return make_triplets(self.bank, rows, side, seed)
+        crops = self.bank.crops(rows, side, torch.Generator().manual_seed(seed))
+        return Triplets(crops[None], torch.ones(1, len(rows), device=crops.device))
 
     @torch.no_grad()
     def evaluate(self, loader: DataLoader) -> dict[str, float]:
-        """Both losses on photographs held out, and how well the quality is predicted."""
+        """The losses on photographs held out, and how well the quality, or else the averages, are predicted."""
         model, side = self.kept_model.eval(), self.config.photo_sides[-1]
         found = [self._losses(model, batch, side, _HELD_OUT_SEED + number) for number, batch in enumerate(loader)]
-        distil = torch.stack([losses for losses, _, _ in found]).mean().item()
-        quality = torch.stack([losses for _, losses, _ in found]).mean().item()
-        predicted, true = (torch.cat([pair[i][1:].flatten() for *_, pair in found]).cpu().numpy() for i in (0, 1))
+        by_field = dict(zip(Step._fields, zip(*found, strict=True), strict=True))
+        predicted, true = (
+            torch.cat([part.flatten() for part in by_field[name]]).cpu().numpy().astype(np.float64)
+            for name in ("predicted", "true")
+        )
         record = {
-            "loss": self.config.distil_weight * distil + self.config.photo_weight * quality,
-            "distil": distil,
-            "srcc": srcc(predicted.astype(np.float64), true.astype(np.float64)),
-            "plcc": plcc(predicted.astype(np.float64), true.astype(np.float64)),
+            "loss": torch.stack([self._total(step) for step in found]).mean().item(),
+            "distil": torch.stack(by_field["distil"]).mean().item(),
+            "srcc": srcc(predicted, true),
+            "plcc": plcc(predicted, true),
         }
         # A process's batch statistics are its own until the next step: all go by the first one's, and stop together.
         return broadcast_object_list([record])[0]
@@ -193,6 +221,11 @@ class PretrainingSolver(HyperIQASolver):
     def merit(self, record: dict) -> float:
         """The lower the loss on photographs held out, the better."""
         return -record["val_loss"]
+
+
+def _averages(stages: Sequence[Tensor]) -> Tensor:
+    """What a head sees of each stage: (B, channels of all)."""
+    return torch.cat([stage.float().mean(dim=(2, 3)) for stage in stages], dim=1)
 
 
 def pretrain(config: Config, resume: bool = False) -> Path:
@@ -229,7 +262,7 @@ def pretrain(config: Config, resume: bool = False) -> Path:
         weights = config.run_dir / "backbone.safetensors"
         if accelerator.is_main_process:
             save_backbone(student.backbone, weights)
-            crops = 3 * solver.crops_per_epoch * progress.epochs_done
+            crops = (3 if config.photo_weight else 1) * solver.crops_per_epoch * progress.epochs_done
             record |= {"photographs": len(files), "crops": crops, "history": solver.history}
             write_json(config.run_dir / "pretraining.json", record)
             remove_what_only_continuing_needs(config)
@@ -244,11 +277,13 @@ def _make_solver(config: Config, files: Sequence[Path], accelerator: Accelerator
     train = PhotoNumbers(range(len(train_files)), photographs.files)
     aside = PhotoNumbers(range(len(train_files), len(files)), photographs.files)
     teacher = Teacher(config.teacher).to(accelerator.device)
-    student = Student(Backbone(config.backbone, config.drop_path_rate), teacher.backbone.channels)
+    backbone = Backbone(config.backbone, config.drop_path_rate)
+    if config.backbone_weights is not None:
+        log.info("%s starts from %s", config.backbone, load_backbone_weights(backbone, config.backbone_weights))
+    student = Student(backbone, teacher.backbone.channels)
     for network in (teacher, student):
         fuse_attention(network, config.fused_attn, accelerator)
-    teacher.measure([_sample(photographs, train.rows, config.photo_sides[-1], n) for n in range(STATISTICS_BATCHES)])
-    return PretrainingSolver(
+    solver = PretrainingSolver(
         teacher,
         photographs,
         model=student,
@@ -260,12 +295,8 @@ def _make_solver(config: Config, files: Sequence[Path], accelerator: Accelerator
         accelerator=accelerator,
         made={"architecture": {"backbone": config.backbone}},
     )
-
-
-def _sample(photographs: Photographs, rows: Sequence[int], side: int, number: int) -> Tensor:
-    """Every eighth photograph's triplet, of up to 64: (B, 3, side, side)."""
-    some = torch.tensor(rows[number::STATISTICS_BATCHES][:64])
-    return make_triplets(photographs, some, side, _HELD_OUT_SEED - 1 - number).images.flatten(0, 1)
+    teacher.measure([solver.sample(train.rows, number) for number in range(STATISTICS_BATCHES)])
+    return solver
 
 
 def _loader(numbers: PhotoNumbers, config: Config, accelerator: Accelerator | None) -> DataLoader:

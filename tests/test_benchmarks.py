@@ -7,6 +7,7 @@ import json
 import math
 import mmap
 import os
+import shutil
 from pathlib import Path
 from unittest import mock
 
@@ -198,20 +199,27 @@ def test_a_page_gets_every_kind_of_result(quick):
         "accuracy": {"n": 595, **numbers}, **other,
     }  # fmt: skip
     results.append(("g.json", {"kind": "export", **exported}))
-    start = {"speed": {}, "start": {"first_score": {"median": 2.0, "n": 3}}, "memory": {"peak_bytes": {"100": 3e8}}}
-    results.append(("h.json", {"kind": "prediction", "measurements": start, "busy": False, **other}))
+    start = {"first_score": {"median": 2.0, "quartiles": [1.75, 2.5], "n": 3}}
+    measured = {"speed": {}, "start": start, "memory": {"peak_bytes": {"100": 3e8}}}
+    results.append(("h.json", {"kind": "prediction", "measurements": measured, "busy": False, **other}))
+    results.append(("k.json", {"kind": "start", "measurements": {"start": start}, "busy": True, **other}))
     served = {"image": "small", "size": [9, 9], "clients": 1, "requests_per_s": 5.0, "median_seconds": 0.2}
     rows = [served | {"p95_seconds": 0.3, "batches": batches} for batches in (True, False)]
     load = {"direct_images_per_s": {"small": 6.0}, "load_average": 0.5}
     results.append(("j.json", {"kind": "serving", "rows": rows, **load, **other}))
     row = {"what": "wider", "head": "mlp", "features": "all", "srcc": 0.5, "srcc_of_two": None, "plcc": 0.6, "note": ""}
     results.append(("i.json", {"kind": "tried", "rows": [row], "splits": [10], "recipe": "Adam", **other}))
+    speed = {"images_per_cpu_s": {"median": 10.0, "quartiles": [9.0, 11.0]}}
+    one_core = {"backends": {"torch": speed}, "size": [512, 384], "date": "2026-11-27", "load_average": 1.0}
+    results.append(("k.json", {"kind": "collection", **one_core, **other}))
     pages = [page.filled((ROOT / name).read_text(), results) for name in page.PAGES]
     assert page.NOTHING not in "".join(pages)
     assert "| loading | 1,000 | 1.5 | 400 |" in pages[0] and "out of memory" in pages[0]
     assert "| batch 32, 2 workers | 2,500 |" in pages[0]
+    assert pages[0].count("| start: first score | 2 | 1.75 .. 2.5 | 3 |") == 2
     assert "| full | 0.8000 | -0.0100 | -0.0200 .. +0.0000 | 0.20 |" in pages[0]
     assert "| plain | 2 of 3 |" in pages[2] and "| cut short | 3 | 2 | 1 | 0 |" in pages[2]
+    assert "| torch | 10 | 9 .. 11 | 27,778 | 1.13 | 1,111 |" in pages[1]
     assert page.filled(pages[0], results) == pages[0]
     assert "| int8 | 0.8000 | +0.0100 | 0.50 | 7.0 |" in pages[-2] and "| `default` .onnx | 5.0e-06 |" in pages[-2]
     assert "| mlp | all | wider | 0.5000 |  | 0.6000 |  |" in pages[-1]
@@ -233,3 +241,27 @@ def test_the_benchmark_of_exported_models_runs(tmp_path):
     result = json.loads((tmp_path / "export.json").read_text())
     assert max(result["agreement"]["default"].values()) < result["tolerance"]
     assert set(result["speed"]["1"]) == {"timm backbone", "torch", "onnxruntime", "int8"}
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_collection_runs(tmp_path):
+    assert command("benchmarks.collection", "--json", tmp_path / "collection.json", "--quick") == 0
+    result = json.loads((tmp_path / "collection.json").read_text())
+    assert set(result["backends"]) == {"torch", "onnxruntime"}
+    assert all(speed["median"] > 0 for of in result["backends"].values() for speed in of.values())
+
+
+def test_a_model_is_compared_with_the_baselines_beside_it(tmp_path, capsys):
+    committed = ROOT / "benchmarks/results/agiqa3k/lite0_lite2_residual"
+    for name in ("split_00", "split_01", "svr_split_00", "svr_split_01"):
+        shutil.copy(committed / f"{name}.json", tmp_path)
+    assert command("benchmarks.controls", tmp_path, "--json", tmp_path / "controls.json") == 0
+    found = json.loads((tmp_path / "controls.json").read_text())
+    assert found["baselines"].keys() == {"svr"}
+    paired = found["baselines"]["svr"]["model_against_it"]
+    assert paired["splits"] == 2 and paired["contents"] > 100
+    low, high = paired["bootstrap"]["difference_ci95"]
+    assert low < paired["difference"] < high
+    (tmp_path / "svr_split_01.json").unlink()
+    assert command("benchmarks.controls", tmp_path) == 2
+    assert "1 splits of svr, 2 of the model" in capsys.readouterr().err

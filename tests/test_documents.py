@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import importlib
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -17,8 +18,9 @@ from helpers import ROOT
 from smart_iqa.commands import COMMANDS
 
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-FOLDERS = ("benchmarks", "examples", "iqa", "smart_iqa")
+FOLDERS = ("benchmarks", "docs", "examples", "iqa", "smart_iqa")
 SOURCES = sorted([*ROOT.glob("*.py"), *(file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))])
+NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 STARTS = ("python ", "smart-iqa ", "torchrun ", "make ")
 PROJECT = ("configs/", "docs/", "benchmarks/", "examples/", "tests/")
 WRITES = {"--json", "--output", "--save_dir"}  # what these name need not be there yet
@@ -38,8 +40,11 @@ def spans_in(text: str) -> Iterator[str]:
 
 
 def words_of(file: Path) -> str:
-    """A page, or a module's docstring."""
+    """A page, a module's docstring, or the commands and the text of a notebook."""
     text = file.read_text()
+    if file.suffix == ".ipynb":
+        cells = ["".join(cell["source"]) for cell in json.loads(text)["cells"]]
+        return "\n".join(cells).replace("\n!", "\n    ")
     return text if file.suffix == ".md" else ast.get_docstring(ast.parse(text), clean=True) or ""
 
 
@@ -68,7 +73,11 @@ def missing_files(arguments: list[str]) -> list[str]:
     return [word for word in read if word.startswith(PROJECT) and not any(ROOT.glob(word))]
 
 
-CASES = [(file.relative_to(ROOT), command) for file in [*PAGES, *SOURCES] for command in commands_in(words_of(file))]
+CASES = [
+    (file.relative_to(ROOT), command)
+    for file in [*PAGES, *NOTEBOOKS, *SOURCES]
+    for command in commands_in(words_of(file))
+]
 
 
 @pytest.mark.parametrize(("file", "command"), CASES, ids=[f"{file}: {command[:60]}" for file, command in CASES])
@@ -87,7 +96,8 @@ def test_a_command_is_one_that_its_parser_takes(file, command, monkeypatch):
 
 
 def test_the_pages_hold_commands():
-    assert {file.name for file, _ in CASES} >= {"README.md", "performance.md", "protocols.md", "scaling.md"}
+    named = {"README.md", "performance.md", "protocols.md", "quickstart.ipynb", "scaling.md"}
+    assert {file.name for file, _ in CASES} >= named
     assert {file.name for file, _ in CASES} >= {f"{m.rpartition('.')[2]}.py" for m, _ in COMMANDS.values()}
 
 
@@ -118,3 +128,21 @@ def test_a_flag_in_a_sentence_is_a_flag_of_some_command(page):
     known = {flag for parser in parsers for flag in parser._option_string_actions}
     named = {flag for span in spans_in(page.read_text()) for flag in re.findall(r"(?<![\w-])--[a-z][\w-]*", span)}
     assert named - known - {"--nproc_per_node"} == set()
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub and the site call a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *NOTEBOOKS], ids=lambda page: page.name)
+def test_a_link_leads_to_a_file_and_to_a_heading_of_it(page):
+    links = [link for link in re.findall(r"\]\(([^)\s]+)\)", words_of(page)) if not link.startswith("http")]
+    broken = []
+    for link in links:
+        path, _, anchor = link.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        if not file.exists() or (anchor and anchor not in anchors(file)):
+            broken.append(link)
+    assert broken == []

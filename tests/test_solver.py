@@ -214,7 +214,7 @@ class PoisonedGradient(PoisonedScore):
 
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize("model", [PoisonedScore, PoisonedGradient])
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 def test_a_step_without_finite_numbers_is_skipped_and_counted(table, tmp_path, model, optimizer, late):
     config = dataclasses.replace(CONFIG, ema_decay=0.5, epochs=3, optimizer=optimizer, lr=1e-4, grad_clip=1e3)
     solver = make_solver(table, tmp_path / "run", config, model)
@@ -230,7 +230,12 @@ def test_a_step_without_finite_numbers_is_skipped_and_counted(table, tmp_path, m
 @pytest.mark.parametrize("model", [TinyModel, PoisonedScore])
 @pytest.mark.parametrize(
     "settings",
-    [{"checkpoint_every": 1}, {"optimizer": "sgd", "lr": 1e-4, "grad_clip": 1.0}, {"ema_decay": 0.9, "accumulate": 2}],
+    [
+        {"checkpoint_every": 1},
+        {"optimizer": "muon"},
+        {"optimizer": "sgd", "lr": 1e-4, "grad_clip": 1.0},
+        {"ema_decay": 0.9, "accumulate": 2},
+    ],
     ids=str,
 )
 def test_numbers_read_one_step_later_as_on_a_gpu_change_no_bit(table, tmp_path, settings, model):
@@ -247,7 +252,7 @@ def test_numbers_read_one_step_later_as_on_a_gpu_change_no_bit(table, tmp_path, 
     assert_equal_states(*(read_checkpoint(solver.last_path)[0] for solver in made.values()))
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd", "muon"])
 def test_a_first_step_that_is_left_out_leaves_no_trace(optimizer):
     config = dataclasses.replace(CONFIG, optimizer=optimizer)
     found = []
@@ -515,7 +520,7 @@ def overflowing_scaler() -> torch.amp.GradScaler:
     return torch.amp.GradScaler("cpu", init_scale=2.0**127, growth_interval=3)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "muon"])
 def test_schedule_and_average_wait_while_fp16_overflows(table, tmp_path, optimizer):
     config = dataclasses.replace(CONFIG, optimizer=optimizer, lr=1e-4, ema_decay=0.9, epochs=2, loss_type="l2")
     solver = make_solver(table, tmp_path / "run", config, scaler=overflowing_scaler())

@@ -31,6 +31,7 @@ from .krasula import area_under_roc as area_under_roc, krasula as krasula, krasu
 from .logistic import LogisticFit as LogisticFit, fit_logistic as fit_logistic
 from .significance import (
     compare_dependent as compare_dependent,
+    compare_over_splits as compare_over_splits,
     in_words as in_words,
     steiger_test as steiger_test,
     williams_test as williams_test,

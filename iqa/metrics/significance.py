@@ -9,12 +9,13 @@ higher = better, as in `iqa.metrics`.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from iqa.metrics.bootstrap import (
+    TieGroups,
     percentile_interval,
     require_resamples,
     resample_counts,
@@ -91,6 +92,57 @@ def compare_dependent(
     }
 
 
+def compare_over_splits(
+    splits: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike, Sequence[Hashable]]], resamples: int = 10_000, seed: int = 0
+) -> dict:
+    """Compare two models that were trained and tested on several splits of one database, by the mean of their SRCC.
+
+    Splits share contents, so they are not independent. A resample draws from all contents of the database; each
+    split takes from it what it tested. The interval is that of `compare_dependent`, for the contents in all; what
+    the choice of splits and seeds adds is not in it.
+
+    Args:
+        splits: of each the scores of a, the scores of b, mos and contents, (n,) each.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Returns:
+        JSON-safe: `splits`, `contents`, `srcc_a` and `srcc_b` (means), `difference` (a - b), `ahead` (splits in
+        which a has the higher SRCC), `bootstrap` {difference_ci95, p}, `better` ("a", "b" or "neither").
+
+    Raises:
+        UserError: bad input rows, different lengths, or no resamples.
+    """
+    require_resamples(resamples)
+    runs = [_checked_runs(*split[:3]) for split in splits]
+    sizes = np.cumsum([len(mos) for *_, mos in runs])[:-1]
+    clusters = content_index([content for split in splits for content in split[3]], sum(len(run[2]) for run in runs))
+    groups = [[tie_groups(values) for values in run] for run in runs]
+    pairs = np.array([[srcc(scores, mos) for scores in both] for *both, mos in runs])
+    totals = np.concatenate(
+        [
+            sum(_differences(run, part) for run, part in zip(groups, np.split(counts, sizes), strict=True))
+            for counts in resample_counts(clusters, resamples, seed)
+        ]
+    )
+    totals, count = totals[~np.isnan(totals)] / len(runs), len(np.unique(clusters))
+    low, high = percentile_interval(totals, _expanded_level(LEVEL, count))
+    better = "neither" if count < FEWEST_TO_DECIDE else "a" if low > 0 else "b" if high < 0 else "neither"
+    return {
+        "splits": len(runs),
+        "contents": count,
+        "srcc_a": json_number(pairs[:, 0].mean()),
+        "srcc_b": json_number(pairs[:, 1].mean()),
+        "difference": json_number((pairs[:, 0] - pairs[:, 1]).mean()),
+        "ahead": int((pairs[:, 0] > pairs[:, 1]).sum()),
+        "bootstrap": {
+            "difference_ci95": [json_number(low), json_number(high)],
+            "p": json_number(_bootstrap_p(totals, count)),
+        },
+        "better": better,
+    }
+
+
 def in_words(comparison: dict, name_a: str, name_b: str) -> str:
     """Say in a sentence who is better and whether that is significant.
 
@@ -158,13 +210,14 @@ def _resampled_differences(
 ) -> np.ndarray:
     """SRCC of a minus SRCC of b in each resample that defines both."""
     groups = [tie_groups(values) for values in (scores_a, scores_b, mos)]
-    of_chunks = []
-    for counts in chunks:
-        ranks_a, ranks_b, mos_ranks = (resampled_ranks(group, counts) for group in groups)
-        srcc_a = resampled_srcc(ranks_a, mos_ranks, counts)
-        of_chunks.append(srcc_a - resampled_srcc(ranks_b, mos_ranks, counts))
-    differences = np.concatenate(of_chunks)
+    differences = np.concatenate([_differences(groups, counts) for counts in chunks])
     return differences[~np.isnan(differences)]
+
+
+def _differences(groups: Sequence[TieGroups], counts: np.ndarray) -> np.ndarray:
+    """SRCC of a minus SRCC of b in resamples that hold the images `counts` (n, R) times; NaN where undefined."""
+    ranks_a, ranks_b, mos_ranks = (resampled_ranks(group, counts) for group in groups)
+    return resampled_srcc(ranks_a, mos_ranks, counts) - resampled_srcc(ranks_b, mos_ranks, counts)
 
 
 def _contents(count: int) -> str:

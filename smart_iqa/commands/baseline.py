@@ -206,6 +206,7 @@ def baseline(checkpoint: str | Path, kind: str = "ridge", data_root: str | None 
     if splits:
         ours = [read_results(each) for each in splits]
         print(pd.DataFrame({run.name: _summary(ours), f"{run.name}: {kind}": _summary(found)}).T.to_string())
+        print(f"{run.name} minus {kind}: {_paired(ours, found)}")
     return found
 
 
@@ -216,6 +217,26 @@ def _summary(of_splits: Sequence[dict]) -> dict[str, str]:
         title: f"median {across[key]['median']:.4f}, mean {across[key]['mean']:.4f} ± {across[key]['std']:.4f}"
         for title, key in (("SRCC", "srcc"), ("PLCC", "plcc"))
     }
+
+
+def _paired(ours: Sequence[dict], theirs: Sequence[dict]) -> str:
+    """How much better our model is than a baseline over the same splits, with its interval over contents."""
+    from iqa.metrics import compare_over_splits
+
+    found = compare_over_splits([paired_scores(*pair) for pair in zip(ours, theirs, strict=True)])
+    low, high = found["bootstrap"]["difference_ci95"]
+    return (
+        f"SRCC {found['difference']:+.4f}, 95 % interval over {found['contents']} contents {low:+.4f} to {high:+.4f}, "
+        f"ahead in {found['ahead']} of {found['splits']} splits"
+    )
+
+
+def paired_scores(ours: dict, theirs: dict) -> tuple[list, list, list, list]:
+    """Both models' scores, mos and contents of the images that a split tested."""
+    rows = ours["predictions"][TEST_PART]
+    other = {row["image"]: row["score"] for row in theirs["predictions"][TEST_PART]}
+    scores, others = [row["score"] for row in rows], [other[row["image"]] for row in rows]
+    return scores, others, [row["mos"] for row in rows], [row.get("content", row["image"]) for row in rows]
 
 
 def make_parser(kind: str = "ridge") -> Parser:

@@ -353,3 +353,35 @@ def test_the_sentence_of_equal_runs_and_of_runs_that_cannot_be_compared():
     constant = metrics.compare_dependent(np.full(30, 5.0), scores, mos, resamples=50)
     said = metrics.in_words(constant, "a", "b")
     assert said == "a and b cannot be compared (run a: scores are all 5: no correlation with a constant)"
+
+
+def several_splits(count: int, seed: int = 0) -> list[tuple]:
+    """Test parts of 20 contents of 4 images each, of 30 contents in all; model a sees a little more than b."""
+    rng = np.random.default_rng(seed)
+    mos = rng.uniform(0, 100, (30, 4))
+    a, b = (mos + rng.normal(0, noise, mos.shape) for noise in (20, 30))
+    drawn = [rng.permutation(30)[:20] for _ in range(count)]
+    return [(a[d].ravel(), b[d].ravel(), mos[d].ravel(), np.repeat(d, 4)) for d in drawn]
+
+
+def test_one_split_is_compared_over_splits_as_alone():
+    (split,) = several_splits(1)
+    alone, over = metrics.compare_dependent(*split), metrics.compare_over_splits([split])
+    assert over["bootstrap"] == alone["bootstrap"]
+    assert [over[key] for key in ("srcc_a", "srcc_b", "difference", "better")] == pytest.approx(
+        [alone[key] for key in ("srcc_a", "srcc_b", "difference", "better")]
+    )
+
+
+def test_a_split_that_is_counted_twice_makes_nothing_more_certain():
+    (split,) = several_splits(1)
+    once, twice = metrics.compare_over_splits([split]), metrics.compare_over_splits([split, split])
+    assert twice["bootstrap"]["difference_ci95"] == pytest.approx(once["bootstrap"]["difference_ci95"])
+    assert (once["ahead"], twice["ahead"]) == (1, 2)
+
+
+def test_more_splits_of_the_same_contents_are_not_more_contents():
+    over = metrics.compare_over_splits(several_splits(5))
+    assert (over["splits"], over["contents"]) == (5, 30)
+    assert over["better"] == "a"
+    assert over["difference"] == pytest.approx(over["srcc_a"] - over["srcc_b"])

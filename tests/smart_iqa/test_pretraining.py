@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import command
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import smart_iqa.pretraining as pretraining
 from iqa.pretrained import load_backbone_weights
@@ -71,6 +71,27 @@ def test_each_term_can_be_left_out(photos, tmp_path):
     )
     assert first["val_loss"] != second["val_loss"]
     assert second["val_loss"] == pytest.approx(second["val_distil"])
+
+
+def test_distilling_alone_shows_crops_as_they_are(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretraining, "make_triplets", lambda *_: pytest.fail("a distorted copy was made"))
+    assert pretrain(photos, tmp_path, "--photo_weight", 0) == 0
+    record = json.loads((tmp_path / "run" / "pretraining.json").read_text())
+    assert record["crops"] == 8 * 2
+    assert -1 <= record["history"][-1]["val_srcc"] <= 1
+
+
+def test_pretraining_starts_from_given_weights(photos, tmp_path, monkeypatch):
+    given = tmp_path / "given.safetensors"
+    save_file({name: tensor + 0 for name, tensor in Backbone("nano").body.state_dict().items()}, given)
+    monkeypatch.setattr(
+        pretraining,
+        "load_backbone_weights",
+        lambda backbone, *file: load_backbone_weights(backbone, *file) if file else "",
+    )
+    assert pretrain(photos, tmp_path, "--lr", 0, "--epochs", 1, "--backbone_weights", given) == 0
+    learned, start = load_file(tmp_path / "run" / "backbone.safetensors"), load_file(given)
+    assert all(torch.equal(learned[name], start[name]) for name in start)
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,8 @@ def test_baselines_are_tested_on_the_images_of_each_split(ensemble, kind, capsys
         ours = read_results(ensemble / split)
         assert [r["image"] for r in control["predictions"]["test"]] == [r["image"] for r in ours["predictions"]["test"]]
         assert not np.array_equal(scores(control), scores(ours))
-    assert "median" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "median" in said and f"minus {kind}: SRCC" in said and "of 2 splits" in said
 
 
 def test_the_mlp_of_a_fold_is_trained_on_the_folds_split(image_folder, tmp_path):
