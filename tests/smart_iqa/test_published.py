@@ -45,7 +45,17 @@ def load_empty(state_dict: dict[str, Tensor]):
         return model_from_published(state_dict)
 
 
-@pytest.mark.parametrize(("backbone", "fusion"), VARIANTS)
+FAST = {
+    ("tiny", "single"),
+    ("tiny", "concat"),
+    ("tiny", "scale"),
+    ("resnet50", "single"),
+}  # the others differ from them in size alone
+
+
+@pytest.mark.parametrize(
+    ("backbone", "fusion"), [pytest.param(*v, marks=[] if v in FAST else [pytest.mark.slow]) for v in VARIANTS]
+)
 def test_every_published_variant_is_recognised_from_its_names_and_shapes(backbone: str, fusion: str) -> None:
     shapes = published_shapes(backbone, fusion)
     listed = json.dumps(sorted([name, list(shape)] for name, shape in shapes.items()))
