@@ -17,22 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-import pandas as pd
-
-from folders import DATABASES, Database, read_run_database
 from iqa.config import Config, load_config
 from iqa.data import cache_folder
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.metrics import Place, across_splits, shown_in
-from iqa.results import (
-    SELECTED_ON_TEST,
-    build_results,
-    metrics_table,
-    part_name,
-    provenance,
-    read_results,
-    write_results,
-)
 from iqa.system import is_first_process, lock_folder, start_logging, write_atomically, write_json
 from smart_iqa.runs import (
     add_run_flags,
@@ -45,9 +33,11 @@ from smart_iqa.runs import (
 from smart_iqa.shipped import checkpoint_file
 
 if TYPE_CHECKING:
+    import pandas as pd
     from accelerate import Accelerator
 
     from data_loader import Preparation
+    from folders import Database
     from HyperIQASolver_swin import HyperIQASolver, Progress
     from iqa.photographs import PhotographTerm
     from models_swin import Ensemble, SmartIQA
@@ -87,15 +77,19 @@ def build_model(config: Config, run_dir: Path | None = None) -> SmartIQA:
     elif config.init_from is not None:
         model = _warm_model(config)
     else:
-        pretrained = config.pretrained and config.backbone_weights is None
-        weights = {"pretrained": pretrained, "backbone_weights": config.backbone_weights}
-        model = build_network(**architecture_of(config), **weights)
+        model = build_network(**architecture_of(config), **_weights(config))
     limit_learning(model.backbone, config.freeze_stages, config.lora_rank, config.grad_checkpointing)
     if last is not None:
         tensors, made = last
         load_model_state(model, tensors, "the last checkpoint")
         model.weights_source = made["weights"]
     return model
+
+
+def _weights(config: Config) -> dict:
+    """The arguments that say where a new network's backbone has its weights from."""
+    pretrained = config.pretrained and config.backbone_weights is None
+    return {"pretrained": pretrained, "backbone_weights": config.backbone_weights}
 
 
 def _last_checkpoint(run_dir: Path) -> tuple[dict, dict] | None:
@@ -110,14 +104,15 @@ def _last_checkpoint(run_dir: Path) -> tuple[dict, dict] | None:
 
 
 def _warm_model(config: Config) -> SmartIQA:
-    """The network with every tensor of `init_from` that fits; the others start as without it."""
+    """The network with what `init_part` says of `init_from`, as far as it fits; the rest starts as without it."""
     from iqa.checkpoint import load_fitting_state, read_checkpoint
     from models_swin import build_network
 
     file = checkpoint_file(str(config.init_from))
-    model = build_network(**architecture_of(config))
-    taken = load_fitting_state(model, read_checkpoint(file)[0], file)
-    model.weights_source = f"{config.init_from} ({taken})"
+    model = build_network(**architecture_of(config), **_weights(config) if config.init_part == "head" else {})
+    taken = load_fitting_state(model, read_checkpoint(file)[0], file, config.init_part)
+    backbone = [model.weights_source] if config.init_part == "head" else []
+    model.weights_source = "; ".join([*backbone, f"{config.init_from} ({taken})"])
     return model
 
 
@@ -141,7 +136,8 @@ def train_and_test(
         resume: continue from the last checkpoint if there is one.
         fold: number of the fold that is tested, in cross-validation.
     """
-    from iqa.runtime import precision_of
+    from iqa.results import build_results, part_name, provenance, write_results
+    from iqa.runtime import deterministic_kernels, precision_of
     from smart_iqa.scorer import Scorer
     from smart_iqa.testing import compare_with_training, test_databases
     from smart_iqa.training_data import make_training_data
@@ -152,7 +148,7 @@ def train_and_test(
         compared = compare_with_training(others, data.parts["train"], config.cache_dir)
     networks = _networks(config)
     first = build_model(networks[0], networks[0].run_dir if resume else None)  # weights that are absent stop it here
-    with open_run_dir(config, accelerator, resume):
+    with deterministic_kernels(config.deterministic), open_run_dir(config, accelerator, resume):
         if accelerator.is_main_process:
             data.write_splits(config.run_dir, config.seed)
         accelerator.wait_for_everyone()
@@ -282,9 +278,11 @@ def _train(solver: HyperIQASolver, networks: set[SmartIQA | FeatureNetwork], res
         networks: what `compile` compiles: the network that is trained, and the one that scores.
         resume: go on from the last checkpoint, if there is one.
     """
+    from iqa.runtime import compile_network
+
     if solver.config.compile:
         for network in networks:
-            network.compile()
+            compile_network(network)
     if resume:
         solver.resume_if_begun()
     started = time.perf_counter()
@@ -332,6 +330,8 @@ def _photograph_term(config: Config, accelerator: Accelerator) -> PhotographTerm
 
 
 def _protocol(config: Config, record: dict, official: bool) -> dict:
+    from iqa.results import SELECTED_ON_TEST
+
     split = "official" if official else "by content, seeded"
     if config.folds:
         split = f"{config.folds} folds by content"
@@ -352,6 +352,8 @@ def run(config: Config, resume: bool = False) -> dict:
         UserError: the input is bad, or a run of this name exists already.
     """
     from data_loader import warn_of_small_images
+    from folders import DATABASES, read_run_database
+    from iqa.results import metrics_table
     from iqa.runtime import make_accelerator, require_compiler
     from iqa.watching import require_tracker
     from smart_iqa.preflight import check_needs
@@ -400,6 +402,7 @@ def _run_splits(
     config: Config, databases: list[Database], others: list[Database], accelerator: Accelerator, resume: bool
 ) -> dict:
     """Train and test over splits of seed, seed + 1, ..., or over folds; each has its own folder."""
+    from iqa.results import read_results
     from smart_iqa.training_data import make_training_data
 
     rounds = [_round(config, index) for index in range(config.folds or config.train_test_num)]
@@ -429,6 +432,8 @@ def _round(config: Config, index: int) -> tuple[Config, int | None]:
 
 def splits_table(summary: dict) -> str:
     """Show median, mean and deviation over splits as a text table, with a row for each part and statistic."""
+    import pandas as pd
+
     rows = [
         {"": part, "statistic": each.title, "splits": statistics[each.key]["n"]}
         | {name: each.text(statistics[each.key][name]) for name in ("median", "mean", "std")}

@@ -12,7 +12,7 @@ the same device. An *epoch* is KonIQ-10k's: 7,058 images of 20 crops; its *test*
 
 The *loop* is the real one, for the first batch size of each backbone: images of 1024x768, decoded once into a cache,
 through `train_loader` and the solver's `train_one_epoch`, then `Scorer.score_table`. `overhead_share` is the part of
-its time that is not network and optimizer. `deterministic_cost` is by how much deterministic kernels lengthen a step.
+its time that is not network and optimizer. `deterministic_cost` is by how much `--deterministic` lengthens a step.
 """
 
 from __future__ import annotations
@@ -32,7 +32,17 @@ from HyperIQASolver_swin import HyperIQASolver, make_optimizer
 from iqa.config import Config
 from iqa.costs import count_macs
 from iqa.errors import Parser, UserError, exit_on_user_error
-from iqa.runtime import autocast, fuse_attention, make_accelerator, precision_of, seed_everything
+from iqa.runtime import (
+    SAME_BITS,
+    WORKSPACE,
+    autocast,
+    compile_network,
+    deterministic_kernels,
+    fuse_attention,
+    make_accelerator,
+    precision_of,
+    seed_everything,
+)
 from models_swin import SmartIQA
 from smart_iqa.scorer import Scorer
 
@@ -90,7 +100,7 @@ def measure_speed(
     optimizer = make_optimizer(model.parameter_groups(config.lr, config.lr_ratio), config)
     mean, std = model.backbone.mean, model.backbone.std
     if compiled:
-        model.compile()
+        compile_network(model)
     crops = torch.randint(0, 256, (batch, 1, 3, side, side), dtype=torch.uint8, device=device)
     augment = torch.tensor(UNCHANGED, device=device).expand(batch, 1, -1)
     mos = torch.rand(batch, device=device) * 100
@@ -135,13 +145,9 @@ def measure_variant(backbone: str, batch: int, device: torch.device, rate: float
 
 
 def measure_deterministic(backbone: str, batch: int, device: torch.device, plain: float, **how) -> dict:
-    """By how much a step is longer with deterministic kernels, plain attention among them, than at `plain` images/s."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        speed = measure_speed(backbone, batch, device, fused_attn="off", **how)
-    finally:
-        torch.use_deterministic_algorithms(False)
+    """By how much a step is longer with `--deterministic` than at `plain` images/s."""
+    with deterministic_kernels(True):
+        speed = measure_speed(backbone, batch, device, **how)
     return {"deterministic_cost": plain / speed["train_images_per_s"] - 1}
 
 
@@ -234,6 +240,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not torch.cuda.is_available():
         raise UserError("no CUDA device here: run this on a machine with one; throughput.py measures a CPU")
     require_writable(arguments.json)
+    os.environ.setdefault(WORKSPACE, SAME_BITS[0])  # torch looks once in a process whether cuBLAS is deterministic
     ways = [how for how in WAYS if not (arguments.no_compile and how.get("compiled"))]
     write_result(arguments.json, measure(torch.device("cuda"), arguments.backbones, arguments.batches, ways))
 

@@ -119,11 +119,26 @@ def prediction_section(file: str, result: dict) -> str:
         for files, of in result["measurements"]["speed"].items()
         for work, s in of["images_per_s"].items()
     ]
-    starts, peaks = result["measurements"]["start"], result["measurements"]["memory"]["peak_bytes"]
-    rows += [[f"start: {name.replace('_', ' ')}", s["median"], "", s["n"]] for name, s in starts.items()]
+    peaks = result["measurements"]["memory"]["peak_bytes"]
+    rows += start_rows(result)
     rows += [[f"peak memory of {int(n):,} images (MB)", bytes_ / 1e6, "", 1] for n, bytes_ in peaks.items()]
     busy = "The machine did something else meanwhile.\n" if result["busy"] else ""
     measured = table(["images a second, and seconds of a start", "median", "quartiles", "n"], rows)
+    return "\n".join([_headline(file, result) + busy, targets_table(result), "", measured])
+
+
+def start_rows(result: dict) -> list[list]:
+    """Seconds of each kind of start, of the clock and of the CPU, and the ratios of the first score's."""
+    return [
+        [f"start: {name.replace('_', ' ')}", s["median"], "{:.3g} .. {:.3g}".format(*s["quartiles"]), s["n"]]
+        for name, s in result["measurements"]["start"].items()
+    ]
+
+
+def start_section(file: str, result: dict) -> str:
+    """Targets and seconds of a start."""
+    busy = " The machine did something else meanwhile." if result["busy"] else ""
+    measured = table(["seconds of a start", "median", "quartiles", "n"], start_rows(result))
     return "\n".join([_headline(file, result) + busy, targets_table(result), "", measured])
 
 
@@ -283,6 +298,7 @@ SECTIONS = {
     "cost": ("cost", cost_section),
     "modes": ("test_modes", modes_section),
     "prediction": ("prediction", prediction_section),
+    "start": ("start", start_section),
     "gpu": ("gpu", gpu_section),
     "scaling": ("throughput", scaling_section),
     "collection": ("collection", collection_section),

@@ -58,7 +58,7 @@ from data_loader import CropDataset, PixelCache, Preparation, test_loader, to_im
 from HyperIQASolver_swin import HyperIQASolver
 from iqa.config import Config
 from iqa.errors import Parser, exit_on_user_error
-from iqa.runtime import make_accelerator, require_compiler, seed_everything
+from iqa.runtime import compile_network, make_accelerator, require_compiler, seed_everything
 from models_swin import SmartIQA
 from smart_iqa.frozen_features import FrozenFeatures
 from smart_iqa.scorer import Scorer
@@ -243,7 +243,7 @@ def measure_compiled(backbone: str, pictures: pd.DataFrame, cache: PixelCache, f
     config = settings(sizes, batch_size=BATCH, train_patch_num=1)
     eager, compiled = (make_solver(pictures, folder, name, config, cache) for _ in range(2))
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "compiled")  # what was compiled before would be taken over
-    compiled.model.compile()
+    compile_network(compiled.model)
     first = seconds_of(lambda: compiled.train_one_epoch(1))
     works = {"eager": lambda: eager.train_one_epoch(1), "compiled": lambda: compiled.train_one_epoch(1)}
     seconds = interleaved(works, sizes.turns[backbone])

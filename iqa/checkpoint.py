@@ -174,18 +174,30 @@ def merge_adapters(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return plain
 
 
-def load_fitting_state(model: nn.Module, tensors: dict[str, Tensor], source: str | Path) -> str:
+def load_fitting_state(model: nn.Module, tensors: dict[str, Tensor], source: str | Path, part: str = "whole") -> str:
     """Load those of a checkpoint's model tensors whose name and shape the model has too.
+
+    Args:
+        model: takes the tensors.
+        tensors: of the checkpoint.
+        source: what messages call it.
+        part: which of them, as `init_part` says it: a backbone comes whole or not at all.
 
     Returns:
         What was taken, in words: the whole network, or how many parameters, and which parts have tensors of their own.
 
     Raises:
-        UserError: none fits.
+        UserError: none fits, or not the whole backbone.
     """
     ours = model.state_dict()
     theirs = _model_tensors(tensors, ours)
-    fitting = {n: t for n, t in theirs.items() if n in ours and t.shape == ours[n].shape}
+    wanted = [name for name in ours if part == "whole" or (part == "backbone") == name.startswith("backbone.")]
+    fitting = {n: theirs[n] for n in wanted if n in theirs and theirs[n].shape == ours[n].shape}
+    if other := next((name for name in wanted if name.startswith("backbone.") and name not in fitting), None):
+        raise UserError(
+            f"the backbone of {source} is not this network's: it has no {other!r} of {tuple(ours[other].shape)}; leave "
+            "--backbone out to take its own, or give --init_part head"
+        )
     if not fitting:
         raise UserError(f"{source} has no tensor that fits this network: give another one, or leave init_from out")
     model.load_state_dict(fitting, strict=False)

@@ -133,6 +133,9 @@ class Config:
     init_from: str | None = _setting(
         None, "start from the network of this run, or of a model of the package; it gives backbone and fusion"
     )
+    init_part: str = _setting(
+        "whole", "what is taken of init_from: all, or one of the two parts alone", ("whole", "backbone", "head")
+    )
     drop_path_rate: float | None = _setting(None, "stochastic depth (default: by backbone)", low=0, below=1)
     dropout_rate: float | None = _setting(
         None, "dropout of reduce and TargetNet (default: by backbone)", low=0, below=1
@@ -214,6 +217,7 @@ class Config:
         ("auto", "on", "off"),
     )
     compile: bool = _setting(False, "compile the network with torch.compile")
+    deterministic: bool = _setting(False, "the same bits in each run on a GPU, as on a CPU anyway; somewhat slower")
 
     def __post_init__(self):
         for setting in dataclasses.fields(self):
@@ -255,8 +259,10 @@ class Config:
         how = [key for key in ("freeze_backbone", "freeze_stages", "lora_rank") if getattr(self, key)]
         if len(how) > 1:
             raise UserError(f"{' and '.join(how)} each say what of the backbone learns: give one of them")
-        if self.init_from and self.backbone_weights:
+        if self.init_from and self.backbone_weights and self.init_part != "head":
             raise UserError("init_from and backbone_weights each say where to start: give one of them")
+        if self.init_part != "whole" and not self.init_from:
+            raise UserError(f"init_part {self.init_part} needs a run to take it from: give --init_from RUN")
 
     @property
     def run_name(self) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import os
 import shutil
+from collections.abc import Iterator
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DataLoaderConfiguration, InitProcessGroupKwargs
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from iqa.config import Config
@@ -19,6 +22,9 @@ from iqa.system import computes_on_cuda, keep_freed_memory, limit_threads
 
 # How long processes wait for one of them: the first one checks and hashes a whole database while the others wait.
 WAIT = datetime.timedelta(hours=12)
+
+# The variable that gives cuBLAS its workspace, and the values with which its products are the same bits each time.
+WORKSPACE, SAME_BITS = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
 
 # Crops that a test takes where training takes one. By their tensors (fp32, 224 px, `meta` device) it has room for 5.9
 # of Swin-nano and 7.5 of Swin-tiny, and what does not fit is halved.
@@ -93,6 +99,38 @@ def crops_at_once(config: Config) -> int:
     return config.test_batch_size or config.batch_size * (TESTED_FOR_ONE if computes_on_cuda(config.device) else 1)
 
 
+@contextlib.contextmanager
+def deterministic_kernels(asked: bool) -> Iterator[None]:
+    """Compute, while it lasts and if it is `asked`, the same bits each time on a GPU too, at the price of some speed.
+
+    Enter it before the GPU multiplies anything: cuBLAS reads its workspace once. A CPU needs none of it.
+
+    Raises:
+        UserError: the environment gives cuBLAS another workspace, or a layer has no such kernel on this device.
+    """
+    if not asked:
+        yield
+        return
+    given, benchmark = os.environ.get(WORKSPACE), torch.backends.cudnn.benchmark
+    if given not in (None, *SAME_BITS):
+        raise UserError(f"--deterministic needs {WORKSPACE} to be {' or '.join(SAME_BITS)}, got {given!r}: unset it")
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    os.environ[WORKSPACE] = given or SAME_BITS[0]
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        raise UserError(f"--deterministic: {error}; leave it out, or take another --backbone") from error
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.backends.cudnn.benchmark = benchmark
+        if given is None:
+            del os.environ[WORKSPACE]
+
+
 def autocast(accelerator: Accelerator) -> torch.autocast:
     """The arithmetic of an accelerator's precision; its own `autocast` is that of the last one made."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)
@@ -110,6 +148,22 @@ def require_compiler() -> None:
         raise UserError(
             f"--compile needs a C++ compiler, and there is no {compiler} here: install one, or leave it out"
         )
+
+
+def compile_network(network: nn.Module, **options: Any) -> None:
+    """Compile a network in place, once for batches of all sizes: torch.compile alone does it anew for the last one.
+
+    Args:
+        network: takes a batch, of which the first side may change.
+        **options: of torch.compile.
+    """
+    compiled = torch.compile(network._call_impl, **options)
+
+    def call(batch: Tensor) -> Tensor:
+        torch._dynamo.maybe_mark_dynamic(batch, 0)
+        return compiled(batch)
+
+    network._compiled_call_impl = call  # where `nn.Module.compile` puts it: copies of the network go without
 
 
 def seed_everything(seed: int) -> None:

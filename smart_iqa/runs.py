@@ -27,7 +27,8 @@ CHANGEABLE |= {"checkpoint_every", "tracker", "log_every", "cache_limit", "keep_
 CHANGEABLE |= {"data_paths", "grad_checkpointing", "skip_absent"}
 
 # What a run that starts from another network takes of its architecture: all that its tensors' shapes follow from.
-STARTED_FROM = ("backbone", "fusion", "content_vector")
+BACKBONE = ("backbone", "scales", "deviation")
+STARTED_FROM = (*BACKBONE, "fusion", "content_vector", "head")
 
 
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +71,9 @@ def _new_config(flags: argparse.Namespace) -> Config:
     from iqa.checkpoint import read_checkpoint
 
     _, records = read_checkpoint(checkpoint_file(config.init_from))
-    return config_from_flags(flags, {key: records["made"]["architecture"][key] for key in STARTED_FROM})
+    architecture = records["made"]["architecture"]
+    taken = BACKBONE if config.init_part == "backbone" else STARTED_FROM
+    return config_from_flags(flags, {key: architecture[key] for key in taken if key in architecture})
 
 
 def _resumed_config(flags: argparse.Namespace) -> Config:

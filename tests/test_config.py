@@ -80,7 +80,7 @@ def sample(name: str) -> tuple[list[str], Any]:
 # Flags.
 
 
-@pytest.mark.parametrize("name", [name for name in FIELDS if name not in (*BOOLEANS, "sampling")])
+@pytest.mark.parametrize("name", [name for name in FIELDS if name not in (*BOOLEANS, "sampling", "init_part")])
 def test_a_flag_sets_its_setting_and_no_other(name: str) -> None:
     arguments, value = sample(name)
     assert from_command_line(f"--{name}", *arguments) == dataclasses.replace(Config(), **{name: value})
@@ -240,7 +240,7 @@ def test_an_empty_file_changes_nothing(tmp_path: Path) -> None:
 
 def test_the_resolved_config_reads_back_to_itself(tmp_path: Path) -> None:
     # Beside train_test_num, backbone_weights and freeze_backbone.
-    one_of_several = ("split_file", "folds", "init_from", "freeze_stages", "lora_rank")
+    one_of_several = ("split_file", "folds", "init_from", "init_part", "freeze_stages", "lora_rank")
     samples = {name: sample(name)[1] for name in FIELDS if name not in (*BOOLEANS, *one_of_several)}
     switched = {name: not FIELDS[name].default for name in BOOLEANS if name != "pretrained"}
     for config in (Config(), resolve(samples | switched), resolve({"pretrained": False, "lr": 1e-7})):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -26,10 +27,21 @@ from iqa.errors import UserError
 from iqa.evaluation import predict, score_batches
 from iqa.photographs import Photographs, PhotographTerm
 from iqa.results import read_history
-from iqa.runtime import fuse_attention, make_accelerator, precision_of, seed_everything
+from iqa.runtime import (
+    SAME_BITS,
+    WORKSPACE,
+    compile_network,
+    deterministic_kernels,
+    fuse_attention,
+    make_accelerator,
+    precision_of,
+    seed_everything,
+)
 from models_swin import SmartIQA
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+if torch.cuda.is_available():
+    os.environ.setdefault(WORKSPACE, SAME_BITS[0])  # torch looks once in a process whether cuBLAS is deterministic
 
 CONFIG = resolve(
     {
@@ -167,19 +179,28 @@ def test_reading_late_and_at_once_are_the_same_bits(table, tmp_path):  # noqa: F
 
 
 @pytest.fixture
-def deterministic(monkeypatch) -> Iterator[None]:
-    """Deterministic kernels; pooling has none, but adds in one order where the grid divides the map, as at 224 px."""
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    yield
-    torch.use_deterministic_algorithms(False)
+def deterministic() -> Iterator[None]:
+    """Kernels of `--deterministic`: whatever has none raises."""
+    with deterministic_kernels(True):
+        yield
 
 
-@pytest.mark.filterwarnings("ignore:.*deterministic:UserWarning")
 @pytest.mark.usefixtures("deterministic")
-@pytest.mark.parametrize("settings", [{}, {"ema_decay": 0.9, "checkpoint_every": 1}], ids=str)
-def test_a_resumed_run_has_the_bits_of_a_whole_one_where_kernels_are_deterministic(table, tmp_path, settings):  # noqa: F811
-    config = dataclasses.replace(CONFIG, patch_size=224, fused_attn="off", **settings)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"fused_attn": "off"},
+        {"precision": "fp32", "patch_size": 64},
+        {"ema_decay": 0.9, "checkpoint_every": 1},
+        {"color_jitter": True, "grad_clip": 1.0, "loss_type": "fidelity"},
+        {"fusion": "cross_scale"},
+        {"backbone": "tf_efficientnet_lite0"},
+    ],
+    ids=str,
+)
+def test_a_stopped_run_with_deterministic_kernels_has_the_bits_of_a_whole_one(table, tmp_path, settings):  # noqa: F811
+    config = dataclasses.replace(CONFIG, **({"patch_size": 224} | settings))
     whole = make_solver(table, tmp_path / "whole", config)
     whole.fit()
     make_solver(table, tmp_path / "stopped", config).fit(last_epoch=1)
@@ -262,7 +283,7 @@ def test_a_compiled_network_learns_what_an_eager_one_learns(table, tmp_path):  #
             if isinstance(module, torch.nn.Dropout) or hasattr(module, "drop_prob"):
                 module.p = module.drop_prob = 0.0
         if compiled:
-            solver.accelerator.unwrap_model(solver.model).compile()
+            compile_network(solver.accelerator.unwrap_model(solver.model))
         solver.fit()
         losses.append(solver.history[0]["train_loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)

@@ -16,6 +16,7 @@ import models_swin
 from iqa.choices import FUSION_KINDS, FusionKind
 from iqa.config import FIELDS
 from iqa.errors import UserError
+from iqa.runtime import compile_network
 from models_swin import (
     CONTENT_BRANCHES,
     FUSIONS,
@@ -497,22 +498,33 @@ def test_the_masks_of_shifted_windows_are_timms(backbone, size):
     assert compared
 
 
-def test_a_compiled_network_is_the_plain_one(monkeypatch):
+def test_a_compiled_network_is_the_plain_one_and_is_traced_once_for_all_sizes_of_batches(monkeypatch):
     """Traced as torch.compile does, run without generated code: that takes minutes to compile on a CPU."""
+    from torch._dynamo.backends.debugging import aot_eager
+
     nano = models_swin.BACKBONES["nano"]
     shallow = dataclasses.replace(nano, build=nano.build | {"depths": (2, 2, 1, 1)})  # stages 0 and 1 shift windows
     monkeypatch.setitem(models_swin.BACKBONES, "shallow", shallow)
     model = SmartIQA("shallow", "channel", dropout_rate=0.0, drop_path_rate=0.0)
-    images, found = torch.randn(3, 3, 64, 64), []
-    for compiled in (False, True):
-        if compiled:
-            model.compile(backend="aot_eager", fullgraph=True)
+    images, traces = torch.randn(3, 3, 64, 64), []
+
+    def trace(graph, inputs):
+        traces.append(graph)
+        return aot_eager(graph, inputs)
+
+    def learned(batch: int) -> list[torch.Tensor]:
         model.zero_grad(set_to_none=True)
-        scores = model(images)
+        scores = model(images[:batch])
         scores.square().sum().backward()
-        found.append([scores.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
-    for plain, traced in zip(*found, strict=True):
-        torch.testing.assert_close(traced, plain, rtol=1e-4, atol=1e-5)
+        return [scores.detach(), *(p.grad for p in model.parameters() if p.grad is not None)]
+
+    batches = (3, 2)  # an epoch's last batch is smaller
+    found = [learned(batch) for batch in batches]
+    compile_network(model, backend=trace, fullgraph=True)
+    for batch, plain in zip(batches, found, strict=True):
+        for one, other in zip(learned(batch), plain, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert len(traces) == 1
 
 
 def test_fused_attention_gives_the_stages_that_plain_attention_gives():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import os
 from unittest import mock
 
 import pandas as pd
@@ -11,7 +13,16 @@ import torch
 
 from data_loader import train_loader
 from iqa.config import Config
-from iqa.runtime import autocast, fuse_attention, make_accelerator, precision_of, resolve_precision
+from iqa.errors import UserError
+from iqa.runtime import (
+    WORKSPACE,
+    autocast,
+    deterministic_kernels,
+    fuse_attention,
+    make_accelerator,
+    precision_of,
+    resolve_precision,
+)
 from iqa.system import device_constant
 from models_swin import Backbone
 
@@ -104,3 +115,38 @@ def test_a_constant_is_made_once_and_serves_training_after_a_test():
     weight = torch.ones(2, requires_grad=True)
     (weight * made).sum().backward()
     assert weight.grad.tolist() == [0.25, 0.5]
+
+
+def determinism() -> tuple:
+    """What of it a process has set."""
+    strict = torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+    return strict, torch.backends.cudnn.benchmark, os.environ.get(WORKSPACE)
+
+
+@pytest.mark.parametrize("end", [None, KeyboardInterrupt, RuntimeError("out of memory")], ids=str)
+@pytest.mark.parametrize("given", [None, ":16:8"])
+def test_deterministic_kernels_last_as_long_as_they_are_asked_for_however_that_ends(monkeypatch, given, end):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    if given is not None:
+        monkeypatch.setenv(WORKSPACE, given)
+    before = determinism()
+    with contextlib.suppress(RuntimeError, KeyboardInterrupt), deterministic_kernels(True):
+        assert determinism() == (True, False, given or ":4096:8")
+        if end is not None:
+            raise end
+    assert determinism() == before == (False, True, given)
+    with deterministic_kernels(False):
+        assert determinism() == before
+
+
+def test_a_layer_without_deterministic_kernels_is_one_line_and_leaves_nothing_set():
+    with pytest.raises(UserError, match="--deterministic: .*put_.* leave it out"), deterministic_kernels(True):
+        torch.zeros(2).put_(torch.tensor([0]), torch.ones(1))
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_a_workspace_of_cublas_that_is_not_deterministic_is_refused(monkeypatch):
+    monkeypatch.setenv(WORKSPACE, ":0:0")
+    with pytest.raises(UserError, match="to be :4096:8 or :16:8, got ':0:0': unset it"), deterministic_kernels(True):
+        pass
+    assert not torch.are_deterministic_algorithms_enabled()

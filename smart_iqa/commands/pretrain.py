@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if flags.resume is not None and (config.run_dir / "pretraining.json").is_file():
         log.info("%s is complete; nothing to resume", config.run_dir)
         return
+    from iqa.runtime import deterministic_kernels
     from smart_iqa.pretraining import pretrain
 
-    with saying_how_to_go_on(config, "smart-iqa pretrain"):
+    with saying_how_to_go_on(config, "smart-iqa pretrain"), deterministic_kernels(config.deterministic):
         log.info("written to %s", pretrain(config, resume=flags.resume is not None))

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers import ROOT, SMALL, command, make_run, refusal
+from helpers import ROOT, SMALL, TINY, command, make_run, refusal
 from safetensors.torch import load_file
+from torch import nn
 
 import train_swin
 from HyperIQASolver_swin import HyperIQASolver
+from iqa.checkpoint import save_checkpoint
 from iqa.config import Config
 from iqa.errors import UserError
 from models_swin import SmartIQA
@@ -37,6 +39,42 @@ def test_a_run_that_starts_from_a_network_has_its_architecture_unless_another_is
     assert (config.backbone, config.fusion) == ("nano", "channel")
     assert settings("--config", "own_data").backbone == "tf_efficientnet_lite0"
     assert "no run at nowhere" in refusal(settings, "--init_from", "nowhere")
+
+
+def test_a_backbone_alone_leaves_the_fusion_to_the_settings_and_a_head_brings_its_own(tmp_path):
+    start = ["--init_from", "default", "--init_part"]
+    found = [settings(*start, part) for part in ("backbone", "head")]
+    assert [(c.backbone, c.fusion) for c in found] == [(found[1].backbone, "concat"), (found[1].backbone, "channel")]
+    assert settings(*start, "head", "--backbone_weights", "swin.pth").backbone_weights == "swin.pth"
+    assert "each say where to start" in refusal(settings, *start, "backbone", "--backbone_weights", "swin.pth")
+    assert "init_part head needs a run to take it from: give --init_from RUN" in refusal(settings, *start[2:], "head")
+
+
+def test_a_run_takes_all_of_the_architecture_that_it_starts_from(tmp_path):
+    (file := tmp_path / "first.safetensors").touch()
+    made = {"architecture": {"backbone": "nano", "fusion": "vector", "content_vector": "pooled", "head": "residual"}}
+    save_checkpoint(file, nn.Linear(1, 1), made | {"scales": [0.5]})
+    started = settings("--init_from", file)
+    assert (started.head, started.content_vector, started.fusion) == ("residual", "pooled", "vector")
+
+
+@pytest.mark.parametrize("part", ["whole", "backbone", "head"])
+def test_the_part_that_is_asked_for_is_taken_and_its_size_is_said(tmp_path, part):
+    first = make_run(tmp_path, "channel", TINY)
+    flags = ["--init_from", first, "--init_part", part, "--no_pretrained", "--seed", 7]
+    model = train_swin.build_model(settings(*flags, "--fusion", "channel"))
+    theirs = load_file(first / "best.safetensors")
+    weights = {name: tensor for name, tensor in model.named_parameters() if tensor.ndim > 1}
+    taken = {name for name, tensor in weights.items() if tensor.equal(theirs[f"model.{name}"])}
+    assert taken == {name for name in weights if part in ("whole", "head" if "backbone." not in name else "backbone")}
+    count = sum(
+        p.numel() for n, p in model.named_parameters() if part == "whole" or ("backbone." in n) is (part == "backbone")
+    )
+    assert f"{first} (" in model.weights_source and f"{count:,}" in model.weights_source
+    assert model.weights_source.startswith("random initialisation; ") is (part == "head")
+    if part != "head":
+        line = refusal(train_swin.build_model, settings(*flags, "--backbone", "test_vit4.r160_in1k"))
+        assert "is not this network's: it has no 'backbone.body." in line and "leave --backbone out" in line
 
 
 @pytest.mark.parametrize("named", [["--name", "run"], []])

@@ -20,7 +20,7 @@ from helpers import ROOT, TINY, Ended, command, in_forks
 from hypothesis import given, strategies as st
 from PIL import Image
 
-import train_swin
+import iqa.results
 from data_loader import EpochSampler, ShardedBatches
 from iqa.results import read_history, read_json, read_results
 from iqa.system import shard_sizes
@@ -162,8 +162,8 @@ def test_two_processes_evaluate_as_one_does_and_one_of_them_writes(image_folder,
 def test_processes_wait_for_the_results_that_an_ablation_reads_and_one_of_them_writes_the_table(
     image_folder, tmp_path, monkeypatch
 ):
-    write = train_swin.write_results
-    monkeypatch.setattr(train_swin, "write_results", lambda *what: (time.sleep(2), write(*what)))
+    write = iqa.results.write_results
+    monkeypatch.setattr(iqa.results, "write_results", lambda *what: (time.sleep(2), write(*what)))
     shared = {"dataset": "csv", "data_path": str(image_folder / "table.csv"), "cache_dir": str(tmp_path / "cache")}
     shared |= {"backbone": TINY, "pretrained": False, "spaq": False, "patch_size": 32, "resize": "none", "epochs": 1}
     shared |= {"train_patch_num": 1, "test_patch_num": 2, "num_workers": 0, "device": "cpu", "batch_size": 4}

@@ -106,6 +106,26 @@ def test_a_killed_run_resumes_to_the_bits_of_one_that_was_not(image_folder, tmp_
     assert differences(tmp_path / "killed", tmp_path / "whole") == ""
 
 
+def test_a_deterministic_run_is_said_and_kept_to_and_on_a_cpu_has_the_bits_of_any_other(
+    run, image_folder, tmp_path, monkeypatch, capsys
+):
+    learn, found = HyperIQASolver._learn, set()
+
+    def learn_noted(self, i, batch):
+        found.add(torch.are_deterministic_algorithms_enabled())
+        learn(self, i, batch)
+
+    monkeypatch.setattr(HyperIQASolver, "_learn", learn_noted)
+    assert train(image_folder, tmp_path, "--name", "run", "--attention_fusion", "--deterministic") == 0
+    assert found == {True} and not torch.are_deterministic_algorithms_enabled()
+    weights = [read_checkpoint(folder / "run" / "best.safetensors")[0] for folder in (tmp_path, run.parent)]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    assert "deterministic: true" in (tmp_path / "run" / "config.yaml").read_text().splitlines()
+    capsys.readouterr()
+    assert command("train_swin", "--resume", tmp_path / "run", "--no_deterministic") == 2
+    assert "deterministic is True in" in capsys.readouterr().err
+
+
 @pytest.fixture
 def stopped(run, image_folder, tmp_path) -> tuple[Path, Path]:
     """A run that was killed before its test, and the folder of its images."""
