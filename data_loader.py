@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from iqa.choices import TEST_MODES
 from iqa.config import Config, parse_resize
-from iqa.data import Names, RowCache, file_hash, image_sizes, open_rgb
+from iqa.data import NamedBytes, Names, RowCache, file_hash, image_sizes, open_rgb
 from iqa.runtime import crops_at_once
 from iqa.system import computes_on_cuda, device_constant, give_back_freed_memory, shard_sizes
 
@@ -80,8 +80,10 @@ def resized_size(width: int, height: int, resize: int | tuple[int, int] | None, 
     return width, height
 
 
-def load_image(path: str | Path | PIL.Image.Image, resize: int | tuple[int, int] | None, least: int) -> np.ndarray:
-    """An image file, or an opened image, as uint8 (3, H, W), resized by `resized_size`."""
+def load_image(
+    path: str | Path | NamedBytes | PIL.Image.Image, resize: int | tuple[int, int] | None, least: int
+) -> np.ndarray:
+    """An image file, its bytes, or an opened image, as uint8 (3, H, W), resized by `resized_size`."""
     image = open_rgb(path, lambda width, height: resized_size(width, height, resize, least))
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 

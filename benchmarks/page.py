@@ -31,6 +31,7 @@ GLOBAL_BATCH = 32  # `batch_size`'s default
 PROCESSES = (2, 4, 8, 16, 32, 64)
 # Bytes a second between neighbours of the ring: assumptions.
 LINKS = {"1 Gbit/s Ethernet": 0.125e9, "25 Gbit/s Ethernet": 3.1e9, "NVLink, 300 GB/s": 300e9}
+BILLION, CORES, PRICE = 10**9, 1024, 0.04  # images, of an assumed cluster, assumed US dollars an hour of a core
 _SECTION = "<!-- {name} -->\n{text}\n<!-- /{name} -->"
 
 
@@ -186,6 +187,22 @@ def scaling_section(file: str, result: dict) -> str:
     return "\n".join([_headline(file, result), table(head, rows)])
 
 
+def collection_section(file: str, result: dict) -> str:
+    """What a billion images cost: hours of a core from its measured speed, days of a cluster, and an assumed price."""
+    rows = []
+    for name, of in result["backends"].items():
+        speed = of["images_per_cpu_s"]
+        hours = BILLION / speed["median"] / 3600
+        quartiles = "{:.3g} .. {:.3g}".format(*speed["quartiles"])
+        rows.append([name, speed["median"], quartiles, hours, hours / CORES / 24, hours * PRICE])
+    head = ["backend", f"images/s of a core, r, {'x'.join(map(str, result['size']))}", "quartiles",
+            "core hours of a billion", f"days of {CORES:,} cores", f"US dollars at {PRICE} a core hour"]  # fmt: skip
+    said = (
+        f"Measured {result['date']} on one core; load average of the machine meanwhile {result['load_average']:.1f}.\n"
+    )
+    return "\n".join([_headline(file, result) + said, table(head, rows)])
+
+
 def inputs_section(file: str, result: dict) -> str:
     """A row a kind of file: tried, read, refused, and what went otherwise."""
     columns = ("tried", "read", "refused", "wrong")
@@ -284,6 +301,7 @@ SECTIONS = {
     "start": ("start", start_section),
     "gpu": ("gpu", gpu_section),
     "scaling": ("throughput", scaling_section),
+    "collection": ("collection", collection_section),
     "inputs": ("reliability_inputs", inputs_section),
     "kills": ("reliability_kills", kills_section),
     "serving": ("serving", serving_section),

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 BACKENDS = ("torch", "onnxruntime")  # what computes scores in `smart-iqa predict`
+ENGINES = ("local", "ray")  # where it computes them
 DEVICES = ("auto", "cpu", "cuda", "mps")
 HEADS = ("hypernet", "residual", "mlp")
 TRACKERS = ("tensorboard", "wandb", "mlflow")  # by the name of their package

@@ -135,12 +135,13 @@ def _name_sizes(network: Any) -> None:
                 dimension.dim_param = names[dimension.dim_param]
 
 
-def kept_backend(scorer: Scorer, checkpoint: Path) -> OnnxBackend:
+def kept_backend(scorer: Scorer, checkpoint: Path, threads: int | None = None) -> OnnxBackend:
     """ONNX Runtime for a scorer's network; its file is made once and kept in the user's cache folder.
 
     Args:
         scorer: the model.
         checkpoint: the file that it is of.
+        threads: that compute; None takes as many as this process may run on.
     """
     require_packages("the backend onnxruntime", "onnx", PACKAGES)
     digest = hashlib.sha256(f"{smart_iqa.__version__} {torch.__version__} {version('timm')}".encode())
@@ -151,7 +152,7 @@ def kept_backend(scorer: Scorer, checkpoint: Path) -> OnnxBackend:
         kept.parent.mkdir(parents=True, exist_ok=True)
         network = to_onnx(trace(scorer.model, limits=False), describe(scorer, checkpoint.stem))
         write_atomically(kept, lambda temporary: temporary.write_bytes(network))
-    return OnnxBackend(kept)
+    return OnnxBackend(kept, threads)
 
 
 def write_export(

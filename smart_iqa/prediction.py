@@ -20,7 +20,7 @@ import torch
 
 from data_loader import UNCHANGED, load_image, test_places
 from iqa.config import Config, parse_resize
-from iqa.data import Found
+from iqa.data import Found, NamedBytes
 from iqa.errors import UserError
 from iqa.evaluation import image_means
 from iqa.folding import folded
@@ -55,14 +55,14 @@ class Prepared(NamedTuple):
 _NOTHING = np.zeros(0, np.uint8)
 
 
-def test_crops(path: str, config: Config) -> np.ndarray:
-    """The crops (K, 3, H, W) uint8 that a test takes of an image file.
+def test_crops(path: str | NamedBytes, config: Config) -> np.ndarray:
+    """The crops (K, 3, H, W) uint8 that a test takes of an image file, or of its bytes.
 
     Raises:
         UserError: it cannot be read.
     """
     pixels = load_image(path, parse_resize(config.resize), config.patch_size)
-    corners, (height, width) = test_places(pixels.shape[1], pixels.shape[2], config, Path(path).name)
+    corners, (height, width) = test_places(pixels.shape[1], pixels.shape[2], config, Path(str(path)).name)
     return np.stack([pixels[:, top : top + height, left : left + width] for top, left in corners])
 
 
@@ -86,12 +86,21 @@ def network_scores(scorer: Scorer, stage_weights: bool = False) -> CropScores:
     return scores_of
 
 
+def scored_rows(
+    scorer: Scorer, found: Iterable[Found], scores_of: CropScores, threads: int | None = None
+) -> Iterator[dict[str, Any]]:
+    """The rows of `predict_rows` by a scorer's crops and meaning, in batches that suit its device."""
+    at_once = BATCH_PIXELS * (1 if scorer.accelerator.device.type == "cpu" else 8)
+    return predict_rows(found, scorer.config, scores_of, scorer.meaning, at_once, threads)
+
+
 def predict_rows(
     found: Iterable[Found],
     config: Config,
     scores_of: CropScores,
     meaning: Meaning | None = None,
     batch_pixels: int = BATCH_PIXELS,
+    threads: int | None = None,
 ) -> Iterator[dict[str, Any]]:
     """One row (see `score_row`) for each file, in order, as soon as it can be.
 
@@ -101,8 +110,9 @@ def predict_rows(
         scores_of: scores a batch of crops.
         meaning: gives interval and level; without it they are None.
         batch_pixels: how many pixels a batch may have.
+        threads: that decode; None takes one for each usable CPU, up to eight.
     """
-    prepared = _prepared(found, config, min(8, usable_cpus()))
+    prepared = _prepared(found, config, threads or min(8, usable_cpus()))
     yield from _in_order(
         (image, row) for batch in batches(prepared, batch_pixels) for image, row in _scored(batch, scores_of, meaning)
     )
@@ -115,9 +125,9 @@ def _prepared(found: Iterable[Found], config: Config, threads: int) -> Iterator[
         if each.problem:
             return Prepared(number, each, _NOTHING)
         try:
-            return Prepared(number, each, test_crops(each.path, config))
+            return Prepared(number, each._replace(source=None), test_crops(each.source or each.path, config))
         except UserError as error:
-            return Prepared(number, each._replace(problem=str(error)), _NOTHING)
+            return Prepared(number, each._replace(problem=str(error), source=None), _NOTHING)
 
     with ThreadPoolExecutor(threads) as pool:
         ahead: deque[Future[Prepared]] = deque()

@@ -217,6 +217,9 @@ def test_a_page_gets_every_kind_of_result(quick):
     results.append(("j.json", {"kind": "serving", "rows": rows, **load, **other}))
     row = {"what": "wider", "head": "mlp", "features": "all", "srcc": 0.5, "srcc_of_two": None, "plcc": 0.6, "note": ""}
     results.append(("i.json", {"kind": "tried", "rows": [row], "splits": [10], "recipe": "Adam", **other}))
+    speed = {"images_per_cpu_s": {"median": 10.0, "quartiles": [9.0, 11.0]}}
+    one_core = {"backends": {"torch": speed}, "size": [512, 384], "date": "2026-11-27", "load_average": 1.0}
+    results.append(("k.json", {"kind": "collection", **one_core, **other}))
     pages = [page.filled((ROOT / name).read_text(), results) for name in page.PAGES]
     assert page.NOTHING not in "".join(pages)
     assert "| loading | 1,000 | 1.5 | 400 |" in pages[0] and "out of memory" in pages[0]
@@ -224,6 +227,7 @@ def test_a_page_gets_every_kind_of_result(quick):
     assert pages[0].count("| start: first score | 2 | 1.75 .. 2.5 | 3 |") == 2
     assert "| full | 0.8000 | -0.0100 | -0.0200 .. +0.0000 | 0.20 |" in pages[0]
     assert "| plain | 2 of 3 |" in pages[2] and "| cut short | 3 | 2 | 1 | 0 |" in pages[2]
+    assert "| torch | 10 | 9 .. 11 | 27,778 | 1.13 | 1,111 |" in pages[1]
     assert page.filled(pages[0], results) == pages[0]
     assert "| int8 | 0.8000 | +0.0100 | 0.50 | 7.0 |" in pages[-2] and "| `default` .onnx | 5.0e-06 |" in pages[-2]
     assert "| mlp | all | wider | 0.5000 |  | 0.6000 |  |" in pages[-1]
@@ -245,6 +249,14 @@ def test_the_benchmark_of_exported_models_runs(tmp_path):
     result = json.loads((tmp_path / "export.json").read_text())
     assert max(result["agreement"]["default"].values()) < result["tolerance"]
     assert set(result["speed"]["1"]) == {"timm backbone", "torch", "onnxruntime", "int8"}
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_collection_runs(tmp_path):
+    assert command("benchmarks.collection", "--json", tmp_path / "collection.json", "--quick") == 0
+    result = json.loads((tmp_path / "collection.json").read_text())
+    assert set(result["backends"]) == {"torch", "onnxruntime"}
+    assert all(speed["median"] > 0 for of in result["backends"].values() for speed in of.values())
 
 
 def test_a_model_is_compared_with_the_baselines_beside_it(tmp_path, capsys):

@@ -11,6 +11,7 @@ from .images import (
     ImageFile as ImageFile,
     ImageFileError as ImageFileError,
     ImageFiles as ImageFiles,
+    NamedBytes as NamedBytes,
     check_image as check_image,
     check_images as check_images,
     file_hash as file_hash,

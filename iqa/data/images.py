@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,12 +67,27 @@ class ImageFiles:
         return ImageFile(self.file_hash[row].decode(), self.problems.get(row, ""), *self.size[row].tolist())
 
 
+class NamedBytes(BytesIO):
+    """An image file in memory; its text is its name, which messages about it say.
+
+    Attributes:
+        label: the name.
+    """
+
+    def __init__(self, name: str, content: bytes = b""):
+        super().__init__(content)
+        self.label = name
+
+    def __str__(self) -> str:
+        return self.label
+
+
 class ImageFileError(Exception):
     """A file that is not taken as an image; its text is the reason, in one line."""
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[Image.Image]:
+def opened(path: str | Path | NamedBytes) -> Iterator[Image.Image]:
     """An image file, its header read and found to be of a kind that is taken; errors of Pillow are `ImageFileError`.
 
     Refused are what is no image, more pixels than `PIL.Image.MAX_IMAGE_PIXELS`, PostScript, and pixels without a
@@ -202,7 +218,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def open_rgb(
-    path: str | Path | Image.Image, wanted: Callable[[int, int], tuple[int, int]] | None = None
+    path: str | Path | NamedBytes | Image.Image, wanted: Callable[[int, int], tuple[int, int]] | None = None
 ) -> Image.Image:
     """An image file as 8-bit RGB, upright; of an animation or of several pages the first.
 
@@ -210,7 +226,7 @@ def open_rgb(
     grey and CMYK are converted, and a camera's orientation tag is applied.
 
     Args:
-        path: the file, or an image that Pillow has opened, which is left as it is.
+        path: the file, its bytes, or an image that Pillow has opened, which is left as it is.
         wanted: the size (width, height) it will be brought to, from the upright size: the image is resized to it,
             and a JPEG file far larger is decoded at a fraction of its size.
 

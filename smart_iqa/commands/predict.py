@@ -4,6 +4,7 @@
     smart-iqa predict photo.jpg holiday/ --sheet best_to_worst.png
     smart-iqa predict photo.jpg --checkpoint results/demo --explain
     find . -name "*.jpg" -print0 | smart-iqa predict - --output scores.parquet
+    smart-iqa predict collection/ --engine ray --output scores/
 
 From Python:
 
@@ -12,6 +13,7 @@ From Python:
 
 Names -> files -> rows as they come, on the screen and in `--output`. A model that says what its scores mean adds the
 interval that holds the mos of nine images in ten, and the quality level. What cannot be read is a row with an error.
+Ray scores what is too much for one machine, and writes a folder of Parquet files: docs/scaling.md.
 """
 
 from __future__ import annotations
@@ -26,14 +28,15 @@ import sys
 from argparse import SUPPRESS
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-from iqa.choices import BACKENDS, DEVICES
+from iqa.choices import BACKENDS, DEVICES, ENGINES
 from iqa.data import LIST, Found, file_hash, find_images
 from iqa.errors import Parser, Stopped, UserError
 from iqa.results import RowFile, csv_writer
 from iqa.system import StopSignals, progress, require_packages, start_logging, write_atomically
 from smart_iqa.score_rows import COLUMNS, EXPLAINED, map_name, table_head, table_line
+from smart_iqa.shards import PARQUET, TARS
 from smart_iqa.shipped import DEFAULT, checkpoint_file
 
 if TYPE_CHECKING:
@@ -57,13 +60,17 @@ def predict(
     sheet: str | None = None,
     device: str = "auto",
     backend: str = "torch",
+    engine: str = "local",
+    workers: int | None = None,
 ) -> int:
     """Score images, print their rows and write them.
 
     Args:
-        paths: files, folders, patterns, and `-` for a list on standard input, see `iqa.data.find_images`.
+        paths: files, folders, patterns, and `-` for a list on standard input, see `iqa.data.find_images`; with the
+            engine ray also Parquet files and tars, see `smart_iqa.shards`.
         checkpoint: see `load_model`.
-        output: CSV, JSON lines or Parquet by its ending, see `iqa.results.RowFile`. An unfinished one goes on.
+        output: CSV, JSON lines or Parquet by its ending, see `iqa.results.RowFile`. An unfinished one goes on. With
+            the engine ray, the folder of its files.
         overwrite: replace `output`, and begin an unfinished one anew.
         format: of what is printed: a key of `FORMATS`.
         explain: add the stage weights, where the fusion has any, and a map of each image.
@@ -71,6 +78,8 @@ def predict(
         sheet: file of an image that shows the images from best to worst.
         device: `auto`, `cpu`, `cuda` or `mps`.
         backend: of `BACKENDS`; onnxruntime computes on the CPU, by a network that is exported once.
+        engine: of `ENGINES`; ray writes and prints no rows, and takes no `format`, `explain`, `maps` and `sheet`.
+        workers: processes of the engine ray; None takes one for each CPU, or GPU.
 
     Returns:
         How many rows are errors.
@@ -78,8 +87,12 @@ def predict(
     Raises:
         UserError: nothing is there to be scored, or a file cannot be written.
     """
+    if engine == "ray":
+        _require_no_rows(format, explain or maps is not None or sheet is not None, device)
+        return _predict_by_ray(paths, checkpoint, _require_output_folder(output), workers, device, backend, overwrite)
     file = checkpoint_file(checkpoint)
     _require_backend(backend, device, explain)
+    _require_local(paths, workers)
     _require_an_image(paths)
     _require_folder("--sheet", sheet)
     kinds = COLUMNS | EXPLAINED if explain else COLUMNS
@@ -87,20 +100,19 @@ def predict(
     table = RowFile(Path(output), kinds, begun, overwrite) if output else None
     folder = _maps_folder(maps, output) if explain else None
 
-    from smart_iqa.prediction import BATCH_PIXELS, network_scores, predict_rows
+    from smart_iqa.prediction import network_scores, scored_rows
     from smart_iqa.scorer import load_model
 
     scorer = load_model(checkpoint, device)
     scores_of = network_scores(scorer, stage_weights=explain) if backend == "torch" else _by_onnxruntime(scorer, file)
-    at_once = BATCH_PIXELS * (1 if scorer.accelerator.device.type == "cpu" else 8)
     seen = _Seen(keep=sheet is not None)
     with table or contextlib.nullcontext():
-        found = _not_yet(find_images(paths, getattr(sys.stdin, "buffer", None)), table, seen)
-        rows = predict_rows(found, scorer.config, scores_of, scorer.meaning, at_once)
+        found = _not_yet(find_images(paths, _listed()), table, seen)
+        rows = scored_rows(scorer, found, scores_of)
         if folder:
             rows = _with_maps(rows, scorer, folder)
         takers = [*([table.append] if table else []), _printer(format, kinds), seen.take]  # what is shown is kept
-        with _stopping(table):
+        with _stopping(table.partial if table else None):
             for row in progress(rows, "predict", show=not sys.stdout.isatty()):
                 for take in takers:
                     take(row)
@@ -127,6 +139,57 @@ class _Seen:
         self.count(row)
         if row["error"] is not None:
             print(f"error: {UserError(row['error'])}", file=sys.stderr)
+
+
+def _predict_by_ray(
+    paths: Sequence[str],
+    checkpoint: str,
+    output: Path,
+    workers: int | None,
+    device: str,
+    backend: str,
+    overwrite: bool,
+) -> int:
+    if workers is not None and workers < 1:
+        raise UserError(f"--workers: expected 1 or more, got {workers}")
+    if backend != "torch":
+        _require_backend(backend, device, False)
+    from smart_iqa.ray_engine import score_collection
+
+    with _stopping(output):
+        counts = score_collection(paths, checkpoint, output, workers, device, backend, overwrite, _listed())
+    print(
+        f"{counts.images:,} images, {counts.errors:,} of them errors, in {counts.shards:,} files of {output}, "
+        f"of which {counts.before:,} were there before"
+    )
+    return counts.errors
+
+
+def _require_no_rows(format: str, drawn: bool, device: str) -> None:
+    if format != "table" or drawn:
+        raise UserError("--engine ray writes scores alone: leave out --format, --explain, --maps and --sheet")
+    if device not in ("auto", "cpu", "cuda"):
+        raise UserError(f"--engine ray computes on cpu or cuda, not on {device}")
+
+
+def _require_output_folder(output: str | None) -> Path:
+    if output is None:
+        raise UserError("--engine ray writes a folder of Parquet files: name it by --output")
+    if Path(output).is_file() or Path(output).suffix in (".csv", ".jsonl"):
+        raise UserError(f"--output {output}: --engine ray writes a folder of Parquet files; name a folder")
+    return Path(output)
+
+
+def _require_local(paths: Sequence[str], workers: int | None) -> None:
+    if workers is not None:
+        raise UserError("--workers is of --engine ray: add that, or leave it out")
+    if tables := [path for path in paths if path.lower().endswith((*PARQUET, *TARS))]:
+        raise UserError(f"{tables[0]}: tables and tars of images are read by --engine ray; add that")
+
+
+def _listed() -> BinaryIO | None:
+    """What `-` names."""
+    return getattr(sys.stdin, "buffer", None)
 
 
 def _require_an_image(paths: Sequence[str]) -> None:
@@ -202,15 +265,15 @@ def _printer(format: str, kinds: dict[str, type]) -> _Take:
 
 
 @contextlib.contextmanager
-def _stopping(table: RowFile | None) -> Iterator[None]:
-    """A signal ends the work at once, and what is said then is how it goes on."""
+def _stopping(kept: Path | None) -> Iterator[None]:
+    """A signal ends the work at once, and what is said then is how it goes on from what is kept."""
     try:
         with StopSignals() as signals, signals.at_once():
             yield
     except Stopped as stop:
-        if table is None:
+        if kept is None:
             raise
-        raise Stopped(f"stopped; the same command goes on from {table.partial}", stop.signal) from None
+        raise Stopped(f"stopped; the same command goes on from {kept}", stop.signal) from None
 
 
 def _write_sheet(file: Path, scored: list[tuple[str, float]]) -> None:
@@ -230,7 +293,7 @@ def make_parser() -> Parser:
         metavar="RUN",
         help="a model of the package, folder of a run, file of `pack`, or a published file (.pth, .pkl) [default]",
     )
-    written = "also write the rows: .csv, .jsonl or .parquet; after a kill the same command goes on"
+    written = "also write the rows: .csv, .jsonl or .parquet, a folder for ray; after a kill the same command goes on"
     parser.add_argument("--output", metavar="FILE", help=written)
     parser.add_argument("--overwrite", action="store_true", help="replace --output, and begin an unfinished one anew")
     parser.add_argument("--format", choices=FORMATS, help="of what is printed [table]")
@@ -241,6 +304,9 @@ def make_parser() -> Parser:
     parser.add_argument("--device", choices=DEVICES)
     computed = "what computes the scores: onnxruntime needs the extra `onnx`, and exports the network once [torch]"
     parser.add_argument("--backend", choices=BACKENDS, help=computed)
+    by = "ray: many processes or machines, Parquet files and tars of images too; needs the extra `ray` [local]"
+    parser.add_argument("--engine", choices=ENGINES, help=by)
+    parser.add_argument("--workers", type=int, metavar="N", help="processes of --engine ray [one a CPU, or a GPU]")
     return parser
 
 
@@ -249,7 +315,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = make_parser().parse_args(argv)
     start_logging()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("predict is one process: start it without torchrun, and give each GPU a part of the list")
+        raise UserError("predict is one process: start it without torchrun; --engine ray uses several machines")
     try:
         if predict(**vars(arguments)):
             sys.exit(2)

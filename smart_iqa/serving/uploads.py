@@ -6,12 +6,12 @@ An own reader, since Starlette's puts files of more than 1 MB on disk.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from io import BytesIO
 from typing import Protocol
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from iqa.data import NamedBytes
 from smart_iqa.serving.limits import MB, Limits, RequestError, too_large
 
 LONGEST_NAME = 255  # characters, as file systems have it
@@ -19,7 +19,7 @@ _MOST_PASSED_OVER = 256 * MB  # a refused body is read on to its end, so that th
 _MOST_HEADERS = 16_384  # bytes of a part's headers
 
 
-class Upload(BytesIO):
+class Upload(NamedBytes):
     """An image file in memory; its text is its name, which messages about it say.
 
     Attributes:
@@ -27,12 +27,8 @@ class Upload(BytesIO):
     """
 
     def __init__(self, name: str, content: bytes = b""):
-        super().__init__(content)
-        self.label = name
+        super().__init__(name, content)
         self.problem: RequestError | None = None
-
-    def __str__(self) -> str:
-        return self.label
 
     def add(self, content: bytes, limits: Limits) -> int:
         """Append bytes, unless the file has a problem or gets too large; how many it holds more than before."""
