@@ -13,11 +13,13 @@ ready tensors of the same sizes one at a time, or in the batches that predict ma
 
     first_score_ratio              seconds to the first score over seconds of `import torch, timm`
     first_score_cpu_ratio          the same of CPU time
-    help_seconds, error_seconds    of `smart-iqa train --help`, which has most flags, and of a file that is not there
+    help_seconds, error_seconds    of `smart-iqa train --help`, which has most flags, and of a file that is not there;
+                                   `_cpu_seconds` beside them
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -40,7 +42,7 @@ from benchmarks.common import (
     write_result,
 )
 from iqa.data import Found
-from iqa.errors import Parser, exit_on_user_error
+from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.system import declare_missing_operators
 from smart_iqa.prediction import Prepared, batches, network_scores, predict_rows, test_crops
 from smart_iqa.scorer import Scorer, load_model
@@ -59,6 +61,8 @@ TARGETS: dict[str, dict[str, float]] = {
     "first_score_cpu_ratio": {"below": 2.0},
     "help_seconds": {"below": 1.0},
     "error_seconds": {"below": 1.0},
+    "help_cpu_seconds": {"below": 1.0},
+    "error_cpu_seconds": {"below": 1.0},
     "memory_ratio": {"below": 1.1},
 }
 
@@ -136,19 +140,28 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "smart_iqa", *words]
 
 
+def run_start(words: list[str], code: int) -> None:
+    """Run a command line to its end.
+
+    Raises:
+        UserError: it has not ended with this exit code.
+    """
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != code:
+        said = done.stdout.strip().splitlines()[-1:] or ["nothing"]
+        raise UserError(f"{' '.join(words)}: expected exit code {code}, got {done.returncode}, and it said: {said[0]}")
+
+
 def measure_start(image: str, turns: int) -> dict:
     """Seconds of commands that begin anew, in turns."""
     imports = "from iqa.system import declare_missing_operators as d; d(); import torch, timm"
     lines = {
-        "imports": [sys.executable, "-c", imports],
-        "first_score": command("predict", image, "--device", "cpu"),
-        "help": command("train", "--help"),
-        "error": command("predict", "nowhere.png"),
+        "imports": ([sys.executable, "-c", imports], 0),
+        "first_score": (command("predict", image, "--device", "cpu"), 0),
+        "help": (command("train", "--help"), 0),
+        "error": (command("predict", "nowhere.png"), 2),
     }
-    works = {
-        name: _Clocked(lambda words=words: subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
-        for name, words in lines.items()
-    }
+    works = {name: _Clocked(functools.partial(run_start, *line)) for name, line in lines.items()}
     seconds = interleaved(works, turns)
     cpu = {name: work.cpu_seconds[1:] for name, work in works.items()}
     found = {f"{name}_seconds": spread(taken) for name, taken in seconds.items()}
@@ -199,7 +212,7 @@ def measure(sizes: Sizes, only_start: bool = False) -> dict:
         start = measure_start(write_images(Path(temporary), SMALL[-1:], 1)[0], sizes.starts)
         work, numbers = ({}, {}) if only_start else measure_work(Path(temporary), sizes)
     numbers |= {f"first_score_{name}": start[name]["median"] for name in ("ratio", "cpu_ratio")}
-    numbers |= {name: start[name]["median"] for name in ("help_seconds", "error_seconds")}
+    numbers |= {name: start[name]["median"] for name in TARGETS if name in start}
     return {
         "kind": "start" if only_start else "prediction",
         **numbers,

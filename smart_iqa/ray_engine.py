@@ -198,7 +198,7 @@ def _placed(work: Work, workers: int | None, cluster: dict[str, float]) -> tuple
 
 @contextlib.contextmanager
 def _cluster(workers: int | None) -> Iterator[Any]:
-    """Ray, joined where RAY_ADDRESS says, else begun on this machine with a CPU for each worker; left in the end."""
+    """Ray, joined where RAY_ADDRESS says, else begun on this machine, with a CPU for each worker; left in the end."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it would report to its makers
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it says errors that are none
     import ray
@@ -211,13 +211,15 @@ def _cluster(workers: int | None) -> Iterator[Any]:
         if isinstance(handler, logging.StreamHandler):  # its file keeps what it says
             handler.setLevel(logging.ERROR)
     address = os.environ.get("RAY_ADDRESS")
-    here = {"num_cpus": workers or usable_cpus(), "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+    cpus = max(workers or 1, usable_cpus())
+    here = {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": _OBJECT_STORE}
     on_stop = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **({} if address else here))
     except Exception as error:  # some of its errors derive from nothing narrower
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         asked = f"joined at RAY_ADDRESS={address}" if address else "started"
-        raise UserError(f"Ray cannot be {asked}: {str(error).strip().splitlines()[0]}") from error
+        raise UserError(f"Ray cannot be {asked}: {reason}") from error
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_stop)  # Ray has put its own there
     with contextlib.redirect_stdout(sys.stderr):  # where it says that a worker was killed, some of it at its end

@@ -8,6 +8,7 @@ import math
 import mmap
 import os
 import shutil
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -16,9 +17,10 @@ import pytest
 import torch
 from helpers import command
 
-from benchmarks import cost, gpu, page, throughput
+from benchmarks import cost, gpu, page, prediction, throughput
 from benchmarks.common import against_target, interleaved, made_up_pictures, spread
 from data_loader import PixelCache, Preparation
+from iqa.errors import UserError
 from iqa.runtime import make_accelerator
 from models_swin import SmartIQA
 from smart_iqa.scorer import Scorer
@@ -125,6 +127,12 @@ def test_the_gpu_script_trains_and_tests_on_the_device_it_is_given(monkeypatch, 
     settings = {"patch_size": 32, "resize": "48", "test_patch_num": 2}
     loop = gpu.measure_loop("nano", 2, device, tmp_path, pictures=3, steps=3, **settings)
     assert loop.keys() == {"loop_images_per_s", "loop_test_images_per_s"} and min(loop.values()) > 0
+
+
+def test_a_start_that_fails_is_not_measured():
+    prediction.run_start([sys.executable, "-c", "raise SystemExit(2)"], 2)
+    with pytest.raises(UserError, match="expected exit code 0, got 1, and it said: broken"):
+        prediction.run_start([sys.executable, "-c", "raise SystemExit('broken')"], 0)
 
 
 def test_growth_is_the_exponent_between_the_last_two_sizes():

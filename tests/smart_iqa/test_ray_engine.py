@@ -15,6 +15,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -183,16 +184,20 @@ def test_a_worker_that_has_another_model_says_so(run, images, tmp_path):
     assert "is another model than where the command was given" in problem and not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
-def test_a_worker_computes_by_onnx_runtime_too(run, images, tmp_path):
+def test_a_worker_computes_by_onnx_runtime_with_its_share_of_threads(run, images, tmp_path, monkeypatch):
+    from smart_iqa import exporting
+
+    asked = []
+
+    def kept(scorer, checkpoint, threads):
+        asked.append((checkpoint, threads))
+        return SimpleNamespace(crop_scores=lambda crops: np.full((len(crops), 1), 42.0))
+
+    monkeypatch.setattr(exporting, "kept_backend", kept)
     shard = next(shards_of([str(images)]))
-    scores = []
-    for backend in ("torch", "onnxruntime"):
-        (tmp_path / backend).mkdir()
-        work = Work(str(run), file_hash(checkpoint_file(run)), str(tmp_path / backend), "cpu", backend)
-        assert ShardScorer(work)({"shard": [shard.text]}) == {"problem": [""]}
-        scores.append(pd.read_parquet(work.file(shard))["score"])
-    assert scores[0].to_numpy() == pytest.approx(scores[1].to_numpy(), abs=2e-4)
+    work = Work(str(run), file_hash(checkpoint_file(run)), str(tmp_path), "cpu", "onnxruntime")
+    assert ShardScorer(work)({"shard": [shard.text]}) == {"problem": [""]}
+    assert asked == [(checkpoint_file(run), 1)] and (pd.read_parquet(work.file(shard))["score"] == 42).all()
 
 
 @pytest.mark.parametrize(
