@@ -507,6 +507,7 @@ def test_the_masks_of_shifted_windows_are_timms(backbone, size):
     assert compared
 
 
+@pytest.mark.slow  # tracing takes half a minute
 def test_a_compiled_network_is_the_plain_one_and_is_traced_once_for_all_sizes_of_batches():
     """Traced as torch.compile does, run without generated code: that takes minutes to compile on a CPU."""
     from torch._dynamo.backends.debugging import aot_eager
