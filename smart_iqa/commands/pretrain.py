@@ -2,7 +2,8 @@
 
     smart-iqa pretrain --config configs/pretrain_nano.yaml --photos PHOTOS
 
-Writes `backbone.safetensors` to the run's folder; `--backbone_weights` of training takes it.
+The backbone starts from random weights, or from those of `--backbone_weights`. Writes `backbone.safetensors` to the
+run's folder, which `--backbone_weights` of training takes.
 """
 
 from __future__ import annotations
