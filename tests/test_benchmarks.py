@@ -220,6 +220,10 @@ def test_a_page_gets_every_kind_of_result(quick):
     speed = {"images_per_cpu_s": {"median": 10.0, "quartiles": [9.0, 11.0]}}
     one_core = {"backends": {"torch": speed}, "size": [512, 384], "date": "2026-11-27", "load_average": 1.0}
     results.append(("k.json", {"kind": "collection", **one_core, **other}))
+    paired = {"difference": 0.01, "ahead": 9, "splits": 10, "bootstrap": {"difference_ci95": [0.005, 0.016]}}
+    baseline = {"medians": {"srcc": 0.83, "plcc": 0.89}, "model_against_it": paired}
+    controls = {"kind": "controls", "model": {"srcc": 0.84, "plcc": 0.9}, "baselines": {"svr": baseline}, **other}
+    results.append(("k.json", controls))
     pages = [page.filled((ROOT / name).read_text(), results) for name in page.PAGES]
     assert page.NOTHING not in "".join(pages)
     assert "| loading | 1,000 | 1.5 | 400 |" in pages[0] and "out of memory" in pages[0]
@@ -230,6 +234,7 @@ def test_a_page_gets_every_kind_of_result(quick):
     assert "| torch | 10 | 9 .. 11 | 27,778 | 1.13 | 1,111 |" in pages[1]
     assert page.filled(pages[0], results) == pages[0]
     assert "| int8 | 0.8000 | +0.0100 | 0.50 | 7.0 |" in pages[-2] and "| `default` .onnx | 5.0e-06 |" in pages[-2]
+    assert "| svr | 0.8300 | 0.8900 | +0.0100 | +0.0050 to +0.0160 | 9 of 10 |" in pages[-1]
     assert "| mlp | all | wider | 0.5000 |  | 0.6000 |  |" in pages[-1]
 
 
