@@ -54,8 +54,8 @@ class PhotoBatch(NamedTuple):
     epoch: int
 
 
-class Step(NamedTuple):
-    """What a batch gave."""
+class Terms(NamedTuple):
+    """What a batch gave: the terms of the loss, and what validation compares."""
 
     distil: Tensor  # mean squared error of the standardised stages: the share of their variance left unexplained
     quality: Tensor  # loss of the quality network, 0 where it does not learn
@@ -159,10 +159,10 @@ class PretrainingSolver(HyperIQASolver):
     def batch_loss(self, batch: PhotoBatch, size: int, number: int) -> tuple[Tensor, Tensor]:
         """The weighted terms of the whole batch, and the quality of the crops here."""
         seed = self.config.seed + batch.seed * self.accelerator.num_processes + self.accelerator.process_index
-        step = self._losses(self.model, batch, self._side(batch.epoch), seed)
-        total = self._total(step)
+        terms = self._losses(self.model, batch, self._side(batch.epoch), seed)
+        total = self._total(terms)
         mine = shard_sizes(size, self.accelerator.num_processes)[self.accelerator.process_index]
-        return sum_shares(self.accelerator, total * (mine / size)), step.scores
+        return sum_shares(self.accelerator, total * (mine / size)), terms.scores
 
     def _side(self, epoch: int) -> int:
         """Crops grow as the epochs go: each side of `photo_sides` has its share of them."""
@@ -175,10 +175,10 @@ class PretrainingSolver(HyperIQASolver):
         crops = self._crops(some, self.config.photo_sides[-1], _HELD_OUT_SEED - 1 - number)
         return crops.images.flatten(0, 1)
 
-    def _total(self, step: Step) -> Tensor:
-        return self.config.distil_weight * step.distil + self.config.photo_weight * step.quality
+    def _total(self, terms: Terms) -> Tensor:
+        return self.config.distil_weight * terms.distil + self.config.photo_weight * terms.quality
 
-    def _losses(self, model: nn.Module, batch: PhotoBatch, side: int, seed: int) -> Step:
+    def _losses(self, model: nn.Module, batch: PhotoBatch, side: int, seed: int) -> Terms:
         images, similarity = self._crops(torch.tensor(batch.rows), side, seed)
         images = images.flatten(0, 1)
         with autocast(self.accelerator):
@@ -188,9 +188,9 @@ class PretrainingSolver(HyperIQASolver):
         distil = torch.stack([F.mse_loss(own.float(), t.float()) for own, t in zip(taught, truth, strict=True)]).mean()
         if not self.config.photo_weight:
             nothing = 0 * quality.sum()  # several processes need a gradient of every parameter
-            return Step(distil, nothing, quality[0], _averages(taught), _averages(truth))
+            return Terms(distil, nothing, quality[0], _averages(taught), _averages(truth))
         loss = F.smooth_l1_loss(quality, similarity, beta=0.1) + order_loss(quality, MARGIN)
-        return Step(distil, loss, quality[0], quality[1:], similarity[1:])
+        return Terms(distil, loss, quality[0], quality[1:], similarity[1:])
 
     def _crops(self, rows: Tensor, side: int, seed: int) -> Triplets:
         """Triplets, or crops as they are, in their place, where no quality is learned."""
@@ -204,13 +204,13 @@ class PretrainingSolver(HyperIQASolver):
         """The losses on photographs held out, and how well the quality, or else the averages, are predicted."""
         model, side = self.kept_model.eval(), self.config.photo_sides[-1]
         found = [self._losses(model, batch, side, _HELD_OUT_SEED + number) for number, batch in enumerate(loader)]
-        by_field = dict(zip(Step._fields, zip(*found, strict=True), strict=True))
+        by_field = dict(zip(Terms._fields, zip(*found, strict=True), strict=True))
         predicted, true = (
             torch.cat([part.flatten() for part in by_field[name]]).cpu().numpy().astype(np.float64)
             for name in ("predicted", "true")
         )
         record = {
-            "loss": torch.stack([self._total(step) for step in found]).mean().item(),
+            "loss": torch.stack([self._total(terms) for terms in found]).mean().item(),
             "distil": torch.stack(by_field["distil"]).mean().item(),
             "srcc": srcc(predicted, true),
             "plcc": plcc(predicted, true),
