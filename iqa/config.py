@@ -151,7 +151,9 @@ class Config:
     # Training.
     epochs: int = _setting(30, "epochs at most; early stopping usually ends before", low=1)
     batch_size: int = _setting(32, "crops per step, as the paper", low=1)
-    optimizer: str = _setting("adamw", "optimizer; muon learns fast from random", ("adamw", "adam", "sgd", "muon"))
+    optimizer: str = _setting(
+        "adamw", "optimizer; muon: matrices learn at lr, all else by AdamW at lr / 8", ("adamw", "adam", "sgd", "muon")
+    )
     lr: float = _setting(2e-5, "learning rate of the backbone, as HyperIQA", low=0)
     lr_ratio: float = _setting(10.0, "the new parts learn at lr * lr_ratio, as HyperIQA", low=0)
     weight_decay: float = _setting(0.01, "AdamW's own default", low=0)
@@ -217,7 +219,7 @@ class Config:
         ("auto", "on", "off"),
     )
     compile: bool = _setting(False, "compile the network with torch.compile")
-    deterministic: bool = _setting(False, "the same bits in each run on a GPU, as on a CPU anyway; somewhat slower")
+    deterministic: bool = _setting(False, "the same bits in each run on a GPU, as on a CPU anyway; it may be slower")
 
     def __post_init__(self):
         for setting in dataclasses.fields(self):
