@@ -1,7 +1,8 @@
 # make install a virtual environment with the pinned packages and this project, editable   (no connection needed
 # make demo    build the demo database, train, test, compare with a ridge baseline, draw    beyond the packages)
 # make test    the fast test suite
-# make coverage    which lines it runs
+# make test-long    the tests that take a second or more each
+# make coverage    which lines the fast suite runs
 # make site    build/site: the documentation as a site, with every command and the API
 # make lint    style, types, and which module imports which
 # make licenses    build/licenses.md: the licence of every package that is installed
@@ -11,7 +12,7 @@ PYTHON ?= python3
 RUN := .venv/bin/python
 SMART_IQA := .venv/bin/smart-iqa
 
-.PHONY: install demo demo-swin demo-database test test-slow coverage site lint licenses sbom clean
+.PHONY: install demo demo-swin demo-database test test-long test-slow coverage site lint licenses sbom clean
 
 # A finished run is kept, a stopped one goes on. $(1) is the run's name.
 define train
@@ -35,13 +36,16 @@ demo-database: install
 	$(SMART_IQA) make-demo-database --output datasets/demo
 
 test: .venv/.installed-dev
-	$(RUN) -m pytest -m "not slow" -n auto --dist worksteal
+	$(RUN) -m pytest -m "not slow and not long" -n auto --dist worksteal
+
+test-long: .venv/.installed-dev
+	$(RUN) -m pytest -m "long and not slow" -n auto --dist worksteal
 
 test-slow: .venv/.installed-dev
 	$(RUN) -m pytest
 
 coverage: .venv/.installed-dev
-	$(RUN) -m pytest -m "not slow" -n auto --dist worksteal --cov --cov-report=term:skip-covered
+	$(RUN) -m pytest -m "not slow and not long" -n auto --dist worksteal --cov --cov-report=term:skip-covered
 
 site: .venv/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build

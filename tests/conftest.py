@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import importlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from filelock import FileLock
 from hypothesis import settings
+from matplotlib.figure import Figure
 from written import Templates, write_all, write_images
 
 from iqa.figures import STYLE
@@ -20,6 +23,10 @@ declare_missing_operators()  # so that tests may import timm and torchvision
 torch.set_num_threads(1)
 # Rendering at print resolution would take most of the time of figures, and no test looks at pixels.
 STYLE["savefig.dpi"] = 40
+# timm draws weights in steps that torch follows in Python where tensors have no storage, and so nothing to draw.
+weight_init = importlib.import_module("timm.layers.weight_init")
+draw = weight_init._trunc_normal_
+weight_init._trunc_normal_ = lambda tensor, *how: tensor if tensor.is_meta else draw(tensor, *how)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,6 +34,12 @@ def pytest_configure(config: pytest.Config) -> None:
     examples = 20 if "not slow" in config.getoption("markexpr") else 100
     settings.register_profile("house", deadline=None, derandomize=True, max_examples=examples)
     settings.load_profile("house")
+
+
+def pytest_collection_finish() -> None:
+    """Let garbage collection pass over what is there by now: much, and it stays."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -38,16 +51,27 @@ def _caches_of_their_own(tmp_path_factory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def written(tmp_path_factory, worker_id) -> Templates:
-    """What the commands record of one tiny run, made once for all processes of a test run."""
-    if worker_id == "master":
-        return Templates(write_all(tmp_path_factory.mktemp("written")))
-    folder = tmp_path_factory.getbasetemp().parent / "written"  # of all workers
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "complete").exists():
-            write_all(folder)
-            (folder / "complete").touch()
-    return Templates(folder)
+def once(tmp_path_factory, worker_id) -> Callable[[str, Callable[[Path], object]], Path]:
+    """A function of a name and of what fills a folder: the folder, filled once for all processes of a test run."""
+    shared = tmp_path_factory.getbasetemp()
+    shared = shared if worker_id == "master" else shared.parent
+
+    def filled(name: str, fill: Callable[[Path], object]) -> Path:
+        folder, complete = shared / "once" / name, shared / "once" / f"{name}.complete"
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not complete.exists():
+                fill(folder)
+                complete.touch()
+        return folder
+
+    return filled
+
+
+@pytest.fixture(scope="session")
+def written(once) -> Templates:
+    """What the commands record of one tiny run."""
+    return Templates(once("written", write_all))
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +83,12 @@ def _seed() -> None:
 def image_folder(tmp_path_factory) -> Path:
     """The folder of a table of ten made-up scenes, each at four degrees of blur."""
     return write_images(tmp_path_factory.mktemp("data") / "images").parent
+
+
+@pytest.fixture
+def unrendered(monkeypatch) -> None:
+    """Figures are drawn and their files are there, but empty: to put them into pixels takes most of the time."""
+    monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: Path(file).touch())
 
 
 @pytest.fixture(scope="session")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import multiprocessing
 import sys
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 from trees import table
@@ -26,7 +29,7 @@ from train_swin import architecture_of
 ROOT = Path(__file__).resolve().parent.parent
 
 
-TINY = "test_convnext.r160_in1k"  # of timm: a run with it takes a third of the time that Swin-nano takes
+TINY = "test_convnext.r160_in1k"  # of timm: what does not need Swin takes a third of the time with it
 SMALL = (
     f"--backbone {TINY} --no_pretrained --patch_size 32 --resize none --epochs 2 --train_patch_num 1 "
     "--test_patch_num 2 --num_workers 0 --device cpu --batch_size 16 --lr 1e-4 --no_spaq"
@@ -44,6 +47,11 @@ def command(script: str, *arguments: object) -> int:
         return stop.code or 0
     finally:
         sys.argv = before
+
+
+def long(*case: object, name: str | None = None):
+    """A case of a parametrized test that the fast suite leaves out: others walk the same path."""
+    return pytest.param(*case, marks=pytest.mark.long, id=name)
 
 
 class Ended(NamedTuple):
@@ -74,6 +82,13 @@ def in_forks(folder: Path, *works: Callable[[], int]) -> Ended:
     return Ended(max(abs(child.exitcode or 0) for child in children), *said)
 
 
+@contextlib.contextmanager
+def forking() -> Iterator[None]:
+    """Let processes that would start anew fork from this one."""
+    with mock.patch("multiprocessing.get_context", return_value=multiprocessing.get_context("fork")):
+        yield
+
+
 def _in_fork(said: Path, work: Callable[[], int]) -> None:
     warnings.simplefilter("default")  # as in a process of its own
     sys.stdout, sys.stderr = (Path(f"{said}.{end}").open("w") for end in ("out", "err"))  # noqa: SIM115 (until it ends)
@@ -89,7 +104,7 @@ def refusal(call: Callable[..., object], *arguments: object) -> str | None:
     return None
 
 
-def make_run(folder: Path, fusion: str, backbone: str = "nano", images: int = 12, **settings: object) -> Path:
+def make_run(folder: Path, fusion: str, backbone: str = TINY, images: int = 12, **settings: object) -> Path:
     """The folder of an untrained run on a table of images (40x36), all in its test part."""
     rows = [
         {"image": f"{i}.png", "mos": 5 + 7 * i, "content": f"c{i // 2}", "split": "test", "step": str(10 * (i % 3))}

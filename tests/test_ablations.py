@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import TINY, command
+from helpers import TINY, command, forking
 
 from iqa.errors import UserError
 from run_ablations import ablate, compare_rows, read_ablation
@@ -38,6 +39,17 @@ def small_file(image_folder, tmp_path):  # noqa: F811
     return file
 
 
+@pytest.fixture
+def finished(written, tmp_path) -> Path:
+    """The file of an experiment of two rows, A1 and E6_scale, whose runs are in the folder `ablations` beside it."""
+    there, here = written.folder / "ablations", tmp_path / "ablations"
+    shutil.copytree(there, here)
+    for file in here.rglob("config.yaml"):
+        file.write_text(file.read_text().replace(str(there), str(here)))
+    return Path(shutil.copy(written.folder / "two.yaml", tmp_path))
+
+
+@pytest.mark.long
 def test_rows_are_run_once_and_tabulated(small_file, tmp_path):
     assert command("run_ablations", small_file, "--results_dir", tmp_path / "out") == 0
     runs = sorted((tmp_path / "out" / "small").glob("*/results.json"))
@@ -54,9 +66,11 @@ def test_rows_are_run_once_and_tabulated(small_file, tmp_path):
     assert rows[0]["parts"]["test"]["srcc"]["std"] == pytest.approx(np.std(srccs, ddof=1))
 
 
+@pytest.mark.long
 def test_two_jobs_share_the_runs_of_one_table(small_file, tmp_path):
     """Started at the same moment, on one table: every row is run once, by one of them."""
-    assert command("run_ablations", small_file, "--results_dir", tmp_path / "out", "--jobs", 2) == 0
+    with forking():
+        assert command("run_ablations", small_file, "--results_dir", tmp_path / "out", "--jobs", 2) == 0
     folder = tmp_path / "out" / "small"
     table = json.loads((folder / "table.json").read_text())
     assert [row["row"] for row in table["rows"]] == ["a", "b"] and [row["seeds"] for row in table["rows"]] == [2, 2]
@@ -65,9 +79,10 @@ def test_two_jobs_share_the_runs_of_one_table(small_file, tmp_path):
         assert len(list((run / "tensorboard").iterdir())) == 1  # one process has trained here
 
 
-def test_a_run_that_another_process_is_at_is_left_to_it_and_the_table_too(small_file, tmp_path):
-    held = tmp_path / "out" / "small" / "a_seed0"
-    held.mkdir(parents=True)
+def test_a_run_that_another_process_is_at_is_left_to_it_and_the_table_too(finished, tmp_path):
+    held, other = (tmp_path / "ablations" / "two" / row for row in ("A1_seed0", "E6_scale_seed0"))
+    for file in (held / "results.json", other / "results.json", held.parent / "table.json"):
+        file.unlink()
     lock = f"from filelock import FileLock; import sys; lock = FileLock({str(held / '.lock')!r}); lock.acquire(); "
     holder = subprocess.Popen(
         [sys.executable, "-c", lock + "print('held', flush=True); sys.stdin.read()"],
@@ -76,13 +91,13 @@ def test_a_run_that_another_process_is_at_is_left_to_it_and_the_table_too(small_
     )
     assert holder.stdout.readline() == b"held\n"
     try:
-        assert ablate([small_file], seeds=[0], results_dir=tmp_path / "out") == []
-        assert (held.parent / "b_seed0" / "results.json").is_file()
-        assert not (held / "config.yaml").exists() and not (held.parent / "table.json").exists()
+        assert ablate([finished], results_dir=tmp_path / "ablations") == []
+        assert (other / "results.json").is_file()
+        assert not (held / "results.json").exists() and not (held.parent / "table.json").exists()
     finally:
         holder.communicate()
-    (table,) = ablate([small_file], seeds=[0], results_dir=tmp_path / "out")
-    assert [row["row"] for row in table["rows"]] == ["a", "b"]
+    (table,) = ablate([finished], results_dir=tmp_path / "ablations")
+    assert [row["row"] for row in table["rows"]] == ["A1", "E6_scale"]
     assert all(row["flops"] == 2 * row["macs"] for row in table["rows"])
     assert "GFLOPs" in (held.parent / "table.md").read_text()
 
@@ -90,7 +105,8 @@ def test_a_run_that_another_process_is_at_is_left_to_it_and_the_table_too(small_
 def test_a_job_that_fails_is_said(small_file, tmp_path, capfd):
     small_file.write_text(small_file.read_text().replace("spaq: false", "spaq: false, cross_datasets: [bid]"))
     flags = ["--results_dir", tmp_path / "out", "--seeds", 0, "--jobs", 2]
-    assert command("run_ablations", small_file, *flags) == 2
+    with forking():
+        assert command("run_ablations", small_file, *flags) == 2
     assert "2 of 2 jobs have failed" in capfd.readouterr().err
     assert read_ablation(str(small_file), None, [0], "out").configs["a"][0].cross_datasets == ["bid"]
 
@@ -102,12 +118,20 @@ def test_the_experiments_on_koniq_name_the_cross_databases_of_the_design():
                 assert configs[0].cross_datasets == ["spaq", "kadid-10k", "agiqa-3k"]
 
 
-def test_a_finished_run_of_other_settings_is_not_taken_for_this_rows(small_file, tmp_path, capsys):
-    arguments = ["--results_dir", tmp_path / "out", "--seeds", "0"]
-    assert command("run_ablations", small_file, *arguments) == 0
-    small_file.write_text(small_file.read_text().replace("fusion: scale", "fusion: channel"))
-    assert command("run_ablations", small_file, *arguments) == 2
-    assert "b_seed0 was run with other settings" in capsys.readouterr().err
+def test_a_finished_run_of_other_settings_is_not_taken_for_this_rows(finished, tmp_path, capsys):
+    finished.write_text(finished.read_text().replace("fusion: scale", "fusion: channel"))
+    assert command("run_ablations", finished, "--results_dir", tmp_path / "ablations") == 2
+    assert "E6_scale_seed0 was run with other settings" in capsys.readouterr().err
+
+
+def test_what_is_finished_is_not_run_again_and_what_is_not_goes_on(finished, written, tmp_path):
+    runs = sorted((tmp_path / "ablations" / "two").glob("*/results.json"))
+    before = [run.stat().st_mtime_ns for run in runs]
+    runs[0].unlink()  # as if killed before its test
+    (table,) = ablate([finished], results_dir=tmp_path / "ablations")
+    after = [run.stat().st_mtime_ns for run in runs]
+    assert len(runs) == 2 and after[1] == before[1] and after[0] > before[0]
+    assert [row["parts"] for row in table["rows"]] == [row["parts"] for row in written.ablation["rows"]]
 
 
 def test_another_database_has_its_own_folder(small_file, tmp_path):

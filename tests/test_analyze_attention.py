@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import command, fill, make_run, published_shapes
+from helpers import TINY, command, fill, long, make_run, published_shapes
 from hypothesis import given, strategies as st
 from scipy.stats import kruskal
 from torch import nn
@@ -73,8 +73,13 @@ def test_a_feature_that_raises_the_score_is_positive_where_it_is_and_one_that_lo
     assert (relevance[:, :7] > 0).all() and (relevance[:, 9:] < 0).all()
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
-@pytest.mark.parametrize("backbone", ["nano", "tf_efficientnet_lite0"])
+@pytest.mark.parametrize(
+    ("backbone", "fusion"),
+    [
+        *(("test_efficientnet.r160_in1k", fusion) for fusion in FUSIONS),
+        *(("nano", fusion) if fusion == "channel" else long("nano", fusion) for fusion in FUSIONS),
+    ],
+)
 def test_every_fusion_and_backbone_has_a_map_of_the_images_size_that_depends_on_its_image_only(backbone, fusion):
     model = SmartIQA(backbone, fusion).eval()
     images = torch.randn(2, 3, 72, 50)
@@ -224,8 +229,9 @@ def read(output: Path) -> dict:
     return json.loads((output / "attention_analysis.json").read_text())
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_scale_weights_stand_beside_the_published_ones_and_groups_in_the_order_of_their_values(tmp_path, capsys):
-    run, output = make_run(tmp_path, "scale"), tmp_path / "out"
+    run, output = make_run(tmp_path, "scale", "nano"), tmp_path / "out"
     assert analyse(run, output, "--group_by", "step", "--panels", 1) == 0
     record, said = read(output), capsys.readouterr().out
     assert list(record["groups"]["groups"]) == ["0", "10", "20"] and record["groups"]["column"] == "step"
@@ -244,6 +250,7 @@ def test_scale_weights_stand_beside_the_published_ones_and_groups_in_the_order_o
     assert all((output / f"attention_{name}.png").is_file() for name in ("by_level", "distribution"))
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_other_weights_are_said_not_to_be_comparable_with_the_published_ones(tmp_path, capsys):
     output = tmp_path / "out"
     assert analyse(make_run(tmp_path, "channel"), output, "--panels", 0) == 0
@@ -251,7 +258,8 @@ def test_other_weights_are_said_not_to_be_comparable_with_the_published_ones(tmp
     assert "those of channel are another quantity" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("fusion", ["single", "vector"])
+@pytest.mark.usefixtures("unrendered")
+@pytest.mark.parametrize("fusion", ["single", long("vector")])
 def test_a_fusion_without_stage_weights_gives_the_maps_and_says_so(tmp_path, capsys, fusion):
     output = tmp_path / "out"
     (output / "panels").mkdir(parents=True)
@@ -273,7 +281,7 @@ def test_without_weights_and_panels_no_maps_are_promised(tmp_path, capsys):
 
 
 def test_swin_has_a_rollout_and_a_cnn_grad_cam_alone(tmp_path):
-    for backbone, has_rollout in (("nano", True), ("tf_efficientnet_lite0", False)):
+    for backbone, has_rollout in (("nano", True), (TINY, False)):
         folder = tmp_path / backbone
         maps = image_maps(load_model(make_run(folder, "channel", backbone), "cpu"), str(folder / "data" / "0.png"))
         assert maps.image.shape == (36, 40, 3) and maps.grad_cam.shape == (36, 40)
@@ -283,6 +291,7 @@ def test_swin_has_a_rollout_and_a_cnn_grad_cam_alone(tmp_path):
         assert titles == ["image", "stage weights", "Grad-CAM"] + ["attention rollout"] * has_rollout
 
 
+@pytest.mark.long
 def test_a_published_checkpoint_is_analysed_on_the_official_test_part(tmp_path, monkeypatch):
     file = tmp_path / "published.pth"
     torch.save({name: fill(name, shape) for name, shape in published_shapes("tiny", "scale").items()}, file)

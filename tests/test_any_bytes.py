@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from helpers import ROOT, make_run
+from helpers import ROOT, long, make_run
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 
 from iqa.checkpoint import read_checkpoint
@@ -109,7 +109,7 @@ YAML_READERS = {
 }
 
 
-@pytest.mark.parametrize("kind", YAML_READERS)
+@pytest.mark.parametrize("kind", ["published", long("config"), long("ablation")])  # each reads by `load_yaml`
 @MANY
 @with_examples
 @given(BYTES | st.text(max_size=60).map(lambda text: text.encode(errors="replace")))

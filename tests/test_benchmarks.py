@@ -15,7 +15,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from helpers import command
+from helpers import TINY, command
 
 from benchmarks import cost, gpu, page, prediction, throughput
 from benchmarks.common import against_target, interleaved, made_up_pictures, spread
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory) -> dict:
     file = tmp_path_factory.mktemp("benchmarks") / "throughput.json"
-    with mock.patch.dict(throughput.TRAINED, tiny="nano"):  # to build and step its 28 million weights takes most of it
+    with mock.patch.dict(throughput.TRAINED, dict.fromkeys(throughput.TRAINED, TINY)):
         assert command("benchmarks.throughput", "--json", file, "--quick") == 0
     return json.loads(file.read_text())
 
@@ -82,7 +82,7 @@ def test_one_crop_at_a_time_gives_the_scores_that_batches_give(tmp_path):
     sizes = throughput.QUICK
     pictures = made_up_pictures(tmp_path, 5, 70, 50)
     config = throughput.settings(sizes)
-    model = SmartIQA("nano", "channel")
+    model = SmartIQA(TINY, "channel")
     preparation = Preparation(model, config, PixelCache(tmp_path, pictures, config))
     scorer = Scorer(model, config, make_accelerator("cpu"), preparation)
     one, batched = throughput.score_one_crop_at_a_time(scorer, pictures), scorer.score_table(pictures)
@@ -110,7 +110,7 @@ def test_the_gpu_script_counts_arithmetic_and_time_by_hand(monkeypatch):
         gpu, "measure_speed", lambda *how, **sizes: {"train_images_per_s": 100, "test_images_per_s": 50}
     )
     monkeypatch.setattr(gpu, "count_macs", lambda model, side: 2e9)
-    row = gpu.measure_variant("nano", 4, torch.device("cpu"), rate=2.4e12)
+    row = gpu.measure_variant(TINY, 4, torch.device("cpu"), rate=2.4e12)
     assert row["mfu"] == pytest.approx(3 * 2 * 2e9 * 100 / 2.4e12)  # backward is twice the forward; 2 FLOPs a MAC
     assert (row["epoch_seconds"], row["test_seconds"]) == (7058 * 20 / 100, 2015 * 20 / 50)
 
@@ -118,14 +118,14 @@ def test_the_gpu_script_counts_arithmetic_and_time_by_hand(monkeypatch):
 def test_the_gpu_script_trains_and_tests_on_the_device_it_is_given(monkeypatch, tmp_path):
     monkeypatch.setattr(gpu, "WARM_UP", 0)
     device, small = torch.device("cpu"), {"side": 32, "steps": 1}
-    speed = gpu.measure_speed("nano", 2, device, fused_attn="off", **small)
+    speed = gpu.measure_speed(TINY, 2, device, fused_attn="off", **small)
     assert speed.keys() == {"train_images_per_s", "network_images_per_s", "test_images_per_s"}
     assert min(speed.values()) > 0
-    assert gpu.measure_deterministic("nano", 2, device, 1e9, **small)["deterministic_cost"] > 0
+    assert gpu.measure_deterministic(TINY, 2, device, 1e9, **small)["deterministic_cost"] > 0
     assert not torch.are_deterministic_algorithms_enabled()
     assert gpu.matrix_rate(device, size=64, steps=1) > 0
     settings = {"patch_size": 32, "resize": "48", "test_patch_num": 2}
-    loop = gpu.measure_loop("nano", 2, device, tmp_path, pictures=3, steps=3, **settings)
+    loop = gpu.measure_loop(TINY, 2, device, tmp_path, pictures=3, steps=3, **settings)
     assert loop.keys() == {"loop_images_per_s", "loop_test_images_per_s"} and min(loop.values()) > 0
 
 

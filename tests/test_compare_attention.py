@@ -45,9 +45,9 @@ def rendered() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _unrendered(request, monkeypatch) -> None:
+def _unrendered(request) -> None:
     if "rendered" not in request.fixturenames:
-        monkeypatch.setattr(Figure, "savefig", lambda figure, file, **options: Path(file).touch())
+        request.getfixturevalue("unrendered")
 
 
 def pair(folder: Path, full: dict, no_middle: dict) -> list:
@@ -139,6 +139,7 @@ def test_error_that_grows_with_entropy_correlates_with_it(tmp_path):
     assert found["full"]["n"] == 100 and found["full"]["p"] < 1e-6
 
 
+@pytest.mark.long
 def test_the_same_samples_are_drawn_of_both_and_drawn_alike_each_time(tmp_path, rendered):
     arrays = {"attention": random_rows(150), "error": np.arange(150.0)}
     flags = [*pair(tmp_path, arrays, arrays), "--num_samples", 100]
@@ -353,10 +354,10 @@ def test_models_of_other_depths_are_compared_by_their_means_and_by_the_layers_bo
 
 
 def test_cnns_are_compared_by_their_cross_scale_attention_alone(database, tmp_path, capsys, rendered):
-    a = make_run(tmp_path / "a", database, "cross_scale", backbone="tf_efficientnet_lite0")
+    a = make_run(tmp_path / "a", database, "cross_scale", backbone="test_efficientnet.r160_in1k")
     found = compare(flags_of(a, a), tmp_path / "out")
     assert list(found["layers"]) == ["cross_scale"]
-    b = make_run(tmp_path / "b", database, "concat", backbone="tf_efficientnet_lite0")
+    b = make_run(tmp_path / "b", database, "concat", backbone="test_efficientnet.r160_in1k")
     refused(flags_of(b, a), tmp_path, capsys, ["no window attention", "Grad-CAM"])
     c = make_run(tmp_path / "c", database, "concat")
     refused(flags_of(a, c), tmp_path, capsys, ["no kind of attention in common"])
@@ -372,6 +373,7 @@ def test_runs_that_see_images_differently_are_refused(runs, database, tmp_path, 
 # The worked example
 
 
+@pytest.mark.long
 def test_the_node_text_example_learns_and_its_files_support_the_finding(tmp_path, capsys):
     file = Path(__file__).resolve().parent.parent / "examples" / "node_text_attention.py"
     spec = importlib.util.spec_from_file_location("node_text_attention", file)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import trees
-from helpers import command
+from helpers import command, long
 
 COMMANDS = {
     "plain": "--dataset koniq-10k --epochs 30 --batch_size 4",
@@ -37,7 +37,7 @@ def test_a_command_of_the_design_trains_and_tests(name, data_root, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["attention", *(pytest.param(name, marks=pytest.mark.slow) for name in ("plain", "single"))]
+    "name", [long("attention"), *(pytest.param(name, marks=pytest.mark.slow) for name in ("plain", "single"))]
 )
 def test_without_weights_a_command_says_what_to_do(name, data_root, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("iqa.pretrained._hub_reachable", lambda: False)

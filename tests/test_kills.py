@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import long
 from test_solver import CONFIG, make_solver, table  # noqa: F401 (a fixture)
 
 from benchmarks.kills import all_moments, at_event, count_events, differences, in_child, kill, try_kills
@@ -50,7 +51,7 @@ def killed_loop(table, run: Path, config: Config, call: int, signal_number: int 
     return code
 
 
-@pytest.mark.parametrize("moment", [0, 1, 2])
+@pytest.mark.parametrize("moment", [1, long(0), long(2)])
 def test_a_loop_killed_at_a_random_moment_ends_with_the_same_bits(table, whole, tmp_path, moment):  # noqa: F811
     run, calls = whole
     call = int(np.random.default_rng(moment).integers(calls // 10, calls // 4))  # workers make most calls themselves
@@ -74,7 +75,7 @@ slow = partial(pytest.param, marks=pytest.mark.slow)
 @pytest.mark.parametrize(
     ("share", "number"),
     [
-        (0.2, signal.SIGTERM), (0.5, signal.SIGINT),
+        (0.2, signal.SIGTERM), long(0.5, signal.SIGINT),
         *(slow(*moment) for moment in [
             (0.2, signal.SIGINT), (0.35, signal.SIGTERM), (0.35, signal.SIGINT), (0.5, signal.SIGTERM),
         ]),

@@ -8,6 +8,7 @@ import re
 
 import pytest
 import torch
+from helpers import long
 from timm.layers import BatchNormAct2d, DropPath, EvoNorm2dB0
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -169,7 +170,7 @@ def without_gradient(model: SmartIQA) -> list[str]:
 
 
 @EACH_NETWORK
-@pytest.mark.parametrize("size", [(32, 32), (33, 47), (100, 37), (300, 400)])
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), long((100, 37)), long((300, 400))])
 def test_one_image_of_any_size_gives_one_finite_score(backbone: str, fusion: str, size: tuple[int, int]) -> None:
     with torch.no_grad():
         scores = network(backbone, fusion)(torch.randn(1, 3, *size))
@@ -203,8 +204,8 @@ def test_inspection_gives_the_scores_of_forward_and_stage_weights_that_sum_to_1(
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_only_attention_has_stage_weights(fusion: str) -> None:
     with torch.no_grad():
-        seen = network("nano", fusion).inspect(torch.randn(1, 3, 64, 64))
-    assert (seen.stage_weights is not None) == network("nano", fusion).fusion.weighs_stages
+        seen = network("shallow", fusion).inspect(torch.randn(1, 3, 64, 64))
+    assert (seen.stage_weights is not None) == network("shallow", fusion).fusion.weighs_stages
 
 
 @pytest.mark.parametrize(
@@ -218,7 +219,7 @@ def test_images_of_another_shape_are_refused_with_the_shape(shape: tuple[int, ..
 def test_untrained_scores_are_near_the_middle_of_the_scale() -> None:
     with torch.no_grad():
         for fusion in FUSIONS:
-            assert (network("nano", fusion)(torch.randn(4, 3, 64, 64)) - 50).abs().max() < 10
+            assert (network("shallow", fusion)(torch.randn(4, 3, 64, 64)) - 50).abs().max() < 10
 
 
 # Fusion.
@@ -550,7 +551,7 @@ def test_fused_attention_gives_the_stages_that_plain_attention_gives():
 
 @pytest.mark.parametrize("fusion", list(FUSIONS))
 def test_half_precision_is_the_backbones_alone(fusion):
-    model = SmartIQA("nano", fusion).eval()
+    model = network("shallow", fusion)
     images = torch.rand(48, 3, 32, 32)
     with torch.inference_mode():
         with torch.autocast("cpu", dtype=torch.bfloat16):

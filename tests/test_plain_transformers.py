@@ -130,7 +130,6 @@ def test_a_file_of_the_whole_model_fills_the_backbone(kind: str, tmp_path: Path)
 
 def test_a_transformer_trains_by_its_name(tmp_path: Path, image_folder: Path) -> None:
     place = ["--data_path", image_folder / "table.csv", "--results_dir", tmp_path, "--name", "vit"]
-    small = [flag for flag in SMALL if flag not in ("--model_size", "nano")]
-    run = ["--dataset", "csv", *place, *small, "--backbone", "vit_tiny_patch16_224", "--fusion", "channel"]
+    run = ["--dataset", "csv", *place, *SMALL, "--backbone", "test_vit.r160_in1k", "--fusion", "channel"]
     assert command("train_swin", *run, "--epochs", 1) == 0
     assert (tmp_path / "vit" / "results.json").is_file()

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import long
 from PIL import Image
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -135,17 +136,17 @@ def test_two_epochs_and_two_resumed_ones_equal_four_to_the_bit(table, tmp_path, 
     assert [[line[k] for k in keys] for line in histories[0]] == [[line[k] for k in keys] for line in histories[1]]
 
 
-def test_any_number_of_workers_gives_the_same_bits_resumed_or_not(table, tmp_path):
+@pytest.mark.parametrize("workers", [1, long(2)])
+def test_any_number_of_workers_gives_the_same_bits_resumed_or_not(table, tmp_path, workers):
     alone = make_solver(table, tmp_path / "alone")
     alone.fit()
-    for workers in (1, 2):
-        config, run_dir = dataclasses.replace(CONFIG, num_workers=workers), tmp_path / str(workers)
-        make_solver(table, run_dir, config).fit(last_epoch=2)
-        torch.manual_seed(999)
-        resumed = make_solver(table, run_dir, config)
-        resumed.resume()
-        resumed.fit()
-        assert_equal_states(state(alone), state(resumed))
+    config, run_dir = dataclasses.replace(CONFIG, num_workers=workers), tmp_path / str(workers)
+    make_solver(table, run_dir, config).fit(last_epoch=2)
+    torch.manual_seed(999)
+    resumed = make_solver(table, run_dir, config)
+    resumed.resume()
+    resumed.fit()
+    assert_equal_states(state(alone), state(resumed))
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(table, tmp_path):

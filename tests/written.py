@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from helpers import ROOT, SMALL, TINY, command
+from helpers import ROOT, SMALL, TINY, command, forking
 from PIL import Image, ImageFilter
 
 FILES = {
@@ -41,10 +41,11 @@ def write_all(folder: Path) -> Path:
         ["ridge-baseline", "--checkpoint", folder / "run"],
         ["analyze-attention", *analyse, "--num_samples", 4, "--panels", 0],
         ["analyze-weights", *analyse, "--num_samples", 8],
-        ["complexity", "nano:concat", "--batch_sizes", 1, "--passes", 2, "--device", "cpu", "--output", costs],
+        ["complexity", f"{TINY}:concat", "--batch_sizes", 1, "--passes", 2, "--device", "cpu", "--output", costs],
         ["ablate", folder / "two.yaml", "--results_dir", folder / "ablations"],
     ):  # fmt: skip
-        assert command(name, *arguments) == 0, name
+        with forking():
+            assert command(name, *arguments) == 0, name
     return folder
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from helpers import ROOT, command
+from helpers import ROOT, command, long
 from matplotlib.figure import Figure
 from written import Templates
 
@@ -145,8 +145,7 @@ def _templates(written):
 def drawn(tmp_path_factory) -> tuple[Path, dict]:
     """Every figure and table, and the manifest."""
     folder = tmp_path_factory.mktemp("drawn")
-    assert command("generate_paper_figures", *everything(folder / "in"), "--output", folder / "out") == 0
-    return folder, json.loads((folder / "out" / "figures.json").read_text())
+    return folder, draw(folder / "out", *everything(folder / "in"))
 
 
 def draw(output: Path, *inputs: Path, more: tuple = (), rendered: bool = False) -> dict:
@@ -172,6 +171,13 @@ def test_every_figure_and_table_is_made_from_results_of_every_kind(drawn):
     assert written == {"figures.json"} | expected
     listed = [file for made in (*manifest["figures"].values(), *manifest["tables"].values()) for file in made["files"]]
     assert set(listed) == expected and len(listed) == len(expected)
+
+
+@pytest.mark.long
+def test_every_figure_is_rendered(tmp_path):
+    draw(tmp_path / "out", *everything(tmp_path / "in"), rendered=True)
+    files = [tmp_path / "out" / f"{name}{ending}" for name in FIGURES for ending in (".pdf", ".png")]
+    assert all(file.stat().st_size > 1000 for file in files)
 
 
 def test_figures_and_tables_of_an_earlier_call_do_not_stay_beside_a_manifest_without_them(tmp_path):
@@ -360,11 +366,11 @@ def test_bars_labels_and_texts_stay_inside_and_apart(rows, tmp_path):
     assert len({label.get_text() for label in axes.get_yticklabels()}) == len(axes.get_yticklabels())
 
 
-def test_the_same_results_give_the_same_bytes(drawn, tmp_path):
+@pytest.mark.parametrize("kind", ["alpha", long("weights")])
+def test_the_same_results_give_the_same_bytes(drawn, tmp_path, kind):
     folder, _ = drawn
-    inputs = [folder / "in" / "alpha", folder / "in" / "weights"]
     for output in ("first", "second"):
-        draw(tmp_path / output, *inputs, rendered=True)
+        draw(tmp_path / output, folder / "in" / kind, rendered=True)
     for file in (tmp_path / "first").iterdir():
         assert file.read_bytes() == (tmp_path / "second" / file.name).read_bytes(), file.name
 
@@ -375,13 +381,15 @@ def test_a_folder_of_folders_stands_for_them_and_the_same_file_counts_once(drawn
     assert "run" in manifest["figures"]["prediction_scatter"]["values"]
 
 
-def test_committed_results_can_be_drawn(tmp_path):
+@pytest.mark.parametrize("rendered", [False, long(True)])
+def test_committed_results_can_be_drawn(tmp_path, rendered):
     committed = [ROOT / "benchmarks" / "results" / name for name in ("demo", "agiqa3k_lite0")]
-    manifest = draw(tmp_path / "out", *committed, rendered=True)
+    manifest = draw(tmp_path / "out", *committed, rendered=rendered)
     metrics = json.loads((ROOT / "benchmarks/results/demo/results.json").read_text())["metrics"]["test"]
     assert manifest["figures"]["prediction_scatter"]["values"]["demo"]["srcc"] == metrics["srcc"]
 
 
+@pytest.mark.long
 def test_drawing_imports_no_torch(tmp_path):
     file = write(tmp_path / "network.json", network())
     code = f"""

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers import long
 from hypothesis import given, strategies as st
 from scipy import optimize, stats
 
@@ -248,7 +249,7 @@ def test_copies_of_images_under_one_content_add_no_certainty(statistic):
     assert as_images[1] - as_images[0] < 0.6 * (once[1] - once[0])
 
 
-@pytest.mark.parametrize("statistic", ["srcc", "plcc", "krcc"])
+@pytest.mark.parametrize("statistic", ["srcc", "plcc", long("krcc")])
 def test_the_95_percent_interval_holds_the_truth_about_95_times_in_100(statistic):
     rho = 0.8
     # Spearman's and Kendall's coefficients of a bivariate normal: 6/pi asin(rho/2) (Pearson 1907), 2/pi asin(rho)

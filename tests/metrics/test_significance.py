@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+from helpers import long
 from scipy import stats
 from sklearn.metrics import roc_auc_score
 
@@ -125,7 +126,7 @@ def equally_good_runs(contents: int, seed: int) -> tuple[np.ndarray, ...]:
     return *scores, mos, content
 
 
-@pytest.mark.parametrize("contents", [significance.FEWEST_TO_DECIDE, 8, 10, 20])
+@pytest.mark.parametrize("contents", [significance.FEWEST_TO_DECIDE, long(8), long(10), long(20)])
 def test_equally_good_runs_are_told_apart_at_most_one_time_in_twenty_however_few_the_contents(contents):
     verdicts = [
         metrics.compare_dependent(*equally_good_runs(contents, seed), resamples=400)["better"] for seed in range(200)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ROOT, make_run
+from helpers import ROOT, TINY, make_run
 from huggingface_hub import hub_mixin
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -32,7 +32,7 @@ def images(count: int = 2, seed: int = 0) -> Tensor:
 def saved(tmp_path_factory) -> tuple[SmartIQA, Path]:
     """A network and the folder that `save_pretrained` made of it."""
     folder = tmp_path_factory.mktemp("hub") / "network"
-    network = SmartIQA(backbone="nano", fusion="channel", dropout_rate=0.1).eval()
+    network = SmartIQA(backbone=TINY, fusion="channel", dropout_rate=0.1).eval()
     network.save_pretrained(folder)
     return network, folder
 
@@ -50,10 +50,10 @@ def test_a_saved_network_comes_back_from_its_folder_alone(saved):
 def test_the_folder_names_no_weights_of_the_machine_it_was_made_on(saved, tmp_path):
     assert "backbone_weights" in json.loads((saved[1] / "config.json").read_text())
     save_file(saved[0].backbone.body.state_dict(), tmp_path / "weights.safetensors")
-    SmartIQA(backbone="nano", backbone_weights=str(tmp_path / "weights.safetensors")).save_pretrained(tmp_path / "b")
+    SmartIQA(backbone=TINY, backbone_weights=str(tmp_path / "weights.safetensors")).save_pretrained(tmp_path / "b")
     (tmp_path / "weights.safetensors").unlink()
     config = json.loads((tmp_path / "b" / "config.json").read_text())
-    assert (config["pretrained"], config["backbone_weights"], config["backbone"]) == (False, None, "nano")
+    assert (config["pretrained"], config["backbone_weights"], config["backbone"]) == (False, None, TINY)
     SmartIQA.from_pretrained(tmp_path / "b")
 
 

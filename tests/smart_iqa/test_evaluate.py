@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import trees
-from helpers import command
+from helpers import TINY, command
 
 import smart_iqa
 from folders import Database, read_database
@@ -30,7 +30,7 @@ from smart_iqa import comparing as script
 from smart_iqa.scorer import Scorer
 from smart_iqa.testing import scored_part, split_file, trained_test_table
 
-SMALL = {"backbone": "nano", "pretrained": False, "resize": "none", "patch_size": 32, "test_patch_num": 1}
+SMALL = {"backbone": TINY, "pretrained": False, "resize": "none", "patch_size": 32, "test_patch_num": 1}
 SMALL |= {"num_workers": 0, "device": "cpu", "spaq": False}
 KINDS = ("blur", "noise", "jpeg")
 
@@ -317,7 +317,7 @@ def test_checkpoints_of_the_same_name_are_told_apart_by_their_path(runs, data_ro
 
 
 def test_the_workers_of_a_table_end_when_it_is_scored(demo):
-    scorer = Scorer(SmartIQA("nano", "concat"), Config(**SMALL | {"num_workers": 1}), make_accelerator("cpu"))
+    scorer = Scorer(SmartIQA(TINY, "concat"), Config(**SMALL | {"num_workers": 1}), make_accelerator("cpu"))
     table = pd.concat([demo.table] * 3, ignore_index=True)
     before = set(multiprocessing.active_children())
     for _ in range(2):

@@ -6,34 +6,50 @@ import functools
 import io
 import json
 import sys
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
 import pandas as pd
 import pytest
 import torch
-from helpers import command, make_run, refusal
+from helpers import command, long, make_run, refusal
 from PIL import Image
 
 from benchmarks.exporting import agreement_images, untrained
 from iqa.config import Config
 from models_swin import FUSIONS, Backbone
-from smart_iqa import __version__, exporting, load_model
+from smart_iqa import Scorer, __version__, exporting, load_model, quantising
 from smart_iqa.commands.export import export, model_name
 from smart_iqa.exporting import METADATA, TOLERANCE, reader, to_onnx, torch_scores, trace, write_export
 from smart_iqa.onnx_backend import OnnxBackend
 from smart_iqa.quantising import calibration_images, quantise
 from smart_iqa.traceable import ScoreImages
 
+SMALLEST = "test_resnet.r160_in1k"  # with a block a stage
 SIZES = [(1, 32, 32), (2, 224, 224), (1, 97, 155), (3, 250, 131)]
 
 
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory):
-    """The model of the package as .onnx."""
-    file = tmp_path_factory.mktemp("exported") / "model.onnx"
-    assert command("export", "--output", file) == 0
-    return file
+class Exported(NamedTuple):
+    checkpoint: str | Path
+    scorer: Scorer
+    file: Path
+
+
+@pytest.fixture(scope="module", params=["small", pytest.param("default", marks=pytest.mark.slow)])
+def exported(request, once) -> Exported:
+    """A small model, and that of the package, as .onnx."""
+
+    def export_it(folder: Path) -> None:
+        run = "default"
+        if request.param == "small":  # averages alone: where stages are pooled to grids, tracing takes ten seconds
+            run = make_run(folder, "vector", SMALLEST, test_mode="full", content_vector="pooled")
+        assert command("export", "--checkpoint", run, "--output", folder / "model.onnx") == 0
+
+    folder = once(f"exported_{request.param}", export_it)
+    checkpoint = folder / "run" if request.param == "small" else "default"
+    return Exported(checkpoint, load_model(checkpoint, "cpu"), folder / "model.onnx")
 
 
 @functools.cache
@@ -45,7 +61,13 @@ def noise(count: int, height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height).random((count, 3, height, width), dtype=np.float32)
 
 
-@pytest.mark.parametrize("backbone", ["nano", "tf_efficientnet_lite0", "swinv2_tiny_window8_256", "resnet50"])
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        "nano", SMALLEST,
+        long("tf_efficientnet_lite0"), long("swinv2_tiny_window8_256"), long("resnet50"),
+    ],
+)  # fmt: skip
 def test_the_form_that_is_traced_gives_the_networks_scores_and_leaves_the_network_as_it_was(backbone):
     model = untrained(backbone).model
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -59,11 +81,11 @@ def test_the_form_that_is_traced_gives_the_networks_scores_and_leaves_the_networ
 
 
 def test_a_file_scores_images_of_any_size_as_pytorch_does(exported):
-    score = OnnxBackend(exported)
+    score = OnnxBackend(exported.file)
     for batch in [*agreement_images(10, 5), *(noise(*size) for size in SIZES)]:
         scores = score(batch)
         assert scores.shape == (len(batch),) and scores.dtype == np.float32
-        assert np.abs(scores - torch_scores(default().model, batch)).max() < TOLERANCE
+        assert np.abs(scores - torch_scores(exported.scorer.model, batch)).max() < TOLERANCE
 
 
 @pytest.mark.slow
@@ -98,27 +120,27 @@ def test_scores_stay_on_the_scale():
     assert ScoreImages(model, limits=False)(images).item() > 900
 
 
-def says_what_it_is(said: dict) -> None:
-    assert said["name"] == "default" and said["version"] == __version__ and said["precision"] == "float32"
-    assert said["settings"]["backbone"] == default().model.backbone.timm_name
-    assert said["settings"]["resize"] == default().config.resize
+def says_what_it_is(said: dict, scorer: Scorer) -> None:
+    assert said["name"] == scorer.name and said["version"] == __version__ and said["precision"] == "float32"
+    assert said["settings"]["backbone"] == scorer.model.backbone.timm_name
+    assert said["settings"]["resize"] == scorer.config.resize
     assert said["score_range"] == [0, 100] and said["higher_is_better"] is True
-    assert said["meaning"]["half_width"] == default().meaning.half_width
+    assert said["meaning"] == (scorer.meaning and json.loads(json.dumps(scorer.meaning._asdict())))
 
 
 def test_a_file_says_its_name_settings_version_and_what_its_scores_mean(exported):
-    says_what_it_is(OnnxBackend(exported).metadata)
+    says_what_it_is(OnnxBackend(exported.file).metadata, exported.scorer)
 
 
 @pytest.mark.slow
 def test_a_pt2_says_the_same(tmp_path):
     assert command("export", "--output", tmp_path / "model.pt2") == 0
     torch.export.load(tmp_path / "model.pt2", extra_files=(stored := {METADATA: ""}))
-    says_what_it_is(json.loads(stored[METADATA]))
+    says_what_it_is(json.loads(stored[METADATA]), default())
 
 
 def test_an_onnx_file_has_one_input_and_one_output_of_dynamic_sizes(exported):
-    graph = onnx.load(exported).graph
+    graph = onnx.load(exported.file).graph
     (images,), (scores,) = graph.input, graph.output
     dimensions = images.type.tensor_type.shape.dim
     assert (images.name, scores.name) == ("images", "scores")
@@ -128,12 +150,12 @@ def test_an_onnx_file_has_one_input_and_one_output_of_dynamic_sizes(exported):
 
 
 def test_the_backend_takes_bytes_as_it_takes_floats_and_refuses_the_rest(exported):
-    score = OnnxBackend(exported, threads=1)
+    score = OnnxBackend(exported.file, threads=1)
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 40, 50), dtype=np.uint8)
     assert np.array_equal(score(pixels), score(pixels.astype(np.float64) / 255))
     for wrong in (pixels[0], pixels[:, :1], pixels[..., :31], pixels.astype(np.int64)):
         assert "expected" in _error(score, wrong)
-    (text := exported.with_name("text.onnx")).write_text("no model")
+    (text := exported.file.with_name("text.onnx")).write_text("no model")
     assert "text.onnx cannot be read by ONNX Runtime" in refusal(OnnxBackend, text)
     crops = pixels[None].repeat(2, axis=0)  # (2, 2, 3, 40, 50)
     assert score.crop_scores(crops) == pytest.approx(np.full((2, 1), score(pixels).mean()), abs=1e-5)
@@ -147,11 +169,12 @@ def _error(call, *arguments) -> str:
 
 def test_int8_is_smaller_and_near(exported):
     images = [noise(1, 80, 90), noise(1, 64, 120)]
-    content = quantise(exported.read_bytes(), images)
-    assert len(content) < 0.75 * exported.stat().st_size
+    content = quantise(exported.file.read_bytes(), images)
+    if exported.checkpoint == "default":  # most of the small one is its head, which stays as it is
+        assert len(content) < 0.75 * exported.file.stat().st_size
     score = OnnxBackend(content)
-    assert score.metadata["name"] == "default"
-    assert all(np.abs(score(batch) - torch_scores(default().model, batch)).max() < 8 for batch in images)
+    assert score.metadata["name"] == exported.scorer.name
+    assert all(np.abs(score(batch) - torch_scores(exported.scorer.model, batch)).max() < 8 for batch in images)
 
 
 @pytest.mark.slow
@@ -160,7 +183,7 @@ def test_a_model_is_exported_in_int8_by_images_of_a_folder(tmp_path, checkpoint)
     for number in range(3):
         pixels = np.random.default_rng(number).integers(0, 256, (80, 90, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    run = make_run(tmp_path, "channel") if checkpoint == "nano" else checkpoint
+    run = make_run(tmp_path, "channel", "nano") if checkpoint == "nano" else checkpoint
     file = tmp_path / "int8.onnx"
     assert command("export", "--checkpoint", run, "--output", file, "--int8", "--calibration", tmp_path) == 0
     score = OnnxBackend(file)
@@ -169,9 +192,13 @@ def test_a_model_is_exported_in_int8_by_images_of_a_folder(tmp_path, checkpoint)
     assert np.abs(score(images) - torch_scores(load_model(run, "cpu").model, images)).max() < 8
 
 
-def test_made_up_images_calibrate_where_none_are_given():
+@pytest.mark.parametrize(("count", "side"), [(4, 48), long(24, 224)])
+def test_made_up_images_calibrate_where_none_are_given(monkeypatch, count, side):
+    if count < 24:
+        monkeypatch.setattr(quantising, "MADE_UP", count)
+        monkeypatch.setattr(quantising, "MADE_UP_SIDE", side)
     images = calibration_images(Config(), [])
-    assert len(images) == 24 and all(image.shape == (1, 3, 224, 224) for image in images)
+    assert len(images) == count and all(image.shape == (1, 3, side, side) for image in images)
 
 
 @pytest.mark.parametrize(
@@ -220,10 +247,10 @@ def test_a_model_is_named_after_its_folder_or_its_file(tmp_path, monkeypatch):
 
 
 def test_a_network_that_cannot_be_traced_is_one_line_with_its_name(tmp_path, monkeypatch):
-    scorer = untrained("nano")
+    scorer = untrained(SMALLEST)
     monkeypatch.setattr(Backbone, "forward", lambda _, images: [images[: int(images.sum())]])
     said = refusal(write_export, scorer, "a", tmp_path / "model.pt2")
-    assert said.startswith("backbone swin_tiny_patch4_window7_224 cannot be exported for images of any size: ")
+    assert said.startswith(f"backbone {SMALLEST} cannot be exported for images of any size: ")
     assert refusal(to_onnx, None, {}).startswith("the network cannot be written as ONNX, export a .pt2: ")
     assert not list(tmp_path.iterdir())
 
@@ -235,10 +262,11 @@ def test_predict_by_onnxruntime_gives_torchs_scores_and_keeps_the_network(export
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     made = []
     monkeypatch.setattr(exporting, "trace", lambda *_, **__: None)
-    monkeypatch.setattr(exporting, "to_onnx", lambda *_: made.append(1) or exported.read_bytes())
+    monkeypatch.setattr(exporting, "to_onnx", lambda *_: made.append(1) or exported.file.read_bytes())
+    asked = [tmp_path, "--checkpoint", exported.checkpoint, "--format", "csv", "--device", "cpu", "--backend"]
     scores = {}
     for backend in ("torch", "onnxruntime", "onnxruntime"):
-        assert command("predict", tmp_path, "--format", "csv", "--backend", backend, "--device", "cpu") == 0
+        assert command("predict", *asked, backend) == 0
         scores[backend] = pd.read_csv(io.StringIO(capsys.readouterr().out))["score"].to_numpy()
     assert len(made) == 1
     assert np.abs(scores["torch"] - scores["onnxruntime"]).max() < 2 * TOLERANCE  # both are rounded to it
@@ -248,7 +276,7 @@ def test_predict_by_onnxruntime_gives_torchs_scores_and_keeps_the_network(export
 
 @pytest.mark.slow
 def test_predict_exports_a_run_that_scores_crops(tmp_path, monkeypatch, capsys):
-    run = make_run(tmp_path, "concat", test_mode="grid", test_patch_num=2)
+    run = make_run(tmp_path, "concat", "nano", test_mode="grid", test_patch_num=2)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     scores = {}
     for backend in ("torch", "onnxruntime"):

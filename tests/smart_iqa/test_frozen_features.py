@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import command
+from helpers import TINY, command
 from PIL import Image
 
 from data_loader import Preparation, _as_it_is
@@ -24,7 +24,7 @@ from smart_iqa.frozen_features import FeatureNetwork, FrozenFeatures
 
 CONFIG = resolve(
     {
-        "backbone": "nano", "pretrained": False, "freeze_backbone": True, "patch_size": 48, "resize": "none",
+        "backbone": TINY, "pretrained": False, "freeze_backbone": True, "patch_size": 48, "resize": "none",
         "train_patch_num": 3, "test_patch_num": 2, "num_workers": 0, "device": "cpu", "fusion": "channel",
     }
 )  # fmt: skip
@@ -43,7 +43,7 @@ def table(tmp_path_factory) -> pd.DataFrame:
 
 def frozen(folder, table, config=CONFIG, model: SmartIQA | None = None) -> FrozenFeatures:
     torch.manual_seed(0)
-    model = model or SmartIQA("nano", config.fusion, freeze_backbone=True)
+    model = model or SmartIQA(TINY, config.fusion, freeze_backbone=True)
     return FrozenFeatures(folder, table, config, model, make_accelerator("cpu"))
 
 
@@ -51,7 +51,7 @@ def frozen(folder, table, config=CONFIG, model: SmartIQA | None = None) -> Froze
 @pytest.mark.parametrize("fusion", [name for name, kind in FUSION_KINDS.items() if kind.pools_first])
 @pytest.mark.parametrize("side", [224, 100])
 def test_a_network_scores_pooled_features_as_it_scores_images(fusion, content_vector, side):
-    model = SmartIQA("nano", fusion, content_vector=content_vector).eval()
+    model = SmartIQA(TINY, fusion, content_vector=content_vector).eval()
     images = torch.randn(2, 3, side, side)
     with torch.no_grad():
         features = model.pooled_features(images)
@@ -61,11 +61,11 @@ def test_a_network_scores_pooled_features_as_it_scores_images(fusion, content_ve
 
 def test_a_fusion_that_weighs_before_pooling_has_no_pooled_features():
     with pytest.raises(UserError, match="SpatialFusion weighs positions before pooling"):
-        SmartIQA("nano", "spatial").pooled_features(torch.zeros(1, 3, 64, 64))
+        SmartIQA(TINY, "spatial").pooled_features(torch.zeros(1, 3, 64, 64))
 
 
 def test_cached_crops_and_flips_are_those_of_the_plain_loader(tmp_path, table):
-    model = SmartIQA("nano", "channel", freeze_backbone=True).eval()
+    model = SmartIQA(TINY, "channel", freeze_backbone=True).eval()
     features = frozen(tmp_path, table, model=model)
     plain = Preparation(features.network, CONFIG)
     crops = plain.dataset(table)
@@ -106,7 +106,7 @@ def test_disk_is_taken_for_the_images_that_are_asked_for_alone(tmp_path, table):
 def test_another_backbone_or_other_crops_are_other_features(tmp_path, table):
     first = frozen(tmp_path, table).dataset(table).__getitems__([0]).crops
     torch.manual_seed(1)
-    other_model = frozen(tmp_path, table, model=SmartIQA("nano", "channel")).dataset(table)
+    other_model = frozen(tmp_path, table, model=SmartIQA(TINY, "channel")).dataset(table)
     assert not torch.equal(first, other_model.__getitems__([0]).crops)
     more = frozen(tmp_path, table, dataclasses.replace(CONFIG, test_patch_num=3)).dataset(table)
     assert more.__getitems__([0]).crops.shape[1] == 3
@@ -122,9 +122,9 @@ def test_backbones_of_the_same_tensors_that_pad_differently_have_features_of_the
 
 
 def test_another_normalisation_or_device_is_other_features(tmp_path, table):
-    model = SmartIQA("nano", "channel", freeze_backbone=True)
+    model = SmartIQA(TINY, "channel", freeze_backbone=True)
     folders = [frozen(tmp_path, table, model=model).rows[False].folder]
-    for name, value in (("mean", (0.5, 0.5, 0.5)), ("std", (0.5, 0.5, 0.5))):
+    for name, value in (("mean", (0.4, 0.4, 0.4)), ("std", (0.3, 0.3, 0.3))):
         setattr(model.backbone, name, value)
         folders.append(frozen(tmp_path, table, model=model).rows[False].folder)
     gpu = SimpleNamespace(device=torch.device("cuda"), mixed_precision="no")
@@ -137,13 +137,13 @@ def test_one_cache_serves_every_fusion_and_content_branch(tmp_path, table, monke
     monkeypatch.setattr(FrozenFeatures, "_features", None)  # nothing is left to compute
     for fusion, content_vector in (("vector", "lda"), ("single", "pooled"), ("cross_scale", "lda")):
         torch.manual_seed(0)  # the backbone is built first: the same in each
-        model = SmartIQA("nano", fusion, content_vector=content_vector).eval()
+        model = SmartIQA(TINY, fusion, content_vector=content_vector).eval()
         crops = frozen(tmp_path, table, model=model).dataset(table).__getitems__([0]).crops
         assert model.score_features(crops.flatten(0, 1).float()).shape == (2,)
 
 
 def test_a_network_of_features_shares_what_is_learned_and_its_checkpoint_with_the_network():
-    model = SmartIQA("nano", "channel", freeze_backbone=True)
+    model = SmartIQA(TINY, "channel", freeze_backbone=True)
     network = FeatureNetwork(model)
     with torch.no_grad():
         for parameter in network.hypernet.parameters():
@@ -156,7 +156,7 @@ def test_a_network_of_features_shares_what_is_learned_and_its_checkpoint_with_th
 
 def test_a_network_takes_images_and_says_so_to_who_gives_features():
     with pytest.raises(ValueError, match=r"expected images \(B, 3, H, W\)"):
-        SmartIQA("nano", "channel")(torch.zeros(2, 4320))
+        SmartIQA(TINY, "channel")(torch.zeros(2, 4320))
 
 
 def test_a_changed_image_makes_its_features_anew(tmp_path, table):
@@ -168,6 +168,7 @@ def test_a_changed_image_makes_its_features_anew(tmp_path, table):
     assert not torch.equal(first, frozen(tmp_path / "cache", copy).dataset(copy).__getitems__([0]).crops)
 
 
+@pytest.mark.long
 def test_spawned_workers_read_the_features_of_their_own_images(tmp_path, table):
     mine = frozen(tmp_path, table)
     dataset = mine.dataset(table)
@@ -183,7 +184,7 @@ def test_spawned_workers_read_the_features_of_their_own_images(tmp_path, table):
 def test_cached_training_gives_what_uncached_training_gives(tmp_path, table):
     table.assign(image=table["path"])[["image", "mos", "content"]].to_csv(tmp_path / "table.csv", index=False)
     settings = (
-        "--dataset csv --model_size nano --no_pretrained --freeze_backbone --attention_fusion --patch_size 48 "
+        f"--dataset csv --backbone {TINY} --no_pretrained --freeze_backbone --attention_fusion --patch_size 48 "
         "--resize none --epochs 3 --train_patch_num 2 --test_patch_num 2 --num_workers 0 --device cpu --no_spaq "
         "--batch_size 6 --dropout_rate 0.3"
     ).split()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers import ROOT, SMALL, TINY, command, make_run, refusal
+from helpers import ROOT, SMALL, TINY, command, long, make_run, refusal
 from safetensors.torch import load_file
 from torch import nn
 
@@ -90,10 +90,10 @@ def test_a_stopped_run_is_found_and_keeps_its_architecture_without_the_network_i
     assert settings(*resumed).fusion == "channel"
     assert "fusion is 'channel'" in refusal(settings, *resumed, "--fusion", "concat")
     if named:  # the name does not follow from the architecture
-        assert settings(*flags, "--resume").backbone == "nano"
+        assert settings(*flags, "--resume").backbone == TINY
 
 
-@pytest.mark.parametrize("frozen", [[], ["--freeze_backbone"]], ids=["whole", "frozen"])
+@pytest.mark.parametrize("frozen", [["--freeze_backbone"], long([])], ids=["frozen", "whole"])
 def test_a_stopped_run_goes_on_to_the_same_bits_when_the_network_it_started_from_is_gone(
     image_folder, tmp_path, monkeypatch, frozen
 ):
@@ -128,6 +128,7 @@ def readme_commands() -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in re.findall(r"^    (smart-iqa .*)", section, re.MULTILINE)]
 
 
+@pytest.mark.long
 def test_the_three_commands_of_the_readme_give_a_model_of_ones_own(tmp_path, monkeypatch):
     """At the size of a test: fewer scenes, one epoch, small crops."""
     make, train, predict = readme_commands()

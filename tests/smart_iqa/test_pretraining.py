@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import command
+from helpers import TINY, command
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -16,8 +16,8 @@ from iqa.pretrained import load_backbone_weights
 from models_swin import Backbone
 
 SMALL = (
-    "--backbone nano --photo_sides 32 --epochs 2 --train_patch_num 1 --batch_size 4 --lr 1e-3 "
-    "--device cpu --num_workers 0 --no_early_stopping --teacher resnet10t"
+    f"--backbone {TINY} --photo_sides 32 --epochs 2 --train_patch_num 1 --batch_size 4 --lr 1e-3 "
+    "--device cpu --num_workers 0 --no_early_stopping --teacher test_convnext2.r160_in1k"
 ).split()
 
 
@@ -45,7 +45,7 @@ def test_a_pretrained_backbone_is_a_file_that_training_takes(photos, tmp_path):
     assert record["crops"] == 3 * 8 * 2
     assert len(record["history"]) == 2
     assert {"val_loss", "val_distil", "val_srcc"} <= set(record["history"][0])
-    backbone = Backbone("nano")
+    backbone = Backbone(TINY)
     load_backbone_weights(backbone, weights)
     stored = load_file(weights)
     assert all(torch.equal(tensor, stored[name]) for name, tensor in backbone.body.state_dict().items())
@@ -83,7 +83,7 @@ def test_distilling_alone_shows_crops_as_they_are(photos, tmp_path, monkeypatch)
 
 def test_pretraining_starts_from_given_weights(photos, tmp_path, monkeypatch):
     given = tmp_path / "given.safetensors"
-    save_file({name: tensor + 0 for name, tensor in Backbone("nano").body.state_dict().items()}, given)
+    save_file({name: tensor + 0 for name, tensor in Backbone(TINY).body.state_dict().items()}, given)
     monkeypatch.setattr(
         pretraining,
         "load_backbone_weights",
@@ -109,8 +109,9 @@ def test_sides_grow_with_the_epochs(photos, tmp_path):
 
 def test_with_an_average_of_the_weights_it_is_the_average_that_is_validated(photos, tmp_path):
     """A rate of 0 and random weights: the average is what it averages, unless it drops paths as in training."""
-    assert pretrain(photos, tmp_path / "a", "--lr", 0, "--epochs", 1) == 0
-    assert pretrain(photos, tmp_path / "b", "--lr", 0, "--epochs", 1, "--ema_decay", 0.9) == 0
+    still = ["--lr", 0, "--epochs", 1, "--drop_path_rate", 0.5]
+    assert pretrain(photos, tmp_path / "a", *still) == 0
+    assert pretrain(photos, tmp_path / "b", *still, "--ema_decay", 0.9) == 0
     losses = [
         json.loads((tmp_path / name / "run" / "pretraining.json").read_text())["history"][0]["val_loss"]
         for name in "ab"

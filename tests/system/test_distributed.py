@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from helpers import ROOT, TINY, Ended, command, in_forks
+from helpers import ROOT, TINY, Ended, command, in_forks, long
 from hypothesis import given, strategies as st
 from PIL import Image
 
@@ -92,28 +92,24 @@ def training(image_folder: Path, results: Path, *flags: str) -> list[str]:
     return ["train_swin", *SETTINGS, *place, *flags]
 
 
-def test_two_processes_learn_what_one_learns(image_folder, tmp_path):
-    kinds = {"whole": [], "frozen": ["--freeze_backbone"]}
-    runs = {
-        n: [training(image_folder, tmp_path, "--name", f"{kind}_of_{n}", *flags) for kind, flags in kinds.items()]
-        for n in (1, 2)
-    }
-    assert [command(*run) for run in runs[1]] == [0, 0]
-    done = launch(tmp_path, 2, *runs[2])
+@pytest.mark.parametrize("flags", [["--freeze_backbone"], long([])], ids=["frozen", "whole"])
+def test_two_processes_learn_what_one_learns(image_folder, tmp_path, flags):
+    one, two = (tmp_path / f"of_{n}" for n in (1, 2))
+    runs = [training(image_folder, tmp_path, "--name", run.name, *flags) for run in (one, two)]
+    assert command(*runs[0]) == 0
+    done = launch(tmp_path, 2, runs[1])
     assert done.code == 0, done.err
-    for kind in kinds:
-        one, two = (tmp_path / f"{kind}_of_{n}" for n in (1, 2))
-        histories = [read_history(run / "history.jsonl") for run in (one, two)]
-        assert len(histories[0]) == len(histories[1]) == 2
-        for alone, together in zip(*histories, strict=True):
-            for key in ("train_loss", "val_srcc", "val_plcc", "lr"):
-                assert together[key] == pytest.approx(alone[key], rel=1e-5, abs=1e-5), kind
-        results = [read_results(run) for run in (one, two)]
-        scores = [[row["score"] for row in r["predictions"]["test"]] for r in results]
-        assert scores[1] == pytest.approx(scores[0], abs=1e-3)
-        assert results[1]["metrics"]["test"]["srcc"] == pytest.approx(results[0]["metrics"]["test"]["srcc"])
-        assert [r["training"]["processes"] for r in results] == [1, 2]
-        assert len(list((two / "tensorboard").iterdir())) == 1  # only the first process writes
+    histories = [read_history(run / "history.jsonl") for run in (one, two)]
+    assert len(histories[0]) == len(histories[1]) == 2
+    for alone, together in zip(*histories, strict=True):
+        for key in ("train_loss", "val_srcc", "val_plcc", "lr"):
+            assert together[key] == pytest.approx(alone[key], rel=1e-5, abs=1e-5)
+    results = [read_results(run) for run in (one, two)]
+    scores = [[row["score"] for row in r["predictions"]["test"]] for r in results]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-3)
+    assert results[1]["metrics"]["test"]["srcc"] == pytest.approx(results[0]["metrics"]["test"]["srcc"])
+    assert [r["training"]["processes"] for r in results] == [1, 2]
+    assert len(list((two / "tensorboard").iterdir())) == 1  # only the first process writes
 
 
 LOSE = """
@@ -160,6 +156,7 @@ def test_two_processes_evaluate_as_one_does_and_one_of_them_writes(image_folder,
     assert scores[1] == pytest.approx(scores[0], abs=1e-3)
 
 
+@pytest.mark.long
 def test_processes_wait_for_the_results_that_an_ablation_reads_and_one_of_them_writes_the_table(
     image_folder, tmp_path, monkeypatch
 ):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import command, make_run
+from helpers import TINY, command, make_run
 
 from iqa.errors import UserError
 from iqa.figures import draw_components
@@ -163,8 +163,8 @@ def test_one_run_has_its_fields_at_the_top_and_two_stand_side_by_side(tmp_path, 
     assert [row["image"] for row in both["run"]["images"]] == [row["image"] for row in both["other"]["images"]]
     assert both["run"]["images"] == record["images"]
     assert both["other"]["explained_variance"] != record["explained_variance"]
-    assert both["other"]["backbone"] == "nano" and both["other"]["timm_name"] == "swin_tiny_patch4_window7_224"
-    assert "| other | nano (timm: swin_tiny_patch4_window7_224), fusion concat | 9 |" in components_table(both)
+    assert both["other"]["backbone"] == both["other"]["timm_name"] == TINY
+    assert f"| other | {TINY}, fusion concat | 9 |" in components_table(both)
     assert all((tmp_path / "out" / f"target_weights.{ending}").is_file() for ending in ("png", "pdf", "md"))
     record = analyze_weights([first], "csv", num_samples=9, crops=1, device="cpu", output=tmp_path / "python")
     assert record["images"] == both["run"]["images"]

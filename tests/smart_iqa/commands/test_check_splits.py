@@ -13,6 +13,7 @@ import imagehash
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import long
 from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image, ImageEnhance
@@ -95,7 +96,7 @@ def test_many_rows_are_compared_in_pieces_without_losing_any() -> None:
     assert found.first.tolist() == found.second.tolist() == list(range(300))
 
 
-@pytest.mark.parametrize("threshold", [0, 7, 36, 60, 250])
+@pytest.mark.parametrize("threshold", [0, 36, long(7), long(60), long(250)])
 def test_comparing_only_what_shares_a_part_misses_no_pair(threshold: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(threshold)
     first, second = (rng.integers(0, 2**64 - 1, (n, 4), dtype=np.uint64) for n in (700, 1500))

@@ -94,6 +94,7 @@ def kill_in_second_epoch(monkeypatch, number: int) -> None:
     monkeypatch.setattr(HyperIQASolver, "_learn", learn_killed)
 
 
+@pytest.mark.long
 def test_a_killed_run_resumes_to_the_bits_of_one_that_was_not(image_folder, tmp_path, monkeypatch):
     long = ["--train_patch_num", "2", "--keep_last"]
     assert train(image_folder, tmp_path, "--name", "whole", *long) == 0
@@ -126,12 +127,22 @@ def test_a_deterministic_run_is_said_and_kept_to_and_on_a_cpu_has_the_bits_of_an
     assert "deterministic is True in" in capsys.readouterr().err
 
 
+@pytest.fixture(scope="module")
+def untested(image_folder, tmp_path_factory) -> Path:
+    """The folder of a run that was killed before its test and of its images, `data`."""
+    folder = tmp_path_factory.mktemp("untested")
+    shutil.copytree(image_folder, folder / "data")
+    assert train(folder / "data", folder, "--name", "run", "--epochs", "1", "--keep_last") == 0
+    (folder / "run" / "results.json").unlink()
+    return folder
+
+
 @pytest.fixture
-def stopped(run, image_folder, tmp_path) -> tuple[Path, Path]:
+def stopped(untested, tmp_path) -> tuple[Path, Path]:
     """A run that was killed before its test, and the folder of its images."""
-    shutil.copytree(image_folder, tmp_path / "data")
-    assert train(tmp_path / "data", tmp_path, "--name", "run", "--epochs", "1", "--keep_last") == 0
-    (tmp_path / "run" / "results.json").unlink()
+    shutil.copytree(untested, tmp_path, dirs_exist_ok=True)
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace(str(untested), str(tmp_path)))
     return tmp_path / "run", tmp_path / "data"
 
 
@@ -175,6 +186,7 @@ def test_what_changes_nothing_that_is_computed_may_change_on_the_way(stopped, tm
     assert command("train_swin", "--resume", run, "--lr_scheduler", "none") == 2
 
 
+@pytest.mark.long
 def test_a_complete_run_goes_on_for_more_epochs_at_a_constant_rate_if_it_has_kept_what_that_needs(
     image_folder, tmp_path, capsys
 ):
@@ -217,6 +229,7 @@ def test_a_terminated_run_says_how_to_go_on(image_folder, tmp_path, monkeypatch)
     assert command("train_swin", "--resume", run, "--num_workers", "1") == 0
 
 
+@pytest.mark.long
 def test_the_workers_of_training_have_ended_when_the_tests_begin(image_folder, tmp_path, monkeypatch):
     alive, test = [], testing.test_databases
     monkeypatch.setattr(
@@ -247,6 +260,7 @@ def test_a_folder_that_a_run_killed_at_its_start_has_left_takes_a_new_run(image_
     assert train(image_folder, tmp_path, "--name", "new", "--epochs", "1") == 0
 
 
+@pytest.mark.long
 def test_several_splits_give_one_folder_each_and_a_summary(image_folder, tmp_path):
     assert train(image_folder, tmp_path, "--name", "many", "--epochs", "1", "--train_test_num", "2") == 0
     tests = [json.loads((tmp_path / f"many/split_{i:02d}/split.json").read_text())["test"] for i in range(2)]
@@ -266,11 +280,16 @@ def test_splits_that_cannot_be_made_leave_nothing_behind(image_folder, tmp_path,
     assert train(image_folder, tmp_path, "--name", "many", "--folds", "99") == 2
     assert "cannot be split into 99 parts" in capsys.readouterr().err
     assert not (tmp_path / "many").exists()
+
+
+@pytest.mark.long
+def test_every_image_is_in_the_test_part_of_one_fold(image_folder, tmp_path):
     assert train(image_folder, tmp_path, "--name", "many", "--epochs", "1", "--folds", "3") == 0
     tests = [json.loads((tmp_path / f"many/split_{i:02d}/split.json").read_text())["test"] for i in range(3)]
     assert sorted(image for test in tests for image in test) == sorted(pd.read_csv(image_folder / "table.csv")["image"])
 
 
+@pytest.mark.long
 def test_splits_whose_statistics_are_undefined_are_tabulated_all_the_same(tmp_path, capsys):
     rng = np.random.default_rng(0)
     for i in range(6):
@@ -354,6 +373,7 @@ def test_the_ridge_baseline_is_tested_on_the_same_images(run):
     assert [row["image"] for row in ridge] == [row["image"] for row in ours]
 
 
+@pytest.mark.long
 def test_figures_show_what_the_results_hold(run, tmp_path, capsys):
     assert command("generate_paper_figures", run, "--output", tmp_path) == 0
     manifest = json.loads((tmp_path / "figures.json").read_text())
@@ -364,6 +384,7 @@ def test_figures_show_what_the_results_hold(run, tmp_path, capsys):
     assert "missing  cross_database" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_attention_analysis_writes_weights_that_sum_to_one(run, tmp_path):
     arguments = ["--checkpoint", run, "--dataset", "csv", "--num_samples", 2, "--crops", 3, "--device", "cpu"]
     assert command("analyze_attention", *arguments, "--output", tmp_path) == 0
@@ -423,6 +444,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(run, tmp_path, capsys):
     assert "another architecture" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_published_file_is_a_checkpoint_like_any_other(image_folder, tmp_path):
     file = tmp_path / "published.pth"
     torch.save({name: fill(name, tuple(t.shape)) for name, t in empty_checkpoint().items()}, file)

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from helpers import command
+from helpers import command, forking
 from torch import nn
 
 from iqa.costs import count_macs, count_parameters
@@ -66,9 +66,11 @@ def test_a_variant_that_is_none_is_one_line(text):
         parse_variant(text)
 
 
+@pytest.mark.long
 def test_the_command_writes_every_table(tmp_path, capsys):
     flags = ["--batch_sizes", 1, "--passes", 2, "--device", "cpu", "--output", tmp_path]
-    assert command("complexity", "nano:concat", *flags) == 0
+    with forking():
+        assert command("complexity", "nano:concat", *flags) == 0
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".csv", ".md", ".tex"}
     (row,) = json.loads((tmp_path / "complexity.json").read_text())["variants"]
     assert row["flops"] == 2 * row["macs"] and row["parameters"]["total"] == 6_474_645

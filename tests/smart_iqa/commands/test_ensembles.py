@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import SMALL, command
+from helpers import SMALL, command, long
 
 from iqa.results import read_results
 
@@ -24,10 +24,8 @@ def train(image_folder: Path, results: Path, *more: object) -> int:
 def ensemble(image_folder, tmp_path_factory) -> Path:
     """A finished run of three networks over two splits."""
     results = tmp_path_factory.mktemp("results")
-    assert (
-        train(image_folder, results, "--name", "run", "--ensemble", 3, "--train_test_num", 2, "--keep_last", *POOLED)
-        == 0
-    )
+    several = ["--ensemble", 3, "--train_test_num", 2, "--keep_last", "--epochs", 1]
+    assert train(image_folder, results, "--name", "run", *several, *POOLED) == 0
     return results / "run"
 
 
@@ -79,7 +77,7 @@ def test_analyses_of_attention_take_one_network_of_an_ensemble(ensemble, tmp_pat
     assert "this run is an ensemble" in said and "network_00" in said and "Traceback" not in said
 
 
-@pytest.mark.parametrize("kind", ["ridge", "svr", "mlp"])
+@pytest.mark.parametrize("kind", ["ridge", "svr", long("mlp")])
 def test_baselines_are_tested_on_the_images_of_each_split(ensemble, kind, capsys):
     assert command("baseline", "--checkpoint", ensemble, "--kind", kind) == 0
     for split in ("split_00", "split_01"):
@@ -91,6 +89,7 @@ def test_baselines_are_tested_on_the_images_of_each_split(ensemble, kind, capsys
     assert "median" in said and f"minus {kind}: SRCC" in said and "of 2 splits" in said
 
 
+@pytest.mark.long
 def test_the_mlp_of_a_fold_is_trained_on_the_folds_split(image_folder, tmp_path):
     assert train(image_folder, tmp_path, "--name", "folds", "--folds", 3, "--epochs", 1, *POOLED) == 0
     fold = tmp_path / "folds" / "split_00"

@@ -101,6 +101,7 @@ def test_explain_adds_the_stage_weights_and_a_map_of_each_image(run, images, tmp
             assert drawn.size == (40, 36) and drawn.mode == "RGB"
 
 
+@pytest.mark.long
 def test_the_same_command_goes_on_after_a_kill_and_scores_nothing_twice(run, images, tmp_path, capsys):
     for copy in range(40):
         for name in ("0.png", "1.png", "2.png"):

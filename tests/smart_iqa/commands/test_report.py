@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import ROOT, TORCH_FAMILY, command
+from helpers import ROOT, TORCH_FAMILY, command, long
 from hypothesis import given, strategies as st
 from PIL import Image
 from trees import table as write_table
@@ -305,12 +305,14 @@ def test_constant_scores_and_three_images_are_a_page_with_dashes(tmp_path):
     assert (len(few["best"]), len(few["worst"])) == (2, 1)
 
 
+@pytest.mark.long
 def test_ten_thousand_images_stay_under_five_megabytes(tmp_path):
     html = page_of(write_run(tmp_path / "run", {"test": rows_of(10_000)}))
     assert len(html.encode()) < 5e6
     assert html.count("img_0") >= 10_000
 
 
+@pytest.mark.long
 def test_without_images_the_page_is_made_where_torch_is_not_installed(tmp_path):
     run = write_run(tmp_path / "run", {"test": rows_of(30)})
     code = f"""
@@ -482,7 +484,7 @@ def sorted_by(page) -> dict[str, str]:
     return {h.inner_text(): h.get_attribute("aria-sort") for h in headings if h.get_attribute("aria-sort") != "none"}
 
 
-@pytest.mark.parametrize("label", ["mos", "image", "content", "error", "|error|"])
+@pytest.mark.parametrize("label", ["mos", "|error|", long("image"), long("content"), long("error")])
 def test_a_click_sorts_all_rows_and_another_click_reverses_them(page, long_run, label):
     predictions = embedded_predictions(long_run[0].read_text(encoding="utf-8"))[0]
     index = [c["label"] for c in predictions["columns"]].index(label)
@@ -509,6 +511,7 @@ def test_the_worst_predicted_come_first_when_the_page_opens(page):
     assert errors == sorted(errors, reverse=True)
 
 
+@pytest.mark.long
 def test_the_table_sorts_by_keyboard_and_keeps_the_focus(page):
     heading(page, "mos").focus()
     page.keyboard.press("Enter")
@@ -531,6 +534,7 @@ def test_the_filter_leaves_the_rows_with_every_word(page, long_run):
     assert page.locator("#position").inner_text() == "1–50 of 1203"
 
 
+@pytest.mark.long
 def test_turning_the_pages_shows_every_row_once(page, long_run):
     seen = column(page, "image")
     assert heading(page, "Previous").is_disabled()
@@ -544,6 +548,7 @@ def test_turning_the_pages_shows_every_row_once(page, long_run):
     assert page.locator("#position").inner_text() == "1201–1203 of 1203"
 
 
+@pytest.mark.long
 def test_another_part_can_be_chosen_and_one_part_offers_no_choice(page, browser, tmp_path):
     page.get_by_label("Part").select_option("spaq")
     assert len(column(page, "image")) == 9
@@ -559,6 +564,7 @@ def test_names_that_look_like_markup_are_shown_as_they_are(page):
     assert column(page, "image") == [EVIL_NAME, HANDLER_NAME] and column(page, "content")[0] == EVIL_CONTENT
 
 
+@pytest.mark.long
 def test_the_page_never_scrolls_sideways(page):
     for details in page.locator("summary").all():
         details.click()
@@ -567,6 +573,7 @@ def test_the_page_never_scrolls_sideways(page):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
+@pytest.mark.long
 def test_light_and_dark_are_both_readable(page):
     contrasts, plots = {}, {}
     for scheme in ("light", "dark"):
