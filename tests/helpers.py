@@ -16,6 +16,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor
 from trees import table
 
@@ -52,6 +53,12 @@ def command(script: str, *arguments: object) -> int:
 def long(*case: object, name: str | None = None):
     """A case of a parametrized test that the fast suite leaves out: others walk the same path."""
     return pytest.param(*case, marks=pytest.mark.long, id=name)
+
+
+def few(**more: object) -> settings:
+    """Five examples instead of twenty, for a property of which an example takes long; where slow tests run, all."""
+    count = settings.default.max_examples
+    return settings(max_examples=count if count > 20 else 5, **more)
 
 
 class Ended(NamedTuple):

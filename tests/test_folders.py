@@ -774,6 +774,7 @@ def test_photographs_keep_their_true_mos(name: str, file: str, step: int, true_l
     assert column(database, "mos") == pytest.approx(dict(zip(true.name, true.score, strict=True)))
 
 
+@pytest.mark.long
 def test_agiqa_is_whole_with_300_prompts_and_nine_identical_groups(true_labels: Path) -> None:
     if not (true_labels.parent / "agiqa-3k").is_dir():
         pytest.skip("agiqa-3k is not in IQA_DATA_ROOT")

@@ -37,7 +37,10 @@ def parse(file: Path) -> ast.Module:
 
 
 def calls(tree: ast.AST, name: str) -> Iterator[ast.Call]:
-    return (n for n in ast.walk(tree) if isinstance(n, ast.Call) and ast.unparse(n.func) == name)
+    last = name.rpartition(".")[2]
+    found = (n for n in ast.walk(tree) if isinstance(n, ast.Call))
+    named = (n for n in found if last in (getattr(n.func, "attr", ""), getattr(n.func, "id", "")))
+    return (n for n in named if ast.unparse(n.func) == name)
 
 
 @pytest.fixture(scope="module")

@@ -94,6 +94,7 @@ def test_a_stopped_loop_saves_where_it_is_and_goes_on_from_there(table, whole, t
     assert_same_run(folder, run)
 
 
+@pytest.mark.long
 def test_a_loop_whose_workers_get_the_signal_too_ends_as_one_that_was_not_stopped(table, whole, tmp_path):  # noqa: F811
     run, calls = whole
     config, folder = dataclasses.replace(LOOP, checkpoint_every=0, num_workers=2), tmp_path / "run"

@@ -102,7 +102,7 @@ def _fill(folder: Path) -> None:
 def test_processes_that_start_at_once_on_a_stale_cache_agree(tmp_path):
     make(tmp_path, "new").write(0, ROWS[0][::-1])
     next(tmp_path.glob("cache_*/cache.json")).write_text("{}")
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # to start anew takes seconds
     workers = [context.Process(target=_fill, args=(tmp_path,)) for _ in range(3)]
     for worker in workers:
         worker.start()

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import scipy.io
 import trees
+from helpers import few
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 from test_folders import OFFICIAL
 
@@ -64,7 +65,7 @@ def label_files(root: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
-@MANY
+@few(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(CHANGES, st.integers(0, 9))
 def test_a_label_file_changed_anywhere_is_read_or_refused_in_one_line(name, official, change, which) -> None:
     files = label_files(official / name)
@@ -106,7 +107,7 @@ def test_a_flipped_byte_in_a_compressed_mat_file_is_refused_by_name_or_read(tmp_
     assert refused > 10
 
 
-@MANY
+@few(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.fixed_dictionaries({"image": TEXTS, "mos": TEXTS | st.floats()}, optional={"split": TEXTS})))
 @example([{"image": "x" * 300 + ".png", "mos": 50.0}])
 @example([{"image": "a\0b.png", "mos": 50.0}])

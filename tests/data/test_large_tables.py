@@ -52,6 +52,7 @@ def made_up_table(count: int) -> pd.DataFrame:
     return pd.DataFrame({"image": names, "path": paths, "mos": 50.0, "mos_std": np.nan, "file_hash": names} | sizes)
 
 
+@pytest.mark.long
 def test_what_workers_get_holds_no_object_for_each_image(tmp_path):
     config, table = Config(patch_size=32, resize="none"), made_up_table(5_000)
 

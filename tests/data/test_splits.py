@@ -390,6 +390,7 @@ def test_the_published_koniq_lists_read_as_the_official_split(tmp_path: Path, ca
     assert (split[true.set == "test"] == "test").all() and (split[true.set == "validation"] == "").all()
 
 
+@pytest.mark.long
 def test_agiqa_prompts_and_copies_stay_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = os.environ.get("IQA_DATA_ROOT")
     if not root or not Path(root, "agiqa-3k").is_dir():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import long
 from PIL import Image
 
 from iqa.distortions import DISTORTIONS, NUM_LEVELS, distort
@@ -102,7 +103,7 @@ def test_the_seed_deals_the_distortions_and_leaves_the_parts() -> None:
 
 
 @pytest.mark.parametrize("tiles", [1, pytest.param(4, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", DISTORTIONS)
+@pytest.mark.parametrize("kind", [long(kind) if place % 4 else kind for place, kind in enumerate(DISTORTIONS)])
 def test_the_label_falls_with_every_level(kind: str, tiles: int) -> None:
     references = [
         demo.undistorted(tile, 0)

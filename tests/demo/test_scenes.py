@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from iqa.demo import dead_leaves, two_tone
 
@@ -24,6 +25,7 @@ def test_leaves_show_pieces_of_the_photographs_they_are_given():
     assert steps[1] > 1.3 * steps[0]
 
 
+@pytest.mark.long
 def test_scenes_differ_in_brightness_and_in_sharpness():
     images = [dead_leaves(48, np.random.default_rng(seed)).mean(axis=2) for seed in range(24)]
     brightness = np.array([image.mean() for image in images])

@@ -27,7 +27,7 @@ from smart_iqa.onnx_backend import OnnxBackend
 from smart_iqa.quantising import calibration_images, quantise
 from smart_iqa.traceable import ScoreImages
 
-SMALLEST = "test_resnet.r160_in1k"  # with a block a stage
+SMALLEST = "test_efficientnet.r160_in1k"  # of the kind of the package's model
 SIZES = [(1, 32, 32), (2, 224, 224), (1, 97, 155), (3, 250, 131)]
 
 
@@ -43,7 +43,7 @@ def exported(request, once) -> Exported:
 
     def export_it(folder: Path) -> None:
         run = "default"
-        if request.param == "small":  # averages alone: where stages are pooled to grids, tracing takes ten seconds
+        if request.param == "small":  # on averages alone: to trace how stages are pooled to grids takes long
             run = make_run(folder, "vector", SMALLEST, test_mode="full", content_vector="pooled")
         assert command("export", "--checkpoint", run, "--output", folder / "model.onnx") == 0
 

@@ -253,6 +253,7 @@ def agiqa():
     return read_database("agiqa-3k", data_root=root)
 
 
+@pytest.mark.long
 def test_agiqa_has_nine_identical_groups_across_prompts_that_a_split_by_image_separates(agiqa) -> None:
     shuffled = np.random.default_rng(0).permutation(len(agiqa.table))
     split = pd.Series(np.where(shuffled < 596, "test", "train"), index=agiqa.table.index)
@@ -263,6 +264,7 @@ def test_agiqa_has_nine_identical_groups_across_prompts_that_a_split_by_image_se
     assert near["pairs_in_two_parts"] == 0  # no two others look alike, not those of one prompt either
 
 
+@pytest.mark.long
 def test_agiqa_images_of_one_prompt_are_far_apart_and_encoded_again_they_are_near(agiqa, tmp_path: Path) -> None:
     rows = agiqa.table[agiqa.table.content == agiqa.table.content.iloc[0]]
     paths = [Path(path) for path in rows.path]
