@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 import torch
 import trees
-from helpers import command
+from helpers import command, long
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -44,9 +44,16 @@ def rendered() -> None:
     """Asked for by the tests that are about figures too; in the others they are drawn, but not put into pixels."""
 
 
+@pytest.fixture(params=[False, long(True)])
+def rendered_too(request) -> None:
+    """Asked for by tests whose figures are rendered in their long form."""
+    if not request.param:
+        request.getfixturevalue("unrendered")
+
+
 @pytest.fixture(autouse=True)
 def _unrendered(request) -> None:
-    if "rendered" not in request.fixturenames:
+    if not {"rendered", "rendered_too"} & set(request.fixturenames):
         request.getfixturevalue("unrendered")
 
 
@@ -353,7 +360,7 @@ def test_models_of_other_depths_are_compared_by_their_means_and_by_the_layers_bo
     assert any("only full has stage 2 block 2, stage 2 block 3: in the mean" in note for note in found["notes"])
 
 
-def test_cnns_are_compared_by_their_cross_scale_attention_alone(database, tmp_path, capsys, rendered):
+def test_cnns_are_compared_by_their_cross_scale_attention_alone(database, tmp_path, capsys, rendered_too):
     a = make_run(tmp_path / "a", database, "cross_scale", backbone="test_efficientnet.r160_in1k")
     found = compare(flags_of(a, a), tmp_path / "out")
     assert list(found["layers"]) == ["cross_scale"]

@@ -124,8 +124,10 @@ def test_a_checkpoint_of_a_run_is_read_as_tensors_and_json_only(tmp_path: Path, 
 def test_no_file_of_the_house_unpickles_or_runs_text() -> None:
     forbidden = {"eval", "exec", "pickle.load", "pickle.loads", "pd.read_pickle", "yaml.load", "yaml.unsafe_load"}
     files = [*ROOT.glob("*.py"), *(ROOT / "iqa").rglob("*.py"), *(ROOT / "smart_iqa").rglob("*.py")]
+    last = {name.rpartition(".")[2] for name in (*forbidden, "np.load")}
     for file in files:
-        for call in (n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Call)):
+        called = (n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Call))
+        for call in (n for n in called if last & {getattr(n.func, "attr", ""), getattr(n.func, "id", "")}):
             name = ast.unparse(call.func)
             assert name not in forbidden, f"{file}:{call.lineno}"
             said = {k.arg: ast.unparse(k.value) for k in call.keywords}

@@ -326,12 +326,13 @@ def test_runs_of_several_seeds_are_one_point_of_a_sweep(tmp_path):
     assert point.high - point.value == pytest.approx(np.std([0.80, 0.84], ddof=1))
 
 
-def test_an_undefined_srcc_is_absent_and_said(tmp_path):
+@pytest.mark.parametrize("rendered", [False, long(True)])
+def test_an_undefined_srcc_is_absent_and_said(tmp_path, rendered):
     write_run(tmp_path / "flat", results(None))
     write_run(tmp_path / "good", results(0.8))
     text = (tmp_path / "flat" / "results.json").read_text().replace('"plcc": null', '"plcc": NaN')
     (tmp_path / "flat" / "results.json").write_text(text)
-    manifest = draw(tmp_path / "out", tmp_path, rendered=True)
+    manifest = draw(tmp_path / "out", tmp_path, rendered=rendered)
     bars = manifest["figures"]["comparison"]["values"]["test part of koniq-10k"]
     assert bars["flat"]["value"] is None and bars["good"]["value"] == 0.8
     assert "undefined" in (tmp_path / "out" / "table_in_database.md").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import tempfile
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import ROOT, refusal
+from helpers import ROOT, long, refusal
 from hypothesis import given, strategies as st
 
 from iqa.data import Database
@@ -64,9 +65,14 @@ def results_of(of: Database, seed: int = 1) -> dict:
     return build_results({"dataset": of.name, "seed": 3}, {"git_commit": "0" * 40}, protocol, {TEST_PART: part})
 
 
+@functools.cache
+def made_once() -> dict:
+    return results_of(database())
+
+
 @pytest.fixture
 def results() -> dict:
-    return results_of(database())
+    return copy.deepcopy(made_once())
 
 
 @pytest.mark.parametrize("name", ["agiqa-3k", "spaq"])
@@ -318,7 +324,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-@pytest.mark.parametrize("change", ["a little", "gone"])
+@pytest.mark.parametrize("change", ["a little", long("gone")])
 def test_a_changed_value_is_found_by_its_name(results, tmp_path, name, change):
     *path, last = CHANGES[name]
     place = compared(results)

@@ -185,7 +185,7 @@ def test_cached_training_gives_what_uncached_training_gives(tmp_path, table):
     table.assign(image=table["path"])[["image", "mos", "content"]].to_csv(tmp_path / "table.csv", index=False)
     settings = (
         f"--dataset csv --backbone {TINY} --no_pretrained --freeze_backbone --attention_fusion --patch_size 48 "
-        "--resize none --epochs 3 --train_patch_num 2 --test_patch_num 2 --num_workers 0 --device cpu --no_spaq "
+        "--resize none --epochs 2 --train_patch_num 2 --test_patch_num 2 --num_workers 0 --device cpu --no_spaq "
         "--batch_size 6 --dropout_rate 0.3"
     ).split()
     histories = {}

@@ -54,7 +54,7 @@ def files(tmp_path_factory) -> dict[str, Path]:
     return {name: folder / f"{name}.png" for name in SIZES}
 
 
-@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("name", ["as_it_is", "smaller", long("larger")])
 def test_an_image_in_memory_has_the_score_of_its_file_without_loss(model, files, name):
     expected, image = model.score(files[name]), Image.open(files[name])
     pixels = np.array(image)

@@ -164,7 +164,7 @@ def test_pretraining_in_two_and_three_processes_records_the_loss_of_all_and_ends
         for count in (1, processes):
             config = Settings(
                 name=str(count), results_dir=str(tmp_path), photos=str(folder), backbone="nano", photo_sides=[32],
-                epochs=2, train_patch_num=1, batch_size=4, lr=1e-5, device="cpu", num_workers=0,
+                epochs=processes - 1, train_patch_num=1, batch_size=4, lr=1e-5, device="cpu", num_workers=0,
                 teacher="test_resnet.r160_in1k", ema_decay=0.5, early_stopping=True, patience=1,
             )  # fmt: skip
             in_processes(count, lambda config=config: pretraining.pretrain(config))
