@@ -107,7 +107,8 @@ def test_a_flipped_byte_in_a_compressed_mat_file_is_refused_by_name_or_read(tmp_
     assert refused > 10
 
 
-@few(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.long
+@MANY
 @given(st.lists(st.fixed_dictionaries({"image": TEXTS, "mos": TEXTS | st.floats()}, optional={"split": TEXTS})))
 @example([{"image": "x" * 300 + ".png", "mos": 50.0}])
 @example([{"image": "a\0b.png", "mos": 50.0}])

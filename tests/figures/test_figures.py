@@ -367,7 +367,7 @@ def test_bars_labels_and_texts_stay_inside_and_apart(rows, tmp_path):
     assert len({label.get_text() for label in axes.get_yticklabels()}) == len(axes.get_yticklabels())
 
 
-@pytest.mark.parametrize("kind", ["alpha", long("weights")])
+@pytest.mark.parametrize("kind", ["network.json", long("alpha"), long("weights")])
 def test_the_same_results_give_the_same_bytes(drawn, tmp_path, kind):
     folder, _ = drawn
     for output in ("first", "second"):
