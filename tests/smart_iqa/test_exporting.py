@@ -37,7 +37,7 @@ class Exported(NamedTuple):
     file: Path
 
 
-@pytest.fixture(scope="module", params=["small", pytest.param("default", marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=["small", long("default")])
 def exported(request, once) -> Exported:
     """A small model, and that of the package, as .onnx."""
 
