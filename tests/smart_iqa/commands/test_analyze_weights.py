@@ -146,6 +146,7 @@ def test_chunks_change_no_vector(tmp_path, monkeypatch):
 # The command
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_one_run_has_its_fields_at_the_top_and_two_stand_side_by_side(tmp_path, capsys):
     first, second = make_run(tmp_path / "first", "scale"), make_run(tmp_path / "second", "concat")
     arguments = ["--dataset", "csv", "--num_samples", 9, "--crops", 1, "--device", "cpu", "--output", tmp_path / "out"]

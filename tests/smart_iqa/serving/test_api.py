@@ -36,7 +36,7 @@ LIMITS = {"max_file_mb": 1, "max_files": 8, "max_megapixels": 1, "max_seen_megap
 @pytest.fixture(scope="module")
 def scorer(tmp_path_factory) -> Scorer:
     """A tiny model that scores whole images and weighs stages."""
-    run = make_run(tmp_path_factory.mktemp("whole"), "channel", test_mode="full")
+    run = make_run(tmp_path_factory.mktemp("whole"), "channel", "nano", test_mode="full")
     scorer = load_model(run, "cpu")
     scorer.meaning = MEANING
     return scorer
