@@ -37,6 +37,7 @@ from PIL import Image
 from benchmarks.common import (
     against_target,
     interleaved,
+    peak_bytes_of,
     print_targets,
     ratios,
     require_writable,
@@ -199,14 +200,9 @@ def measure_memory(folder: Path, files: int) -> dict:
         inside.mkdir()
         for number in range(count):
             (inside / f"{number:06d}.jpg").hardlink_to(image)
-        code = (
-            "import resource; from smart_iqa.commands.predict import predict; import sys\n"
-            "predict([sys.argv[1]], output=sys.argv[2], device='cpu')\n"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=sys.stderr)"
-        )
-        words = [sys.executable, "-c", code, str(inside), str(folder / f"{count}.csv")]
-        done = subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True)
-        peaks[str(count)] = int(done.stderr.split()[-1])
+        code = "import sys; from smart_iqa.commands.predict import predict\n"
+        code += "predict([sys.argv[1]], output=sys.argv[2], device='cpu')"
+        peaks[str(count)] = peak_bytes_of(code, str(inside), str(folder / f"{count}.csv"))
     fewer, more = peaks.values()
     return {"peak_bytes": peaks, "ratio": more / fewer}
 
