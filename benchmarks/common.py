@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -86,6 +88,21 @@ def print_targets(targets: dict[str, dict]) -> None:
     for name, target in targets.items():
         asked = f"at least {target['at_least']:g}" if "at_least" in target else f"below {target['below']:g}"
         print(f"{name:28} {target['measured']:12.4g}   {asked:18} {'met' if target['met'] else 'NOT MET'}")
+
+
+# Not by getrusage, which starts a new process with the memory of the one that started it.
+_PRINT_PEAK = "; print([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
+
+
+def peak_bytes_of(code: str, *arguments: str) -> int:
+    """The most memory that a new Python process has held which ran this code, in bytes.
+
+    Raises:
+        subprocess.CalledProcessError: the code has failed.
+    """
+    words = [sys.executable, "-c", code + _PRINT_PEAK, *arguments]
+    done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+    return 1024 * int(done.stdout.split()[-1])
 
 
 def require_writable(path: Path) -> None:

@@ -15,8 +15,6 @@ The JSON holds, of the model of the package,
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,7 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from benchmarks.common import interleaved, ratios, require_writable, spread, write_result
+from benchmarks.common import interleaved, peak_bytes_of, ratios, require_writable, spread, write_result
 from data_loader import load_image
 from folders import read_database
 from iqa.config import Config, parse_resize
@@ -56,8 +54,6 @@ START = {
         "from iqa.system import declare_missing_operators; declare_missing_operators(); import torch, timm"
     ),
 }
-# Not by getrusage, which starts a new process with the memory of the one that started it.
-PEAK = "; print([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')][0])"
 
 
 def agreement_images(images: int = IMAGES, sizes: int = SIZES) -> list[np.ndarray]:
@@ -113,9 +109,9 @@ def start_ups(model: Path, image: Path) -> dict[str, dict]:
     """Seconds until the first score, and peak bytes, of each engine in a new process."""
     found = {}
     for name, code in START.items():
-        text, started = code.format(model=str(model), image=str(image)) + PEAK, time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
-        found[name] = {"seconds": time.perf_counter() - started, "peak_bytes": 1024 * int(done.stdout.split()[-1])}
+        started = time.perf_counter()
+        peak = peak_bytes_of(code.format(model=str(model), image=str(image)))
+        found[name] = {"seconds": time.perf_counter() - started, "peak_bytes": peak}
     return found
 
 

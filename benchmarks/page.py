@@ -292,6 +292,17 @@ def controls_section(file: str, result: dict) -> str:
     return "\n".join([_headline(file, result), table(head, rows)])
 
 
+def gradients_section(file: str, result: dict) -> str:
+    """A row for each head: what reaches its score before anything is learned."""
+    rows = [
+        [name, f"{of['agreement']:.3f}", f"{of['spread']:.3g}", ", ".join(f"{value:.3g}" for value in of["reach"])]
+        for name, of in result["heads"].items()
+    ]
+    head = ["head", "agreement", "spread (mos)", "reach (mos) of each layer's input"]
+    said = f"Medians over {result['seeds']} seeds, {result['images']} distorted scenes.\n"
+    return "\n".join([_headline(file, result) + said, table(head, rows)])
+
+
 # Section of a page -> the kind of result it shows, and how.
 SECTIONS = {
     "throughput": ("throughput", throughput_section),
@@ -308,6 +319,7 @@ SECTIONS = {
     "export": ("export", export_section),
     "tried": ("tried", tried_section),
     "controls": ("controls", controls_section),
+    "gradients": ("gradients", gradients_section),
 }
 
 

@@ -7,8 +7,10 @@
 ready tensors of the same sizes one at a time, or in the batches that predict makes. Ratios are of images a second
 (of CPU time too, which neighbours on a busy machine disturb less), medians over turns in one process:
 
-    predict_ratio_small, _photos   over bare, one image at a time: JPEG files of 64 to 256 pixels; photographs of 12 MP
+    predict_ratio_small, _medium,  over bare, one image at a time: JPEG files of 64 to 256 pixels; of 512 to 1,024;
+      _photos                      photographs of 12 MP
     predict_batched_ratio_*        over bare in the same batches
+    fastest_ratio_*                as the first, by whichever of ONNX Runtime in float32 and in int8 is faster
     memory_ratio                   peak memory of ten times as many files over that of the fewer
 
     first_score_ratio              seconds to the first score over seconds of `import torch, timm`
@@ -35,6 +37,7 @@ from PIL import Image
 from benchmarks.common import (
     against_target,
     interleaved,
+    peak_bytes_of,
     print_targets,
     ratios,
     require_writable,
@@ -44,19 +47,28 @@ from benchmarks.common import (
 from iqa.data import Found
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.system import declare_missing_operators
-from smart_iqa.prediction import Prepared, batches, network_scores, predict_rows, test_crops
+from smart_iqa.exporting import trace, write_export
+from smart_iqa.onnx_backend import OnnxBackend
+from smart_iqa.prediction import CropScores, Prepared, batches, network_scores, predict_rows, test_crops
+from smart_iqa.quantising import calibration_images
 from smart_iqa.scorer import Scorer, load_model
 
 declare_missing_operators()
 import timm  # noqa: E402  (importing timm imports torchvision, which needs the line above)
 
 SMALL = [(64, 64), (96, 96), (128, 96), (96, 128), (160, 160), (224, 224), (256, 192), (192, 256)]  # width, height
+MEDIUM = [(512, 384), (512, 512), (768, 512), (640, 960), (1024, 768)]
 PHOTOS = [(4000, 3000), (3000, 4000)]
 TARGETS: dict[str, dict[str, float]] = {
     "predict_ratio_small": {"at_least": 1.0},
+    "predict_ratio_medium": {"at_least": 1.0},
     "predict_ratio_photos": {"at_least": 1.0},
     "predict_batched_ratio_small": {"at_least": 1.0},
+    "predict_batched_ratio_medium": {"at_least": 1.0},
     "predict_batched_ratio_photos": {"at_least": 1.0},
+    "fastest_ratio_small": {"at_least": 1.3},
+    "fastest_ratio_medium": {"at_least": 1.3},
+    "fastest_ratio_photos": {"at_least": 1.3},
     "first_score_ratio": {"below": 2.0},
     "first_score_cpu_ratio": {"below": 2.0},
     "help_seconds": {"below": 1.0},
@@ -71,13 +83,14 @@ class Sizes(NamedTuple):
     """How much is measured."""
 
     small: int
+    medium: int
     photos: int
     turns: int
     starts: int
     files: int  # for the memory, and ten times as many
 
 
-FULL, QUICK = Sizes(160, 12, 5, 5, 1000), Sizes(16, 2, 2, 2, 20)
+FULL, QUICK = Sizes(160, 40, 12, 5, 5, 1000), Sizes(16, 5, 2, 2, 2, 20)
 
 
 def write_images(folder: Path, sizes: Sequence[tuple[int, int]], count: int) -> list[str]:
@@ -104,34 +117,42 @@ class _Clocked:
         self.cpu_seconds.append(sum(os.times()[:4]) - started)
 
 
-def measure_speed(scorer: Scorer, paths: list[str], turns: int) -> dict:
-    """Images a second of predict and of the bare network, of time and of CPU time, and predict's ratios."""
+def make_engines(scorer: Scorer, folder: Path) -> dict[str, CropScores]:
+    """What scores crops: the network in PyTorch, and exported to ONNX Runtime in float32 and in int8."""
+    program, files = trace(scorer.model), {"onnxruntime": folder / "float.onnx", "int8": folder / "int8.onnx"}
+    write_export(scorer, "default", files["onnxruntime"], program=program)
+    write_export(scorer, "default", files["int8"], calibration_images(scorer.config, []), program)
+    return {"torch": network_scores(scorer)} | {name: OnnxBackend(file).crop_scores for name, file in files.items()}
+
+
+def measure_speed(scorer: Scorer, engines: dict[str, CropScores], paths: list[str], turns: int) -> dict:
+    """Images a second of predict by each engine and of the bare network, of time and of CPU time, and ratios."""
     bare = timm.create_model(scorer.model.backbone.timm_name, pretrained=False).eval()
     crops = [Prepared(n, Found(path), test_crops(path, scorer.config)) for n, path in enumerate(paths)]
     one_by_one = [torch.from_numpy(each.crops).float() for each in crops]
     together = [torch.from_numpy(np.concatenate([each.crops for each in batch])).float() for batch in batches(crops)]
-    scores_of = network_scores(scorer)
 
     @torch.inference_mode()
     def forward(tensors: list[torch.Tensor]) -> None:
         for tensor in tensors:
             bare(tensor)
 
-    works = {
-        "predict": _Clocked(lambda: list(predict_rows(map(Found, paths), scorer.config, scores_of))),
-        "bare": _Clocked(lambda: forward(one_by_one)),
-        "bare_batched": _Clocked(lambda: forward(together)),
-    }
+    def predict(scores_of: CropScores) -> None:
+        list(predict_rows(map(Found, paths), scorer.config, scores_of))
+
+    works = {name: _Clocked(functools.partial(predict, scores_of)) for name, scores_of in engines.items()}
+    works |= {name: _Clocked(functools.partial(forward, tensors))
+              for name, tensors in (("bare", one_by_one), ("bare_batched", together))}  # fmt: skip
     seconds = interleaved(works, turns)
     cpu = {name: work.cpu_seconds[1:] for name, work in works.items()}
     return {
         "images": len(paths),
         "batches": len(together),
         "images_per_s": {name: spread([len(paths) / s for s in taken]) for name, taken in seconds.items()},
-        "ratio": spread(ratios(seconds["bare"], seconds["predict"])),
-        "batched_ratio": spread(ratios(seconds["bare_batched"], seconds["predict"])),
-        "cpu_ratio": spread(ratios(cpu["bare"], cpu["predict"])),
-        "cpu_batched_ratio": spread(ratios(cpu["bare_batched"], cpu["predict"])),
+        "ratio": {name: spread(ratios(seconds["bare"], seconds[name])) for name in engines},
+        "batched_ratio": {name: spread(ratios(seconds["bare_batched"], seconds[name])) for name in engines},
+        "cpu_ratio": {name: spread(ratios(cpu["bare"], cpu[name])) for name in engines},
+        "cpu_batched_ratio": {name: spread(ratios(cpu["bare_batched"], cpu[name])) for name in engines},
     }
 
 
@@ -179,14 +200,9 @@ def measure_memory(folder: Path, files: int) -> dict:
         inside.mkdir()
         for number in range(count):
             (inside / f"{number:06d}.jpg").hardlink_to(image)
-        code = (
-            "import resource; from smart_iqa.commands.predict import predict; import sys\n"
-            "predict([sys.argv[1]], output=sys.argv[2], device='cpu')\n"
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=sys.stderr)"
-        )
-        words = [sys.executable, "-c", code, str(inside), str(folder / f"{count}.csv")]
-        done = subprocess.run(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=True)
-        peaks[str(count)] = int(done.stderr.split()[-1])
+        code = "import sys; from smart_iqa.commands.predict import predict\n"
+        code += "predict([sys.argv[1]], output=sys.argv[2], device='cpu')"
+        peaks[str(count)] = peak_bytes_of(code, str(inside), str(folder / f"{count}.csv"))
     fewer, more = peaks.values()
     return {"peak_bytes": peaks, "ratio": more / fewer}
 
@@ -194,14 +210,18 @@ def measure_memory(folder: Path, files: int) -> dict:
 def measure_work(folder: Path, sizes: Sizes) -> tuple[dict, dict]:
     """Measurements of speed and of memory, and their numbers."""
     scorer, speed = load_model(device="cpu"), {}
-    for name, shapes, count in (("small", SMALL, sizes.small), ("photos", PHOTOS, sizes.photos)):
+    engines = make_engines(scorer, folder)
+    kinds = (("small", SMALL, sizes.small), ("medium", MEDIUM, sizes.medium), ("photos", PHOTOS, sizes.photos))
+    for name, shapes, count in kinds:
         (inside := folder / name).mkdir()
         print(f"measuring the speed of {name}", file=sys.stderr)
-        speed[name] = measure_speed(scorer, write_images(inside, shapes, count), sizes.turns)
+        speed[name] = measure_speed(scorer, engines, write_images(inside, shapes, count), sizes.turns)
     print("measuring memory", file=sys.stderr)
     memory = measure_memory(folder, sizes.files)
-    numbers = {f"predict_ratio_{name}": of["ratio"]["median"] for name, of in speed.items()}
-    numbers |= {f"predict_batched_ratio_{name}": of["batched_ratio"]["median"] for name, of in speed.items()}
+    numbers = {f"predict_ratio_{name}": of["ratio"]["torch"]["median"] for name, of in speed.items()}
+    numbers |= {f"predict_batched_ratio_{name}": of["batched_ratio"]["torch"]["median"] for name, of in speed.items()}
+    for name, of in speed.items():
+        numbers[f"fastest_ratio_{name}"] = max(of["ratio"][engine]["median"] for engine in ("onnxruntime", "int8"))
     return {"speed": speed, "memory": memory}, {**numbers, "memory_ratio": memory["ratio"]}
 
 

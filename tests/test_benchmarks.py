@@ -18,7 +18,7 @@ import torch
 from helpers import TINY, command
 
 from benchmarks import cost, gpu, page, prediction, throughput
-from benchmarks.common import against_target, interleaved, made_up_pictures, spread
+from benchmarks.common import against_target, interleaved, made_up_pictures, peak_bytes_of, spread
 from data_loader import PixelCache, Preparation
 from iqa.errors import UserError
 from iqa.runtime import make_accelerator
@@ -141,6 +141,19 @@ def test_growth_is_the_exponent_between_the_last_two_sizes():
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc")
+@pytest.mark.slow
+def test_the_slopes_of_a_shared_network_agree_and_those_of_generated_ones_do_not(tmp_path):
+    file = tmp_path / "gradients.json"
+    assert command("benchmarks.gradients", "--json", file, "--quick") == 0
+    agreement = {name: of["agreement"] for name, of in json.loads(file.read_text())["heads"].items()}
+    assert agreement["residual, pooled stages"] > 0.3 > abs(agreement["hypernet, pooled stages"])
+
+
+def test_the_peak_of_a_new_process_is_its_own_and_not_that_of_the_process_that_started_it():
+    held = np.ones(50_000_000)
+    assert peak_bytes_of("pass") < held.nbytes / 2 < peak_bytes_of("held = bytearray(400_000_000)")
+
+
 def test_peak_memory_sees_what_is_allocated_and_not_what_is_mapped(tmp_path):
     with (tmp_path / "zeros").open("wb") as file:
         os.truncate(file.fileno(), 64_000_000)
@@ -224,6 +237,8 @@ def test_a_page_gets_every_kind_of_result(quick):
     baseline = {"medians": {"srcc": 0.83, "plcc": 0.89}, "model_against_it": paired}
     controls = {"kind": "controls", "model": {"srcc": 0.84, "plcc": 0.9}, "baselines": {"svr": baseline}, **other}
     results.append(("k.json", controls))
+    heads = {"residual": {"agreement": 0.5, "spread": 0.1, "reach": [0.2, 0.3]}}
+    results.append(("l.json", {"kind": "gradients", "seeds": 5, "images": 30, "heads": heads, **other}))
     pages = [page.filled((ROOT / name).read_text(), results) for name in page.PAGES]
     assert page.NOTHING not in "".join(pages)
     assert "| loading | 1,000 | 1.5 | 400 |" in pages[0] and "out of memory" in pages[0]

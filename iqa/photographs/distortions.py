@@ -36,12 +36,14 @@ class BatchDistortion:
         strong: the parameter at strength 1; between them it changes by equal factors.
         apply: maps images (B, 3, H, W) in 0..1, the parameter (B,) and a generator on their device to images, not
             yet clipped.
+        share: how often the kind is drawn, relative to the others.
     """
 
     name: str
     weak: float
     strong: float
     apply: Apply
+    share: float = 1.0
 
     def parameter(self, strength: Tensor) -> Tensor:
         """The parameter (B,) of strengths (B,) in 0..1."""
@@ -66,7 +68,8 @@ def draw_chains(batch: int, generator: torch.Generator, single: float = 0.5) -> 
     Returns:
         Chains whose strengths are uniform in 0..1 and weaker the more there are of them.
     """
-    order = torch.rand(batch, len(KINDS), generator=generator).argsort(dim=1)[:, :MAX_CHAIN]
+    waits = -torch.log1p(-torch.rand(batch, len(KINDS), generator=generator))  # whose rate is a kind's share
+    order = (waits / torch.tensor([kind.share for kind in KINDS])).argsort(dim=1)[:, :MAX_CHAIN]
     more = torch.randint(2, MAX_CHAIN + 1, (batch,), generator=generator)
     length = torch.where(torch.rand(batch, generator=generator) < single, 1, more)
     strengths = torch.rand(batch, MAX_CHAIN, generator=generator) / length[:, None].sqrt()
@@ -443,30 +446,31 @@ def _block_loss(images: Tensor, share: Tensor, generator: torch.Generator) -> Te
     return torch.where(lost, images.roll(16, dims=3), images)
 
 
+# Where HaarPSI sees little and people see more (tone and colour), and where levels lie close, more examples are needed.
 KINDS: tuple[BatchDistortion, ...] = (
     BatchDistortion("gaussian_blur", 0.4, 5.0, _gaussian_blur),
     BatchDistortion("lens_blur", 0.7, 7.5, _lens_blur),
-    BatchDistortion("motion_blur", 2.0, 20.0, _motion_blur),
+    BatchDistortion("motion_blur", 2.0, 20.0, _motion_blur, share=2),
     BatchDistortion("white_noise", 0.01, 0.2, _white_noise),
     BatchDistortion("colour_noise", 0.015, 0.3, _colour_noise),
     BatchDistortion("impulse_noise", 0.0005, 0.06, _impulse_noise),
     BatchDistortion("multiplicative_noise", 0.015, 0.3, _multiplicative_noise),
     BatchDistortion("grain", 0.008, 0.12, _grain),
-    BatchDistortion("jpeg", 70.0, 3.0, _jpeg),
+    BatchDistortion("jpeg", 70.0, 3.0, _jpeg, share=3),
     BatchDistortion("wavelet", 8.0, 180.0, _wavelet),
     BatchDistortion("webp", 8.0, 150.0, _webp),
     BatchDistortion("avif", 12.0, 300.0, _avif),
-    BatchDistortion("brightening", 1.1, 5.0, _brightening),
-    BatchDistortion("darkening", 1.1, 5.0, _darkening),
-    BatchDistortion("contrast", 0.9, 0.12, _contrast),
+    BatchDistortion("brightening", 1.1, 5.0, _brightening, share=3),
+    BatchDistortion("darkening", 1.1, 5.0, _darkening, share=3),
+    BatchDistortion("contrast", 0.9, 0.12, _contrast, share=3),
     BatchDistortion("over_contrast", 1.2, 5.0, _contrast),
-    BatchDistortion("saturation", 0.8, 0.02, _saturation),
-    BatchDistortion("over_saturation", 1.3, 6.0, _saturation),
-    BatchDistortion("colour_cast", 1.1, 3.0, _colour_cast),
-    BatchDistortion("haze", 0.08, 0.85, _haze),
+    BatchDistortion("saturation", 0.8, 0.02, _saturation, share=6),
+    BatchDistortion("over_saturation", 1.3, 6.0, _saturation, share=2),
+    BatchDistortion("colour_cast", 1.1, 3.0, _colour_cast, share=2),
+    BatchDistortion("haze", 0.08, 0.85, _haze, share=2),
     BatchDistortion("pixelation", 1.3, 8.0, _pixelation),
     BatchDistortion("interpolation", 1.3, 8.0, _interpolation),
-    BatchDistortion("colour_shift", 0.4, 8.0, _colour_shift),
+    BatchDistortion("colour_shift", 0.4, 8.0, _colour_shift, share=3),
     BatchDistortion("jitter", 0.3, 5.0, _jitter),
     BatchDistortion("quantisation", 24.0, 4.0, _quantisation),
     BatchDistortion("palette", 28.0, 4.0, _palette),

@@ -24,7 +24,7 @@ class Triplets(NamedTuple):
     similarity: Tensor  # (3, B) HaarPSI with the original, 0..1; the first row is 1
 
 
-def make_triplets(photographs: Photographs, rows: Tensor, side: int, seed: int) -> Triplets:
+def make_triplets(photographs: Photographs, rows: Tensor, side: int, seed: int, single: float = 0.5) -> Triplets:
     """Cut and distort a crop of each photograph.
 
     Args:
@@ -32,6 +32,7 @@ def make_triplets(photographs: Photographs, rows: Tensor, side: int, seed: int) 
         rows: (B,) numbers of photographs, on the CPU.
         side: of the crops, in pixels, at least 32.
         seed: all that is random follows from it.
+        single: share of the crops with one kind of distortion.
 
     Similarity is HaarPSI's (Reisenhofer et al., Signal Processing: Image Communication 2018), by piq.
     """
@@ -42,15 +43,17 @@ def make_triplets(photographs: Photographs, rows: Tensor, side: int, seed: int) 
 
     device = photographs.pixels.device
     with torch.autocast(device.type, enabled=False):
-        return _make_triplets(photographs, rows, side, seed, piq.haarpsi)
+        return _make_triplets(photographs, rows, side, seed, single, piq.haarpsi)
 
 
-def _make_triplets(photographs: Photographs, rows: Tensor, side: int, seed: int, similarity_of: Callable) -> Triplets:
+def _make_triplets(
+    photographs: Photographs, rows: Tensor, side: int, seed: int, single: float, similarity_of: Callable
+) -> Triplets:
     device = photographs.pixels.device
     draws = torch.Generator().manual_seed(seed)
     noise = torch.Generator(device).manual_seed(seed)
     clean = photographs.crops(rows, side, draws)
-    chains = draw_chains(len(rows), draws)
+    chains = draw_chains(len(rows), draws, single)
     share = torch.rand(len(rows), 1, generator=draws)  # how far the weaker copy goes
     weak = Chains(chains.kinds, chains.strengths * share)
     distorted = distort_batch(
@@ -72,8 +75,11 @@ def order_loss(quality: Tensor, margin: float) -> Tensor:
 
 DROP = 70.0  # of a score where HaarPSI falls from 1 to 0
 SLACK = 5.0  # of a drop, in mos: smaller differences count by their square
-ORDER_WEIGHT = 2.0  # a wrong order is worse than a wrong distance
-ORDER_MARGIN = 2.0  # between neighbours in a triplet, in mos
+ORDER_WEIGHT = 4.0  # a wrong order is worse than a wrong distance
+ORDER_MARGIN = 3.0  # between neighbours in a triplet, in mos
+
+
+SINGLE = 0.75  # share of the crops with one kind of distortion, whose levels people can tell apart
 
 
 class PhotographTerm:
@@ -100,7 +106,7 @@ class PhotographTerm:
         """
         seed = (self.seed + 1) * 1_000_003 + step
         rows = torch.randint(len(self.photographs), (self.batch,), generator=torch.Generator().manual_seed(seed))
-        images, similarity = make_triplets(self.photographs, rows, self.side, seed)
+        images, similarity = make_triplets(self.photographs, rows, self.side, seed, SINGLE)
         scores = score(images.flatten(0, 1)).float().view(3, -1)
         drops, due = scores[0] - scores[1:], DROP * (1 - similarity[1:])
         return F.smooth_l1_loss(drops, due, beta=SLACK) + ORDER_WEIGHT * order_loss(scores, ORDER_MARGIN)

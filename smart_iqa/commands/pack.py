@@ -23,6 +23,7 @@ from iqa.system import start_logging
 
 COVERAGE = 0.9
 PLACES = ("data_root", "data_path", "cache_dir", "split_file", "photos", "init_from")  # of the machine it was made on
+ANYWHERE = {"data_paths": [], "device": "auto", "results_dir": "results"}
 
 
 def half_width(scores: np.ndarray, mos: np.ndarray, coverage: float = COVERAGE) -> float:
@@ -74,7 +75,7 @@ def pack(run: str | Path, output: str | Path, data_root: str | None = None, **ch
     width = half_width(scorer.score_table(val), val["mos"].to_numpy())
     scores, mos = scorer.score_table(test), test["mos"].to_numpy()
     made = dict(read_checkpoint(run / "best.safetensors")[1]["made"])
-    made["config"] = dataclasses.asdict(scorer.config) | dict.fromkeys(PLACES) | {"data_paths": [], "device": "auto"}
+    made["config"] = dataclasses.asdict(scorer.config) | dict.fromkeys(PLACES) | ANYWHERE
     made["meaning"] = {
         "half_width": round(width, 2),
         "coverage": COVERAGE,

@@ -81,6 +81,13 @@ def test_chains_have_one_to_four_different_kinds_and_half_of_them_one():
     assert strengths.max() <= 1
 
 
+def test_a_kind_is_drawn_as_often_as_its_share_says():
+    first = draw_chains(20_000, torch.Generator().manual_seed(0)).kinds[:, 0]
+    found = first.bincount(minlength=len(KINDS)) / len(first)
+    shares = torch.tensor([kind.share for kind in KINDS])
+    assert torch.allclose(found, shares / shares.sum(), atol=0.01)
+
+
 def test_jpeg_of_high_quality_is_close_and_blocks_show_at_low_quality():
     kind = NAMES.index("jpeg")
     out = distorted(kind, 1.0)[0]
