@@ -140,7 +140,6 @@ def test_growth_is_the_exponent_between_the_last_two_sizes():
     assert cost.growth((10, 100, 1000), costs) == {"loading": pytest.approx(2.0)}
 
 
-@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc")
 @pytest.mark.slow
 def test_the_slopes_of_a_shared_network_agree_and_those_of_generated_ones_do_not(tmp_path):
     file = tmp_path / "gradients.json"
@@ -154,6 +153,7 @@ def test_the_peak_of_a_new_process_is_its_own_and_not_that_of_the_process_that_s
     assert peak_bytes_of("pass") < held.nbytes / 2 < peak_bytes_of("held = bytearray(400_000_000)")
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc")
 def test_peak_memory_sees_what_is_allocated_and_not_what_is_mapped(tmp_path):
     with (tmp_path / "zeros").open("wb") as file:
         os.truncate(file.fileno(), 64_000_000)
