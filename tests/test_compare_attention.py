@@ -304,7 +304,7 @@ def test_maps_without_any_differences_have_a_scale_too():
     assert low < high
 
 
-def test_two_runs_are_compared_on_the_images_both_were_not_trained_on(runs, tmp_path, rendered):
+def test_two_runs_are_compared_on_the_images_both_were_not_trained_on(runs, tmp_path, rendered_too):
     found = compare([*flags_of(runs / "cross_scale", runs / "concat"), "--batch_size", 4], tmp_path / "out")
     assert {file.name for file in (tmp_path / "out").iterdir()} == FILES
     assert found["n"] == 10 and any("12 and 10 images" in note for note in found["notes"])

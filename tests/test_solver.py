@@ -233,8 +233,8 @@ def test_a_step_without_finite_numbers_is_skipped_and_counted(table, tmp_path, m
     "settings",
     [
         {"checkpoint_every": 1},
-        {"optimizer": "muon"},
-        {"optimizer": "sgd", "lr": 1e-4, "grad_clip": 1.0},
+        long({"optimizer": "muon"}),
+        long({"optimizer": "sgd", "lr": 1e-4, "grad_clip": 1.0}),
         {"ema_decay": 0.9, "accumulate": 2},
     ],
     ids=str,
@@ -391,7 +391,7 @@ def test_validation_scores_do_not_depend_on_the_batch(table, tmp_path):
     assert one.evaluate(one.val_loader) == pytest.approx(many.evaluate(many.val_loader), abs=1e-6)
 
 
-@pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-3), ("bf16", 0.25)])
+@pytest.mark.parametrize("precision, tolerance", [("fp32", 1e-3), long("bf16", 0.25)])
 def test_scores_do_not_depend_on_how_many_crops_are_scored_at_once(table, precision, tolerance):
     """1e-3 of 100 in fp32. In bf16 0.25: a step between two bf16 numbers near 50, which no score is rounded to."""
     model, accelerator, found = SmartIQA("nano", "channel").eval(), make_accelerator("cpu", precision), []

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import trees
-from helpers import TINY
 
 from iqa.config import Config
 from iqa.errors import UserError
@@ -23,7 +22,7 @@ def config(tmp_path: Path) -> Config:
     """A run on a tiny KonIQ, whose folder has the name of its archive."""
     trees.koniq(tmp_path / "koniq10k", trees.koniq_rows(10))
     places = {"data_root": str(tmp_path), "results_dir": str(tmp_path / "results"), "cache_dir": str(tmp_path / "c")}
-    return Config(backbone=TINY, pretrained=False, patch_size=32, resize="none", **places)
+    return Config(backbone="nano", pretrained=False, patch_size=32, resize="none", **places)
 
 
 def needs(config: Config, **changes: object) -> list[str]:

@@ -139,6 +139,7 @@ def test_a_mistake_in_one_process_ends_all(image_folder, tmp_path):
     assert not (tmp_path / "lost" / "results.json").exists()
 
 
+@pytest.mark.long
 def test_two_processes_evaluate_as_one_does_and_one_of_them_writes(image_folder, tmp_path):
     assert command(*training(image_folder, tmp_path, "--name", "run")) == 0
     for processes in (1, 2):

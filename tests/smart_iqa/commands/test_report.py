@@ -456,7 +456,7 @@ def long_run(tmp_path_factory) -> tuple[Path, list[dict]]:
 def page(browser, long_run) -> Iterator:
     """The opened page; when the test is done, nothing may have been complained about or asked for."""
     opened = browser.new_page(viewport={"width": 1280, "height": 900})
-    opened.set_default_timeout(5000)
+    opened.set_default_timeout(60_000)  # the machine may be busy
     complaints, requests = [], []
     opened.on("console", lambda message: complaints.append(message.text))
     opened.on("pageerror", lambda error: complaints.append(str(error)))
