@@ -229,6 +229,7 @@ def read(output: Path) -> dict:
     return json.loads((output / "attention_analysis.json").read_text())
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("unrendered")
 def test_scale_weights_stand_beside_the_published_ones_and_groups_in_the_order_of_their_values(tmp_path, capsys):
     run, output = make_run(tmp_path, "scale", "nano"), tmp_path / "out"

@@ -79,6 +79,7 @@ def test_a_state_dict_of_a_data_parallel_model_loses_its_prefix(tmp_path: Path, 
     assert_same_features(backbone, source)
 
 
+@pytest.mark.long
 def test_torchvisions_swin_gives_torchvisions_features(tmp_path: Path) -> None:
     theirs = torchvision.models.swin_t(weights=None).eval()
     with torch.no_grad():

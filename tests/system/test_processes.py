@@ -145,7 +145,8 @@ def test_a_step_that_is_not_finite_in_one_process_is_skipped_in_all(table, tmp_p
     assert line["skipped_steps"] == 1 and line["train_loss"] > 0
 
 
-@pytest.mark.parametrize("processes", [2, long(3)])
+@pytest.mark.long
+@pytest.mark.parametrize("processes", [2, 3])
 def test_pretraining_in_two_and_three_processes_records_the_loss_of_all_and_ends_alike(tmp_path, processes):
     """Crops are drawn by process, so that losses agree about, not exactly; half of it was recorded of two."""
     import numpy as np

@@ -294,6 +294,7 @@ def test_a_fusion_without_stage_weights_is_said_to_have_none(tmp_path):
     assert "This fusion (concat) has no stage weights" in words(page_of(run))
 
 
+@pytest.mark.long
 def test_constant_scores_and_three_images_are_a_page_with_dashes(tmp_path):
     constant = [row | {"score": 50.0} for row in rows_of(30)]
     run = write_run(tmp_path / "constant", {"test": constant})
@@ -484,7 +485,7 @@ def sorted_by(page) -> dict[str, str]:
     return {h.inner_text(): h.get_attribute("aria-sort") for h in headings if h.get_attribute("aria-sort") != "none"}
 
 
-@pytest.mark.parametrize("label", ["mos", "|error|", long("image"), long("content"), long("error")])
+@pytest.mark.parametrize("label", ["mos", long("|error|"), long("image"), long("content"), long("error")])
 def test_a_click_sorts_all_rows_and_another_click_reverses_them(page, long_run, label):
     predictions = embedded_predictions(long_run[0].read_text(encoding="utf-8"))[0]
     index = [c["label"] for c in predictions["columns"]].index(label)
