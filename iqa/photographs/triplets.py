@@ -77,9 +77,7 @@ DROP = 70.0  # of a score where HaarPSI falls from 1 to 0
 SLACK = 5.0  # of a drop, in mos: smaller differences count by their square
 ORDER_WEIGHT = 4.0  # a wrong order is worse than a wrong distance
 ORDER_MARGIN = 3.0  # between neighbours in a triplet, in mos
-
-
-SINGLE = 0.75  # share of the crops with one kind of distortion, whose levels people can tell apart
+SINGLE = 0.75  # share of the crops with one kind of distortion alone, as a scored image mostly has
 
 
 class PhotographTerm:

@@ -62,6 +62,7 @@ def test_a_packed_run_scores_as_the_run_does_without_its_folder(written, tmp_pat
     packed, whole = (load_model(checkpoint, "cpu").score(paths) for checkpoint in (moved, run))
     assert np.allclose(packed, whole, atol=0.2)  # half precision
     made = read_checkpoint(alone / "one.safetensors")[1]["made"]
+    assert made["config"]["results_dir"] == "results"  # not the folder of who has made it
     assert made["meaning"]["coverage"] == 0.9
     assert made["measured"]["images"] > 0
     assert len(made["meaning"]["level_ends"]) == 4
