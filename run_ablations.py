@@ -27,8 +27,8 @@ import pandas as pd
 from folders import DATABASES
 from iqa.config import Config, load_config, load_yaml, resolve, shipped_config
 from iqa.errors import Parser, UserError, exit_on_user_error
-from iqa.metrics import STATISTICS, Place, Statistic, compare_dependent, shown_in
-from iqa.results import markdown_table, predictions_table, provenance, read_history, read_results
+from iqa.metrics import STATISTICS, Place, Statistic, compare_over_splits, shown_in
+from iqa.results import TEST_PART, markdown_table, paired_scores, provenance, read_history, read_results
 from iqa.system import (
     FolderBusyError,
     is_first_process,
@@ -42,6 +42,7 @@ from iqa.system import (
 log = logging.getLogger(__name__)
 
 LATENCY_PASSES = 5
+VERDICTS = {"a": "better", "b": "worse"}
 MARKS = {"better": " +", "worse": " -"}  # behind the SRCC that decided
 
 
@@ -188,20 +189,18 @@ def _costs(configs: Sequence[Config]) -> dict:
 
 
 def compare_rows(results: Sequence[dict], baseline: Sequence[dict]) -> dict:
-    """Compare a row with the baseline, seed by seed, by the paired bootstrap on the same test images.
+    """Compare a row with the baseline over all seeds, by the paired bootstrap over the contents that they tested.
 
-    It is better or worse if every seed says so.
+    Returns:
+        What `compare_over_splits` found, a being the row, and `verdict`: "better" or "worse" where the interval of the
+        mean difference in SRCC lies on one side of 0.
+
+    Raises:
+        UserError: a seed was tested on other images than the baseline's.
     """
-    verdicts = []
-    for ours, theirs in zip(results, baseline, strict=True):
-        mine, other = (predictions_table(r, "test").set_index("image") for r in (ours, theirs))
-        if set(mine.index) != set(other.index):
-            raise UserError("a row was tested on other images than the baseline: both need the same split")
-        other = other.loc[mine.index]
-        compared = compare_dependent(mine["score"], other["score"], mine["mos"], contents=mine["content"])
-        verdicts.append(compared["better"])
-    mark = {"a": "better", "b": "worse"}.get(verdicts[0], "no difference shown")
-    return {"verdict": mark if len(set(verdicts)) == 1 else "no difference shown", "by_seed": verdicts}
+    pairs = [paired_scores(ours, theirs, TEST_PART) for ours, theirs in zip(results, baseline, strict=True)]
+    compared = compare_over_splits(pairs)
+    return {"verdict": VERDICTS.get(compared["better"], "no difference shown"), **compared}
 
 
 def to_table(rows: Sequence[dict]) -> pd.DataFrame:
@@ -213,8 +212,10 @@ def to_table(rows: Sequence[dict]) -> pd.DataFrame:
             brief = (each for each in shown_in(Place.BRIEF) if each.key in scores)
             cells |= {f"{part} {each.title}": _mean_and_deviation(each, scores[each.key]) for each in brief}
         compared = f"test {STATISTICS['srcc'].title}"
+        versus = row["versus_baseline"] or {}
         if compared in cells:
-            cells[compared] += MARKS.get((row["versus_baseline"] or {}).get("verdict"), "")
+            cells[compared] += MARKS.get(versus.get("verdict"), "")
+        cells |= _difference(versus)
         cells["parameters (M)"] = f"{row['parameters'] / 1e6:.2f}"
         cells["GMACs"] = f"{row['macs'] / 1e9:.2f}"
         cells["GFLOPs"] = f"{2 * row['macs'] / 1e9:.2f}"
@@ -227,6 +228,16 @@ def to_table(rows: Sequence[dict]) -> pd.DataFrame:
     return pd.DataFrame(table).fillna("-")
 
 
+def _difference(versus: dict) -> dict[str, str]:
+    """Cells that say by how much a row's SRCC differs from the baseline's, and how sure that is."""
+    if versus.get("difference") is None:
+        return {}
+    interval = versus["bootstrap"]["difference_ci95"]
+    low_and_high = "undecided" if None in interval else "{:+.4f} to {:+.4f}".format(*interval)
+    ahead = f"{versus['ahead']} of {versus['splits']}"
+    return {"difference": f"{versus['difference']:+.4f}", "95 % interval": low_and_high, "seeds ahead": ahead}
+
+
 def _mean_and_deviation(statistic: Statistic, value: dict) -> str:
     if value["mean"] is None:
         return "undefined"
@@ -237,8 +248,8 @@ def write_tables(ablation: Ablation, rows: Sequence[dict], folder: Path) -> dict
     """Write the table as JSON, CSV, Markdown and LaTeX, print it, and return its record."""
     table = to_table(rows)
     note = (
-        f"+ better, - worse than {ablation.baseline} on every seed "
-        "(paired bootstrap over contents, p < 0.05; undecided below 6 contents)."
+        f"difference: in mean test SRCC to {ablation.baseline} over the seeds, with a bootstrap over contents; "
+        "+ better, - worse: its interval lies on one side of 0; undecided below 6 contents."
     )
     record = {"name": ablation.name, "baseline": ablation.baseline, "note": note, "provenance": provenance()}
     record["rows"] = list(rows)

@@ -16,9 +16,9 @@ import pandas as pd
 
 from iqa.errors import Parser, UserError, exit_on_user_error
 from iqa.metrics import compare_over_splits
-from iqa.results import TEST_PART, provenance, read_results
+from iqa.results import TEST_PART, paired_scores, provenance, read_results
 from iqa.system import start_logging, write_json
-from smart_iqa.commands.baseline import KINDS, paired_scores
+from smart_iqa.commands.baseline import KINDS
 
 
 def read_splits(folder: Path, prefix: str = "") -> list[dict]:
@@ -41,7 +41,7 @@ def compared(folder: Path) -> dict[str, dict]:
         if theirs and len(theirs) != len(ours):
             raise UserError(f"{folder}: {len(theirs)} splits of {kind}, {len(ours)} of the model")
         if theirs:
-            paired = compare_over_splits([paired_scores(*pair) for pair in zip(ours, theirs, strict=True)])
+            paired = compare_over_splits([paired_scores(*pair, TEST_PART) for pair in zip(ours, theirs, strict=True)])
             found[kind] = {"medians": medians(theirs), "model_against_it": paired}
     return found
 

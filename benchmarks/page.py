@@ -135,13 +135,6 @@ def start_rows(result: dict) -> list[list]:
     ]
 
 
-def start_section(file: str, result: dict) -> str:
-    """Targets and seconds of a start."""
-    busy = " The machine did something else meanwhile." if result["busy"] else ""
-    measured = table(["seconds of a start", "median", "quartiles", "n"], start_rows(result))
-    return "\n".join([_headline(file, result) + busy, targets_table(result), "", measured])
-
-
 LOOP = ("loop_images_per_s", "loop_test_images_per_s", "overhead_share", "deterministic_cost")
 
 
@@ -309,7 +302,6 @@ SECTIONS = {
     "cost": ("cost", cost_section),
     "modes": ("test_modes", modes_section),
     "prediction": ("prediction", prediction_section),
-    "start": ("start", start_section),
     "gpu": ("gpu", gpu_section),
     "scaling": ("throughput", scaling_section),
     "collection": ("collection", collection_section),

@@ -1,7 +1,6 @@
 """Speed and memory of `smart-iqa predict`, beside the bare backbone and beside importing torch.
 
     python benchmarks/prediction.py --json benchmarks/results/MACHINE_prediction.json
-    python benchmarks/prediction.py --only_start --json start.json      # the last block: a minute or two
 
 `predict` decodes, scores and gives rows; *bare* is timm's network of the same name, built as timm builds it, that takes
 ready tensors of the same sizes one at a time, or in the batches that predict makes. Ratios are of images a second
@@ -225,18 +224,18 @@ def measure_work(folder: Path, sizes: Sizes) -> tuple[dict, dict]:
     return {"speed": speed, "memory": memory}, {**numbers, "memory_ratio": memory["ratio"]}
 
 
-def measure(sizes: Sizes, only_start: bool = False) -> dict:
-    """Everything, or start-up alone, with the targets."""
+def measure(sizes: Sizes) -> dict:
+    """Everything, with the targets."""
     with tempfile.TemporaryDirectory() as temporary:
         print("measuring start-up", file=sys.stderr)
         start = measure_start(write_images(Path(temporary), SMALL[-1:], 1)[0], sizes.starts)
-        work, numbers = ({}, {}) if only_start else measure_work(Path(temporary), sizes)
+        work, numbers = measure_work(Path(temporary), sizes)
     numbers |= {f"first_score_{name}": start[name]["median"] for name in ("ratio", "cpu_ratio")}
     numbers |= {name: start[name]["median"] for name in TARGETS if name in start}
     return {
-        "kind": "start" if only_start else "prediction",
+        "kind": "prediction",
         **numbers,
-        "targets": {name: against_target(numbers[name], **asked) for name, asked in TARGETS.items() if name in numbers},
+        "targets": {name: against_target(numbers[name], **asked) for name, asked in TARGETS.items()},
         "measurements": {"start": start, **work},
     }
 
@@ -246,7 +245,6 @@ def make_parser() -> Parser:
     parser = Parser(description="Speed, start-up and memory of prediction.")
     parser.add_argument("--json", required=True, type=Path, metavar="FILE", help="where the measurements go")
     parser.add_argument("--quick", action="store_true", help="tiny sizes: shows that it runs, says nothing")
-    parser.add_argument("--only_start", action="store_true", help="measure start-up alone")
     parser.add_argument("--busy", action="store_true", help="note that the machine did something else meanwhile")
     return parser
 
@@ -255,7 +253,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the numbers beside their targets, write everything."""
     arguments = make_parser().parse_args(argv)
     require_writable(arguments.json)
-    result = measure(QUICK if arguments.quick else FULL, arguments.only_start)
+    result = measure(QUICK if arguments.quick else FULL)
     write_result(arguments.json, {**result, "quick": arguments.quick, "busy": arguments.busy})
     print_targets(result["targets"])
 

@@ -168,11 +168,14 @@ def results_of(scores, mos):
     return {"predictions": {"test": rows}}
 
 
-def test_a_row_is_better_only_if_every_seed_says_so():
+def test_a_row_is_better_if_its_difference_over_all_seeds_is_on_one_side_of_zero():
     rng = np.random.default_rng(0)
     mos = rng.uniform(0, 100, 60)
     good, bad = results_of(mos + rng.normal(0, 3, 60), mos), results_of(rng.uniform(0, 100, 60), mos)
-    assert compare_rows([good, good], [bad, bad])["verdict"] == "better"
+    compared = compare_rows([good, good], [bad, bad])
+    assert (compared["verdict"], compared["ahead"]) == ("better", 2)
+    low, high = compared["bootstrap"]["difference_ci95"]
+    assert 0 < low < compared["difference"] < high
     assert compare_rows([bad, bad], [good, good])["verdict"] == "worse"
     assert compare_rows([good, bad], [bad, good])["verdict"] == "no difference shown"
 

@@ -223,7 +223,6 @@ def test_a_page_gets_every_kind_of_result(quick):
     start = {"first_score": {"median": 2.0, "quartiles": [1.75, 2.5], "n": 3}}
     measured = {"speed": {}, "start": start, "memory": {"peak_bytes": {"100": 3e8}}}
     results.append(("h.json", {"kind": "prediction", "measurements": measured, "busy": False, **other}))
-    results.append(("k.json", {"kind": "start", "measurements": {"start": start}, "busy": True, **other}))
     served = {"image": "small", "size": [9, 9], "clients": 1, "requests_per_s": 5.0, "median_seconds": 0.2}
     rows = [served | {"p95_seconds": 0.3, "batches": batches} for batches in (True, False)]
     load = {"direct_images_per_s": {"small": 6.0}, "load_average": 0.5}
@@ -243,7 +242,7 @@ def test_a_page_gets_every_kind_of_result(quick):
     assert page.NOTHING not in "".join(pages)
     assert "| loading | 1,000 | 1.5 | 400 |" in pages[0] and "out of memory" in pages[0]
     assert "| batch 32, 2 workers | 2,500 |" in pages[0]
-    assert pages[0].count("| start: first score | 2 | 1.75 .. 2.5 | 3 |") == 2
+    assert pages[0].count("| start: first score | 2 | 1.75 .. 2.5 | 3 |") == 1
     assert "| full | 0.8000 | -0.0100 | -0.0200 .. +0.0000 | 0.20 |" in pages[0]
     assert "| plain | 2 of 3 |" in pages[2] and "| cut short | 3 | 2 | 1 | 0 |" in pages[2]
     assert "| torch | 10 | 9 .. 11 | 27,778 | 1.13 | 1,111 |" in pages[1]

@@ -38,6 +38,7 @@ from .schema import (
     compare_predictions as compare_predictions,
     digest as digest,
     list_fingerprint as list_fingerprint,
+    paired_scores as paired_scores,
     part_metrics as part_metrics,
     prediction_rows as prediction_rows,
     predictions_table as predictions_table,

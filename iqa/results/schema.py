@@ -199,6 +199,19 @@ def predictions_table(results: dict, part: str) -> pd.DataFrame:
     return pd.DataFrame(results["predictions"][part])
 
 
+def paired_scores(ours: dict, theirs: dict, part: str) -> tuple[list, list, list, list]:
+    """Both models' scores, mos and contents of the images of one part, as `iqa.metrics.compare_over_splits` takes them.
+
+    Raises:
+        UserError: they hold no such part, or other images in it.
+    """
+    mine, other = (predictions_table(results, part).set_index("image") for results in (ours, theirs))
+    if set(mine.index) != set(other.index):
+        raise UserError(f"{part}: the two were tested on different images; both need the same split")
+    contents = mine["content"] if "content" in mine else mine.index.to_series()
+    return list(mine["score"]), list(other["score"][mine.index]), list(mine["mos"]), list(contents)
+
+
 def digest(results: dict) -> str:
     """SHA-256 over a results file without its digest; the order of keys does not matter."""
     content = {key: value for key, value in results.items() if key != "digest"}

@@ -26,7 +26,7 @@ from iqa.config import Config, resolve
 from iqa.data import read_split
 from iqa.errors import Parser, UserError
 from iqa.metrics import across_splits, srcc
-from iqa.results import TEST_PART, build_results, metrics_table, provenance, read_results, write_results
+from iqa.results import TEST_PART, build_results, metrics_table, paired_scores, provenance, read_results, write_results
 from iqa.system import start_logging
 
 if TYPE_CHECKING:
@@ -223,20 +223,12 @@ def _paired(ours: Sequence[dict], theirs: Sequence[dict]) -> str:
     """How much better our model is than a baseline over the same splits, with its interval over contents."""
     from iqa.metrics import compare_over_splits
 
-    found = compare_over_splits([paired_scores(*pair) for pair in zip(ours, theirs, strict=True)])
+    found = compare_over_splits([paired_scores(*pair, TEST_PART) for pair in zip(ours, theirs, strict=True)])
     low, high = found["bootstrap"]["difference_ci95"]
     return (
         f"SRCC {found['difference']:+.4f}, 95 % interval over {found['contents']} contents {low:+.4f} to {high:+.4f}, "
         f"ahead in {found['ahead']} of {found['splits']} splits"
     )
-
-
-def paired_scores(ours: dict, theirs: dict) -> tuple[list, list, list, list]:
-    """Both models' scores, mos and contents of the images that a split tested."""
-    rows = ours["predictions"][TEST_PART]
-    other = {row["image"]: row["score"] for row in theirs["predictions"][TEST_PART]}
-    scores, others = [row["score"] for row in rows], [other[row["image"]] for row in rows]
-    return scores, others, [row["mos"] for row in rows], [row.get("content", row["image"]) for row in rows]
 
 
 def make_parser(kind: str = "ridge") -> Parser:
