@@ -896,6 +896,24 @@ RESIDUAL_RANK = 64  # of what is generated of the first layer
 GENERATED_START = 0.02  # of what is generated at the start, beside shared weights of about 1
 
 
+class GatheredNorm(nn.BatchNorm2d):
+    """Batch normalisation that also learns from a batch of one vector, as the last one of an epoch may be.
+
+    One vector has no deviation of its own: it is standardised by what was gathered, and adds to that.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, C, H, W) -> standardised maps."""
+        if not self.training or x.numel() > x.shape[1]:
+            return super().forward(x)
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        with torch.no_grad():
+            away = x.float().flatten() - self.running_mean
+            self.running_mean += self.momentum * away
+            self.running_var += self.momentum * (away.square() - self.running_var)
+        return F.batch_norm(x, self.running_mean, self.running_var, eps=self.eps)
+
+
 class Standardise(nn.Module):
     """Pooled features as a head learns from them: roots of their sizes, then each channel to mean 0, deviation 1.
 
@@ -909,7 +927,7 @@ class Standardise(nn.Module):
     def __init__(self, channels: list[int], grids: tuple[int, ...]):
         super().__init__()
         self.grids = grids
-        self.norms = nn.ModuleList(nn.BatchNorm2d(c, affine=False) for c in channels)
+        self.norms = nn.ModuleList(GatheredNorm(c, affine=False) for c in channels)
 
     def forward(self, stages: list[Tensor]) -> list[Tensor]:
         """Stages 4 x (B, C_i, H_i, W_i) -> 4 x (B, C_i, side, side); one that is left out passes."""

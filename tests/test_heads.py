@@ -10,7 +10,16 @@ from iqa.choices import HEADS as HEAD_NAMES
 from iqa.config import resolve
 from iqa.errors import UserError
 from iqa.folding import folded
-from models_swin import HEADS, Backbone, Ensemble, JoinedBackbone, SmartIQA, build_network, cell_statistics
+from models_swin import (
+    HEADS,
+    Backbone,
+    Ensemble,
+    GatheredNorm,
+    JoinedBackbone,
+    SmartIQA,
+    build_network,
+    cell_statistics,
+)
 
 POOLED = {"fusion": "vector", "content_vector": "pooled"}
 
@@ -132,6 +141,21 @@ def test_every_head_starts_in_the_middle_of_the_scale_and_learns(head):
         losses.append(loss.item())
     assert losses[0] == pytest.approx(25.8, abs=6)
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_batch_of_one_is_learned_from_and_gathered():
+    model = build_network(head="residual", backbone="nano", **POOLED).train()
+    norm = model.standardise[0].norms[3]
+    model.score_features(1 + torch.rand(1, sum(model.backbone.channels))).sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.hypernet.parameters())
+    assert (norm.running_mean.abs() > 0.05).all() and norm.running_var.isfinite().all()
+
+
+def test_statistics_gathered_from_batches_of_one_approach_those_of_all():
+    norm, x = GatheredNorm(1, affine=False).train(), 5 + 2 * torch.randn(1000)
+    for value in x:
+        norm(value.view(1, 1, 1, 1))
+    assert norm.running_mean.item() == pytest.approx(5, abs=2) and norm.running_var.item() == pytest.approx(4, rel=0.7)
 
 
 def test_a_residual_target_net_is_hardly_generated_at_the_start_and_differs_by_image_later():
