@@ -1,10 +1,12 @@
 """Pretraining of a backbone without any score: a folder of photographs -> weights that know contents and distortions.
 
 Two terms. *Distil*: the student's four stages, each through a 1x1 convolution, learn the standardised stages of a
-frozen teacher that ImageNet taught (as Locality Guidance does for small data: Li et al., ECCV 2022). *Quality*: from
-the student's pooled stages a small network learns how similar a distorted crop is to its original (HaarPSI), and the
-order of a triplet. Distilling alone (`photo_weight` 0) shows the student crops as they are; with the quality term it
-learns both from triplets. The solver is that of training; only batch, loss and validation are others.
+frozen teacher that ImageNet taught (as Locality Guidance does for small data: Li et al., ECCV 2022), and their
+averages over positions, which are what a head sees. *Quality*: from the student's pooled stages a small network learns
+how similar a distorted crop is to its original (HaarPSI), and the order of a triplet. Distilling alone (`photo_weight`
+0) shows the student crops, half of them mixed with another one: few photographs so give many contents (Beyer et al.,
+"Knowledge distillation: A good teacher is patient and consistent", CVPR 2022). With the quality term it learns both
+from triplets. The solver is that of training; only batch, loss and validation are others.
 """
 
 from __future__ import annotations
@@ -33,13 +35,15 @@ from iqa.photographs import Photographs, Triplets, held_out, list_photographs, m
 from iqa.pretrained import load_backbone_weights
 from iqa.results import provenance
 from iqa.runtime import autocast, fuse_attention, make_accelerator, seed_everything
-from iqa.system import shard_sizes, sum_shares, write_atomically, write_json
+from iqa.system import shard_sizes, sum_shares, to_device, write_atomically, write_json
 from iqa.watching import require_tracker
 from models_swin import Backbone
 from smart_iqa.runs import open_run_dir, remove_what_only_continuing_needs, require_new
 
 log = logging.getLogger(__name__)
 
+AVERAGES_WEIGHT = 0.25  # of the stages' averages beside their maps, in training
+SMALLEST_DEVIATION = 0.05  # of an average over a batch, in the teacher's deviations
 MARGIN = 0.02  # of the order in a triplet, in HaarPSI
 STATISTICS_BATCHES = 8  # that the teacher's channels are standardised by
 _HELD_OUT_SEED = 2**40  # no training batch has it
@@ -172,31 +176,35 @@ class PretrainingSolver(HyperIQASolver):
     def sample(self, rows: Sequence[int], number: int) -> Tensor:
         """Crops (B, 3, side, side) of every eighth photograph, of up to 64, as a step would show them."""
         some = torch.tensor(rows[number::STATISTICS_BATCHES][:64])
-        crops = self._crops(some, self.config.photo_sides[-1], _HELD_OUT_SEED - 1 - number)
+        crops = self._crops(some, self.config.photo_sides[-1], _HELD_OUT_SEED - 1 - number, mix=True)
         return crops.images.flatten(0, 1)
 
     def _total(self, terms: Terms) -> Tensor:
         return self.config.distil_weight * terms.distil + self.config.photo_weight * terms.quality
 
     def _losses(self, model: nn.Module, batch: PhotoBatch, side: int, seed: int) -> Terms:
-        images, similarity = self._crops(torch.tensor(batch.rows), side, seed)
+        images, similarity = self._crops(torch.tensor(batch.rows), side, seed, mix=model.training)
         images = images.flatten(0, 1)
         with autocast(self.accelerator):
             taught, quality = model(images)
             truth = self.teacher(images)
         quality = quality.float().view(len(similarity), -1)
         distil = torch.stack([F.mse_loss(own.float(), t.float()) for own, t in zip(taught, truth, strict=True)]).mean()
+        if model.training:
+            distil = distil + AVERAGES_WEIGHT * averages_loss(taught, truth)
         if not self.config.photo_weight:
             nothing = 0 * quality.sum()  # several processes need a gradient of every parameter
             return Terms(distil, nothing, quality[0], _averages(taught), _averages(truth))
         loss = F.smooth_l1_loss(quality, similarity, beta=0.1) + order_loss(quality, MARGIN)
         return Terms(distil, loss, quality[0], quality[1:], similarity[1:])
 
-    def _crops(self, rows: Tensor, side: int, seed: int) -> Triplets:
-        """Triplets, or crops as they are, in their place, where no quality is learned."""
+    def _crops(self, rows: Tensor, side: int, seed: int, mix: bool) -> Triplets:
+        """Triplets; in their place crops, some of them mixed if so asked, where no quality is learned."""
         if self.config.photo_weight:
             return make_triplets(self.bank, rows, side, seed)
-        crops = self.bank.crops(rows, side, torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        crops = self.bank.crops(rows, side, generator)
+        crops = mixed(crops, generator) if mix else crops
         return Triplets(crops[None], torch.ones(1, len(rows), device=crops.device))
 
     @torch.no_grad()
@@ -221,6 +229,20 @@ class PretrainingSolver(HyperIQASolver):
     def merit(self, record: dict) -> float:
         """The lower the loss on photographs held out, the better."""
         return -record["val_loss"]
+
+
+def mixed(crops: Tensor, generator: torch.Generator) -> Tensor:
+    """Mix half of the crops (B, 3, H, W), which half being drawn, each with another one in random shares."""
+    share, is_mixed = torch.rand(len(crops), generator=generator), torch.rand(len(crops), generator=generator) < 0.5
+    share = to_device(torch.where(is_mixed, share, 1.0), crops.device)[:, None, None, None]
+    return share * crops + (1 - share) * crops.flip(0)
+
+
+def averages_loss(taught: Sequence[Tensor], truth: Sequence[Tensor]) -> Tensor:
+    """How far each stage's averages over positions are off the teacher's, as a share of their variance in the batch."""
+    pairs = [(own.float().mean(dim=(2, 3)), t.float().mean(dim=(2, 3))) for own, t in zip(taught, truth, strict=True)]
+    deviations = [t.std(dim=0, correction=0).clamp(min=SMALLEST_DEVIATION) for _, t in pairs]
+    return torch.stack([F.mse_loss(o / d, t / d) for (o, t), d in zip(pairs, deviations, strict=True)]).mean()
 
 
 def _averages(stages: Sequence[Tensor]) -> Tensor:

@@ -73,7 +73,25 @@ def test_each_term_can_be_left_out(photos, tmp_path):
     assert second["val_loss"] == pytest.approx(second["val_distil"])
 
 
-def test_distilling_alone_shows_crops_as_they_are(photos, tmp_path, monkeypatch):
+def test_about_half_of_the_crops_are_mixed_with_another_one():
+    crops = torch.arange(200.0).view(200, 1, 1, 1).expand(200, 3, 2, 2)
+    found = pretraining.mixed(crops, torch.Generator().manual_seed(0))
+    is_mixed = (found != crops).flatten(1).any(dim=1)
+    assert 70 < is_mixed.sum() < 130
+    low, high = torch.minimum(crops, crops.flip(0)), torch.maximum(crops, crops.flip(0))
+    assert ((found >= low - 1e-3) & (found <= high + 1e-3)).all()
+    assert torch.equal(pretraining.mixed(crops, torch.Generator().manual_seed(0)), found)
+
+
+@pytest.mark.parametrize("count", [1, 8])
+def test_the_loss_of_averages_does_not_see_where_something_is(count):
+    truth = [torch.randn(count, 4, side, side) for side in (8, 4)]
+    moved = [stage.flip(2, 3) for stage in truth]
+    assert pretraining.averages_loss(moved, truth).item() == pytest.approx(0, abs=1e-6)
+    assert pretraining.averages_loss([stage + 1 for stage in truth], truth) > 1
+
+
+def test_distilling_alone_shows_no_distorted_copies(photos, tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "make_triplets", lambda *_: pytest.fail("a distorted copy was made"))
     assert pretrain(photos, tmp_path, "--photo_weight", 0) == 0
     record = json.loads((tmp_path / "run" / "pretraining.json").read_text())
