@@ -112,10 +112,11 @@ def test_a_job_that_fails_is_said(small_file, tmp_path, capfd):
 
 
 def test_the_experiments_on_koniq_name_the_cross_databases_of_the_design():
-    for file in FILES:
-        if file.stem != "demo":
-            for configs in read_ablation(str(file), None, [0], "out").configs.values():
-                assert configs[0].cross_datasets == ["spaq", "kadid-10k", "agiqa-3k"]
+    read = [read_ablation(str(file), None, [0], "out") for file in FILES]
+    on_koniq = [a for a in read if a.configs[a.baseline][0].dataset == "koniq-10k"]
+    assert {"demo", "agiqa3k_fusions"} == {a.name for a in read} - {a.name for a in on_koniq}
+    for configs in (configs for ablation in on_koniq for configs in ablation.configs.values()):
+        assert configs[0].cross_datasets == ["spaq", "kadid-10k", "agiqa-3k"]
 
 
 def test_a_finished_run_of_other_settings_is_not_taken_for_this_rows(finished, tmp_path, capsys):
