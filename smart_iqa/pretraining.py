@@ -43,7 +43,7 @@ from smart_iqa.runs import open_run_dir, remove_what_only_continuing_needs, requ
 log = logging.getLogger(__name__)
 
 AVERAGES_WEIGHT = 0.25  # of the stages' averages beside their maps, in training
-SMALLEST_DEVIATION = 0.05  # of an average over a batch, in the teacher's deviations
+SMALLEST_DEVIATION = 0.2  # of the teacher's averages, whose maps have deviation 1
 MARGIN = 0.02  # of the order in a triplet, in HaarPSI
 STATISTICS_BATCHES = 8  # that the teacher's channels are standardised by
 _HELD_OUT_SEED = 2**40  # no training batch has it
@@ -127,6 +127,7 @@ class Teacher(nn.Module):
         self.backbone = Backbone(name).eval().requires_grad_(False)
         self.source = load_backbone_weights(self.backbone)
         self.moments: list[tuple[Tensor, Tensor]] = []  # mean and deviation (C, 1, 1) of each stage
+        self.spreads: list[Tensor] = []  # deviation (C,) of each stage's averages over positions, once standardised
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -138,7 +139,12 @@ class Teacher(nn.Module):
     def measure(self, batches: Sequence[Tensor]) -> None:
         """Take mean and deviation of every channel from batches of images."""
         by_stage = zip(*(self.backbone(self.backbone.normalise(images)) for images in batches), strict=True)
-        self.moments = [_moments(torch.cat([s.float().flatten(2) for s in stages])) for stages in by_stage]
+        maps = [torch.cat([s.float().flatten(2) for s in stages]) for stages in by_stage]  # each (N, C, H * W)
+        self.moments = [_moments(stage) for stage in maps]
+        self.spreads = [
+            (stage.mean(dim=2).std(dim=0) / deviation.flatten()).clamp(min=SMALLEST_DEVIATION)
+            for stage, (_, deviation) in zip(maps, self.moments, strict=True)
+        ]
 
 
 def _moments(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,7 +197,7 @@ class PretrainingSolver(HyperIQASolver):
         quality = quality.float().view(len(similarity), -1)
         distil = torch.stack([F.mse_loss(own.float(), t.float()) for own, t in zip(taught, truth, strict=True)]).mean()
         if model.training:
-            distil = distil + AVERAGES_WEIGHT * averages_loss(taught, truth)
+            distil = distil + AVERAGES_WEIGHT * averages_loss(taught, truth, self.teacher.spreads)
         if not self.config.photo_weight:
             nothing = 0 * quality.sum()  # several processes need a gradient of every parameter
             return Terms(distil, nothing, quality[0], _averages(taught), _averages(truth))
@@ -238,11 +244,16 @@ def mixed(crops: Tensor, generator: torch.Generator) -> Tensor:
     return share * crops + (1 - share) * crops.flip(0)
 
 
-def averages_loss(taught: Sequence[Tensor], truth: Sequence[Tensor]) -> Tensor:
-    """How far each stage's averages over positions are off the teacher's, as a share of their variance in the batch."""
-    pairs = [(own.float().mean(dim=(2, 3)), t.float().mean(dim=(2, 3))) for own, t in zip(taught, truth, strict=True)]
-    deviations = [t.std(dim=0, correction=0).clamp(min=SMALLEST_DEVIATION) for _, t in pairs]
-    return torch.stack([F.mse_loss(o / d, t / d) for (o, t), d in zip(pairs, deviations, strict=True)]).mean()
+def averages_loss(taught: Sequence[Tensor], truth: Sequence[Tensor], spreads: Sequence[Tensor]) -> Tensor:
+    """How far each stage's averages over positions are off the teacher's, as a share of their variance.
+
+    Args:
+        taught: of each stage (B, C, H, W), as the student sees it.
+        truth: the teacher's.
+        spreads: of each stage the deviation (C,) of the teacher's averages.
+    """
+    off = [(own.float() - t.float()).mean(dim=(2, 3)) for own, t in zip(taught, truth, strict=True)]
+    return torch.stack([(o / spread).square().mean() for o, spread in zip(off, spreads, strict=True)]).mean()
 
 
 def _averages(stages: Sequence[Tensor]) -> Tensor:

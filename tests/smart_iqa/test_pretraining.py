@@ -83,12 +83,13 @@ def test_about_half_of_the_crops_are_mixed_with_another_one():
     assert torch.equal(pretraining.mixed(crops, torch.Generator().manual_seed(0)), found)
 
 
-@pytest.mark.parametrize("count", [1, 8])
-def test_the_loss_of_averages_does_not_see_where_something_is(count):
-    truth = [torch.randn(count, 4, side, side) for side in (8, 4)]
+def test_the_loss_of_averages_does_not_see_where_something_is_and_goes_by_their_spread():
+    truth, spreads = [torch.randn(2, 4, side, side) for side in (8, 4)], [torch.full((4,), 0.5)] * 2
     moved = [stage.flip(2, 3) for stage in truth]
-    assert pretraining.averages_loss(moved, truth).item() == pytest.approx(0, abs=1e-6)
-    assert pretraining.averages_loss([stage + 1 for stage in truth], truth) > 1
+    assert pretraining.averages_loss(moved, truth, spreads).item() == pytest.approx(0, abs=1e-6)
+    assert pretraining.averages_loss([stage + 1 for stage in truth], truth, spreads).item() == pytest.approx(
+        4, rel=1e-4
+    )
 
 
 def test_distilling_alone_shows_no_distorted_copies(photos, tmp_path, monkeypatch):

@@ -172,4 +172,4 @@ def test_processes_wait_for_the_results_that_an_ablation_reads_and_one_of_them_w
     arguments = ["run_ablations", str(tmp_path / "few.yaml"), "--results_dir", str(results)]
     done = launch(tmp_path, 2, arguments)
     assert done.code == 0, done.err
-    assert (results / "few" / "table.json").is_file() and done.out.count("paired bootstrap over contents") == 1
+    assert (results / "few" / "table.json").is_file() and done.out.count("with a bootstrap over contents") == 1
