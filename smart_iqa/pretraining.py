@@ -61,7 +61,7 @@ class PhotoBatch(NamedTuple):
 class Terms(NamedTuple):
     """What a batch gave: the terms of the loss, and what validation compares."""
 
-    distil: Tensor  # mean squared error of the standardised stages: the share of their variance left unexplained
+    distil: Tensor  # share of the standardised stages' variance left unexplained; in training that of averages is added
     quality: Tensor  # loss of the quality network, 0 where it does not learn
     scores: Tensor  # (B,) quality of the crops as they are
     predicted: Tensor  # quality of the distorted copies, or else the stages' averages
