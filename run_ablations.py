@@ -249,7 +249,7 @@ def write_tables(ablation: Ablation, rows: Sequence[dict], folder: Path) -> dict
     table = to_table(rows)
     note = (
         f"difference: in mean test SRCC to {ablation.baseline} over the seeds, with a bootstrap over contents; "
-        "+ better, - worse: its interval lies on one side of 0; undecided below 6 contents."
+        "+ better, - worse: its interval is on one side of 0 (what seeds add is not in it); undecided below 6 contents."
     )
     record = {"name": ablation.name, "baseline": ablation.baseline, "note": note, "provenance": provenance()}
     record["rows"] = list(rows)
