@@ -33,7 +33,7 @@ from iqa.metrics import plcc, srcc
 from iqa.optimization import make_average, make_optimizer, make_scheduler, step_only_where
 from iqa.photographs import PhotographTerm
 from iqa.results import read_history
-from iqa.runtime import autocast, random_states, restore_random_states, seed_pass
+from iqa.runtime import autocast, flush_denormals, random_states, restore_random_states, seed_pass
 from iqa.steps import EpochSoFar, Learned, Progress, Step, step_numbers, suspects
 from iqa.system import StopSignals, fetch_later, gather_shares, sum_shares, write_atomically
 from iqa.watching import Watch
@@ -216,6 +216,7 @@ class HyperIQASolver:
             "crops_per_s": round(self.crops_per_epoch / self.so_far.seconds, 2),
         }
 
+    @flush_denormals()
     def _learn_batches(self) -> None:
         """Learn from the batches that are left of the epoch; save every `checkpoint_every` steps, and when stopped."""
         so_far, every = self.so_far, self.config.checkpoint_every

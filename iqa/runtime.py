@@ -131,6 +131,20 @@ def deterministic_kernels(asked: bool) -> Iterator[None]:
             del os.environ[WORKSPACE]
 
 
+@contextlib.contextmanager
+def flush_denormals() -> Iterator[None]:
+    """Take numbers below the smallest normal float (1.2e-38 in fp32) for 0 while it lasts.
+
+    A CPU computes with them up to fifty times as slowly, and the gradients of saturated sigmoids are full of them.
+    """
+    before = (torch.full((), torch.finfo(torch.float32).tiny / 4) * 1.0).item() == 0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(before)
+
+
 def autocast(accelerator: Accelerator) -> torch.autocast:
     """The arithmetic of an accelerator's precision; its own `autocast` is that of the last one made."""
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)

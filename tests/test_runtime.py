@@ -18,6 +18,7 @@ from iqa.runtime import (
     WORKSPACE,
     autocast,
     deterministic_kernels,
+    flush_denormals,
     fuse_attention,
     make_accelerator,
     precision_of,
@@ -115,6 +116,23 @@ def test_a_constant_is_made_once_and_serves_training_after_a_test():
     weight = torch.ones(2, requires_grad=True)
     (weight * made).sum().backward()
     assert weight.grad.tolist() == [0.25, 0.5]
+
+
+def halved_denormal() -> float:
+    """Half of a number that is a denormal one in fp32 already; many, so that every thread computes some."""
+    return (torch.full((1 << 18,), 2.0**-130) * 0.5).amax().item()
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_denormal_numbers_are_zero_while_it_lasts_and_then_as_before(before):
+    torch.set_flush_denormal(before)
+    try:
+        with contextlib.suppress(KeyboardInterrupt), flush_denormals():
+            assert halved_denormal() == 0
+            raise KeyboardInterrupt
+        assert halved_denormal() == (0 if before else 2.0**-131)
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def determinism() -> tuple:

@@ -184,6 +184,17 @@ def test_a_small_model_learns_what_is_easy(table, tmp_path):
     assert solver.history[-1]["train_loss"] < solver.history[0]["train_loss"] / 2
 
 
+def halved_denormal() -> float:
+    return (torch.full((1 << 18,), 2.0**-130) * 0.5).amax().item()
+
+
+def test_training_takes_denormal_numbers_for_zero_and_nothing_else_does(table, tmp_path, monkeypatch):
+    seen, learn = [], HyperIQASolver._learn
+    monkeypatch.setattr(HyperIQASolver, "_learn", lambda *given: (seen.append(halved_denormal()), learn(*given)))
+    make_solver(table, tmp_path / "run").fit(1)
+    assert seen and not any(seen) and halved_denormal() == 2.0**-131
+
+
 def test_three_steps_without_a_finite_loss_stop_the_run_and_name_the_images(table, tmp_path):
     solver = make_solver(table, tmp_path / "run")
     solver.fit(last_epoch=1)
