@@ -46,7 +46,6 @@ _COLOUR_BASIS = (
     (1 / 3,) * 9,
     _LUMA * 3,
 )
-_IN_CACHE = 4  # so many crops fit into a CPU's second-level cache as floats
 
 
 class Batch(NamedTuple):
@@ -472,6 +471,13 @@ def _colour_maps(augment: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Te
     return torch.cat((of_pixel, offset), dim=2), of_mean
 
 
+def _mirrored(pixels: Tensor, flip: Tensor) -> Tensor:
+    """Crops (N, 3, H, W), mirrored where `flip` (N,) says so; one alone on a CPU, where looking waits for nothing."""
+    if pixels.device.type == "cpu" and len(pixels) == 1:
+        return pixels.flip(-1) if flip else pixels
+    return torch.where(flip[:, None, None, None], pixels.flip(-1), pixels)
+
+
 def to_images(
     crops: Tensor, augment: Tensor, mean: Sequence[float], std: Sequence[float], jitter: bool = False
 ) -> Tensor:
@@ -490,17 +496,15 @@ def to_images(
     pixels, augment = crops.flatten(0, 1), augment.flatten(0, 1)  # (N, 3, H, W), (N, 5)
     images = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device)
     mean_t, std_t = (255 * device_constant(tuple(values), images.device)[:, None] for values in (mean, std))  # (3, 1)
-    flip = augment[:, 0].bool()[:, None, None, None]
-    some = _IN_CACHE if pixels.device.type == "cpu" else max(1, len(pixels))
+    some = 1 if pixels.device.type == "cpu" else max(1, len(pixels))  # a crop's floats fit into a CPU's cache
     buffer = images.new_ones((some, 4, *pixels.shape[2:]))  # red, green, blue, and the 1 that an offset multiplies
-    tensors = (images, pixels, flip, *(_colour_maps(augment, mean_t, std_t) if jitter else ()))
-    for out, part, flipped, *maps in zip(*(tensor.split(some) for tensor in tensors), strict=True):
-        planes = buffer[: len(part)]
-        rgb = planes[:, :3].copy_(torch.where(flipped, part.flip(-1), part))
+    tensors = (images, pixels, augment[:, 0].bool(), *(_colour_maps(augment, mean_t, std_t) if jitter else ()))
+    for out, part, flip, *maps in zip(*(tensor.split(some) for tensor in tensors), strict=True):
         if jitter:
-            of_pixel, of_mean = maps
+            planes, (of_pixel, of_mean) = buffer[: len(part)], maps
+            rgb = planes[:, :3].copy_(_mirrored(part, flip))
             of_pixel[:, :, 3:].baddbmm_(of_mean, rgb.flatten(2).mean(2, keepdim=True))
             torch.bmm(of_pixel, planes.flatten(2), out=out.flatten(2))
         else:
-            torch.sub(rgb, mean_t[:, :, None], out=out).div_(std_t[:, :, None])
+            out.copy_(_mirrored(part, flip)).sub_(mean_t[:, :, None]).div_(std_t[:, :, None])
     return images
