@@ -4,9 +4,10 @@ Two terms. *Distil*: the student's four stages, each through a 1x1 convolution, 
 frozen teacher that ImageNet taught (as Locality Guidance does for small data: Li et al., ECCV 2022), and their
 averages over positions, which are what a head sees. *Quality*: from the student's pooled stages a small network learns
 how similar a distorted crop is to its original (HaarPSI), and the order of a triplet. Distilling alone (`photo_weight`
-0) shows the student crops, half of them mixed with another one: few photographs so give many contents (Beyer et al.,
-"Knowledge distillation: A good teacher is patient and consistent", CVPR 2022). With the quality term it learns both
-from triplets. The solver is that of training; only batch, loss and validation are others.
+0) shows the student crops, half of them in other colours and half mixed with another one: few photographs so give many
+contents (Beyer et al., "Knowledge distillation: A good teacher is patient and consistent", CVPR 2022; Asano and Saeed,
+"The augmented image prior", ICLR 2023). With the quality term it learns both from triplets. The solver is
+that of training; only batch, loss and validation are others.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ from smart_iqa.runs import open_run_dir, remove_what_only_continuing_needs, requ
 log = logging.getLogger(__name__)
 
 AVERAGES_WEIGHT = 0.25  # of the stages' averages beside their maps, in training
+HUES, TONES, TINTS = 0.4, 0.3, 0.1  # deviations of what `recoloured` draws
 SMALLEST_DEVIATION = 0.2  # of the teacher's averages, whose maps have deviation 1
 MARGIN = 0.02  # of the order in a triplet, in HaarPSI
 STATISTICS_BATCHES = 8  # that the teacher's channels are standardised by
@@ -205,12 +207,12 @@ class PretrainingSolver(HyperIQASolver):
         return Terms(distil, loss, quality[0], quality[1:], similarity[1:])
 
     def _crops(self, rows: Tensor, side: int, seed: int, mix: bool) -> Triplets:
-        """Triplets; in their place crops, some of them mixed if so asked, where no quality is learned."""
+        """Triplets; in their place crops, augmented if so asked, where no quality is learned."""
         if self.config.photo_weight:
             return make_triplets(self.bank, rows, side, seed)
         generator = torch.Generator().manual_seed(seed)
         crops = self.bank.crops(rows, side, generator)
-        crops = mixed(crops, generator) if mix else crops
+        crops = augmented(crops, generator) if mix else crops
         return Triplets(crops[None], torch.ones(1, len(rows), device=crops.device))
 
     @torch.no_grad()
@@ -237,11 +239,43 @@ class PretrainingSolver(HyperIQASolver):
         return -record["val_loss"]
 
 
+def augmented(crops: Tensor, generator: torch.Generator) -> Tensor:
+    """Crops (B, 3, H, W) in 0..1 in other colours, and mixed with each other: what a few photographs do not show."""
+    return mixed(recoloured(crops, generator), generator)
+
+
+def recoloured(crops: Tensor, generator: torch.Generator) -> Tensor:
+    """Give half of the crops (B, 3, H, W) in 0..1, which half being drawn, other hues, saturation and gamma."""
+    shifts, tints = torch.randn(len(crops), 3, 3, generator=generator), torch.randn(len(crops), 3, generator=generator)
+    tone, is_recoloured = (
+        torch.randn(len(crops), 1, generator=generator),
+        torch.rand(len(crops), generator=generator) < 0.5,
+    )
+    matrices = torch.eye(3) + HUES * (shifts - shifts.mean(dim=2, keepdim=True))  # what is grey stays grey
+    matrices, gammas, chosen = (
+        to_device(part, crops.device) for part in (matrices, (TONES * tone + TINTS * tints).exp(), is_recoloured)
+    )
+    other = torch.einsum("bij,bjhw->bihw", matrices, crops).clamp(0, 1) ** gammas[:, :, None, None]
+    return torch.where(chosen[:, None, None, None], other, crops)
+
+
 def mixed(crops: Tensor, generator: torch.Generator) -> Tensor:
-    """Mix half of the crops (B, 3, H, W), which half being drawn, each with another one in random shares."""
-    share, is_mixed = torch.rand(len(crops), generator=generator), torch.rand(len(crops), generator=generator) < 0.5
-    share = to_device(torch.where(is_mixed, share, 1.0), crops.device)[:, None, None, None]
-    return share * crops + (1 - share) * crops.flip(0)
+    """Mix half of the crops (B, 3, H, W), which half being drawn, each with another one.
+
+    Half of these are blended in random shares (mixup: Zhang et al., ICLR 2018), in the others a rectangle is the other
+    crop's (CutMix: Yun et al., ICCV 2019).
+    """
+    share, kind = torch.rand(2, len(crops), generator=generator)
+    edges = torch.rand(2, 2, len(crops), 1, generator=generator).sort(dim=1).values  # of height and width: (from, to)
+    down, across = (
+        (low <= place) & (place < high)
+        for (low, high), size in zip(edges, crops.shape[2:], strict=True)
+        for place in [(torch.arange(size) + 0.5) / size]
+    )
+    blended = torch.where(kind < 0.25, share, 0.0)[:, None, None]
+    pasted = (down[:, :, None] & across[:, None, :] & (kind > 0.75)[:, None, None]).float()
+    of_other = to_device(blended + pasted, crops.device)[:, None]
+    return (1 - of_other) * crops + of_other * crops.flip(0)
 
 
 def averages_loss(taught: Sequence[Tensor], truth: Sequence[Tensor], spreads: Sequence[Tensor]) -> Tensor:

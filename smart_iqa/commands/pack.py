@@ -75,6 +75,7 @@ def pack(run: str | Path, output: str | Path, data_root: str | None = None, **ch
     width = half_width(scorer.score_table(val), val["mos"].to_numpy())
     scores, mos = scorer.score_table(test), test["mos"].to_numpy()
     made = dict(read_checkpoint(run / "best.safetensors")[1]["made"])
+    made["weights"] = made["weights"].rpartition("/")[2]  # a run that it started from has its name, not its place
     made["config"] = dataclasses.asdict(scorer.config) | dict.fromkeys(PLACES) | ANYWHERE
     made["meaning"] = {
         "half_width": round(width, 2),

@@ -73,14 +73,31 @@ def test_each_term_can_be_left_out(photos, tmp_path):
     assert second["val_loss"] == pytest.approx(second["val_distil"])
 
 
-def test_about_half_of_the_crops_are_mixed_with_another_one():
-    crops = torch.arange(200.0).view(200, 1, 1, 1).expand(200, 3, 2, 2)
+def test_half_of_the_crops_are_mixed_with_another_one_blended_or_in_a_rectangle():
+    crops = torch.arange(400.0).view(400, 1, 1, 1).expand(400, 3, 16, 24)
     found = pretraining.mixed(crops, torch.Generator().manual_seed(0))
-    is_mixed = (found != crops).flatten(1).any(dim=1)
-    assert 70 < is_mixed.sum() < 130
+    changed = found != crops
+    blended = changed.flatten(1).all(dim=1)
+    pasted = changed.flatten(1).any(dim=1) & ~blended
+    assert 70 < blended.sum() < 130 and 70 < pasted.sum() < 130
     low, high = torch.minimum(crops, crops.flip(0)), torch.maximum(crops, crops.flip(0))
     assert ((found >= low - 1e-3) & (found <= high + 1e-3)).all()
+    assert torch.equal(found[pasted], torch.where(changed, crops.flip(0), crops)[pasted])
+    rows, columns = changed[pasted, 0].any(dim=2), changed[pasted, 0].any(dim=1)
+    assert torch.equal(changed[pasted, 0], rows[:, :, None] & columns[:, None, :])
     assert torch.equal(pretraining.mixed(crops, torch.Generator().manual_seed(0)), found)
+
+
+def test_half_of_the_crops_get_other_colours_and_grey_stays_nearly_grey(monkeypatch):
+    crops = torch.rand(200, 3, 4, 4, generator=torch.Generator().manual_seed(1))
+    found = pretraining.recoloured(crops, torch.Generator().manual_seed(0))
+    changed = (found != crops).flatten(1).any(dim=1)
+    assert 70 < changed.sum() < 130 and found.min() >= 0 and found.max() <= 1
+    monkeypatch.setattr(pretraining, "TINTS", 0.0)
+    grey = crops[:, :1].expand(-1, 3, -1, -1)
+    found = pretraining.recoloured(grey, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found, found[:, :1].expand(-1, 3, -1, -1))
+    assert (found[changed] != grey[changed]).any()
 
 
 def test_the_loss_of_averages_does_not_see_where_something_is_and_goes_by_their_spread():
