@@ -148,12 +148,21 @@ def test_a_step_that_is_not_finite_in_one_process_is_skipped_in_all(table, tmp_p
 @pytest.mark.long
 @pytest.mark.parametrize("processes", [2, 3])
 def test_pretraining_in_two_and_three_processes_records_the_loss_of_all_and_ends_alike(tmp_path, processes):
-    """Crops are drawn by process, so that losses agree about, not exactly; half of it was recorded of two."""
+    """Crops are drawn by process, so that losses agree about, not exactly; half of it was recorded of two.
+
+    All crops are distorted alike: with drawn distortions, chance alone moves the mean of so few by a fifth.
+    """
     import numpy as np
     from PIL import Image
 
     from iqa.config import Config as Settings
+    from iqa.photographs import Triplets
     from smart_iqa import pretraining
+
+    def darkened(photographs, rows, side, seed) -> Triplets:
+        crops = photographs.crops(rows, side, torch.Generator().manual_seed(seed))
+        shares = torch.tensor([1.0, 0.9, 0.8])
+        return Triplets(shares[:, None, None, None, None] * crops, shares[:, None].expand(3, len(rows)))
 
     folder, rng = tmp_path / "photos", np.random.default_rng(0)
     folder.mkdir()
@@ -162,14 +171,15 @@ def test_pretraining_in_two_and_three_processes_records_the_loss_of_all_and_ends
     records = {}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretraining, "load_backbone_weights", lambda backbone: "random")
+        patch.setattr(pretraining, "make_triplets", darkened)
         for count in (1, processes):
             config = Settings(
                 name=str(count), results_dir=str(tmp_path), photos=str(folder), backbone="nano", photo_sides=[32],
-                epochs=processes - 1, train_patch_num=1, batch_size=4, lr=1e-5, device="cpu", num_workers=0,
+                epochs=processes - 1, train_patch_num=3, batch_size=4, lr=1e-5, device="cpu", num_workers=0,
                 teacher="test_resnet.r160_in1k", ema_decay=0.5, early_stopping=True, patience=1,
             )  # fmt: skip
             in_processes(count, lambda config=config: pretraining.pretrain(config))
             assert (tmp_path / str(count) / "backbone.safetensors").is_file()
             records[count] = read_history(tmp_path / str(count) / "history.jsonl")[0]
     for key in ("train_loss", "val_loss", "val_distil"):
-        assert records[processes][key] == pytest.approx(records[1][key], rel=0.2), key
+        assert records[processes][key] == pytest.approx(records[1][key], rel=0.1), key
