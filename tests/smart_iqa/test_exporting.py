@@ -107,7 +107,10 @@ def test_every_fusion_and_swin_are_exported(tmp_path, backbone, fusion):
     scorer = untrained(backbone, fusion)
     program = trace(scorer.model)
     for file in (tmp_path / "model.onnx", tmp_path / "model.pt2"):
-        write_export(scorer, "untrained", file, program=program)
+        said = write_export(scorer, "untrained", file, program=program)
+        assert said["difference"] < max(
+            TOLERANCE, *(2 * rounding(scorer.model, images) for images in exporting._noise())
+        )
         score = reader(file, file.suffix)
         for images in (noise(*size) for size in SIZES):
             allowed = max(TOLERANCE, 2 * rounding(scorer.model, images))
