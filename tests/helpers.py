@@ -102,6 +102,11 @@ def _in_fork(said: Path, work: Callable[[], int]) -> None:
     sys.exit(work())
 
 
+def halved_denormal() -> float:
+    """Half of a number that is a denormal one in fp32 already; many, so that every thread computes some."""
+    return (torch.full((1 << 18,), 2.0**-130) * 0.5).amax().item()
+
+
 def refusal(call: Callable[..., object], *arguments: object) -> str | None:
     """What a call says that ends in a UserError, or None."""
     try:

@@ -10,6 +10,7 @@ from unittest import mock
 import pandas as pd
 import pytest
 import torch
+from helpers import halved_denormal
 
 from data_loader import train_loader
 from iqa.config import Config
@@ -116,11 +117,6 @@ def test_a_constant_is_made_once_and_serves_training_after_a_test():
     weight = torch.ones(2, requires_grad=True)
     (weight * made).sum().backward()
     assert weight.grad.tolist() == [0.25, 0.5]
-
-
-def halved_denormal() -> float:
-    """Half of a number that is a denormal one in fp32 already; many, so that every thread computes some."""
-    return (torch.full((1 << 18,), 2.0**-130) * 0.5).amax().item()
 
 
 @pytest.mark.parametrize("before", [False, True])

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import long
+from helpers import halved_denormal, long
 from PIL import Image
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -182,10 +182,6 @@ def test_a_small_model_learns_what_is_easy(table, tmp_path):
     solver.fit()
     assert solver.history[-1]["val_srcc"] > 0.95
     assert solver.history[-1]["train_loss"] < solver.history[0]["train_loss"] / 2
-
-
-def halved_denormal() -> float:
-    return (torch.full((1 << 18,), 2.0**-130) * 0.5).amax().item()
 
 
 def test_training_takes_denormal_numbers_for_zero_and_nothing_else_does(table, tmp_path, monkeypatch):
