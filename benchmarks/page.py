@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -25,6 +26,7 @@ PAGES = (
     "docs/serve.md",
     "docs/export.md",
     "docs/accuracy.md",
+    "docs/models.md",
 )
 NOTHING = "No result is committed yet."
 GLOBAL_BATCH = 32  # `batch_size`'s default
@@ -36,8 +38,13 @@ _SECTION = "<!-- {name} -->\n{text}\n<!-- /{name} -->"
 
 
 def read_measurements(folder: Path) -> list[tuple[str, dict]]:
-    """File name and content of every measurement in a folder; runs lie in folders of their own and are passed over."""
-    return [(file.name, json.loads(file.read_text())) for file in sorted(folder.glob("*.json"))]
+    """File name and content of every measurement in a folder, and of the tables of ablations.
+
+    Runs lie in folders of their own and are passed over.
+    """
+    files = [*sorted(folder.glob("*.json")), *sorted(folder.glob("ablation_*/table.json"))]
+    read = [(file.relative_to(folder).as_posix(), json.loads(file.read_text())) for file in files]
+    return [(name, {"kind": name} | content) for name, content in read]  # a table has no kind: there is one of each
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -277,12 +284,38 @@ def controls_section(file: str, result: dict) -> str:
     """The model's row, and one of each baseline with the paired test over contents."""
     rows = [["the recipe", *(f"{value:.4f}" for value in result["model"].values()), "", "", ""]]
     for kind, of in result["baselines"].items():
-        paired = of["model_against_it"]
-        low, high = paired["bootstrap"]["difference_ci95"]
-        rows.append([kind, *(f"{value:.4f}" for value in of["medians"].values()), f"{paired['difference']:+.4f}",
-                     f"{low:+.4f} to {high:+.4f}", f"{paired['ahead']} of {paired['splits']}"])  # fmt: skip
+        medians = (f"{value:.4f}" for value in of["medians"].values())
+        rows.append([kind, *medians, *_difference(of["model_against_it"])])
     head = ["model", "median SRCC", "median PLCC", "the recipe's mean SRCC above it", "95 % interval", "splits ahead"]
     return "\n".join([_headline(file, result), table(head, rows)])
+
+
+def fusions_section(file: str, result: dict) -> str:
+    """A row for each of the ablation: accuracy, and the paired difference to the baseline."""
+    rows = []
+    for row in result["rows"]:
+        means = [f"{row['parts']['test'][key]['mean']:.4f}" for key in ("srcc", "plcc")]
+        rows.append([row["row"], *means, *_difference(row["versus_baseline"]), f"{row['parameters'] / 1e6:.2f}"])
+    head = ["row", "mean SRCC", "mean PLCC", f"above {result['baseline']}", "95 % interval", "splits ahead",
+            "parameters (M)"]  # fmt: skip
+    return "\n".join([_headline(file, result), table(head, rows)])
+
+
+def _difference(paired: dict | None) -> list[str]:
+    if paired is None:
+        return ["", "", ""]
+    low, high = paired["bootstrap"]["difference_ci95"]
+    return [f"{paired['difference']:+.4f}", f"{low:+.4f} to {high:+.4f}", f"{paired['ahead']} of {paired['splits']}"]
+
+
+def backbones_section(file: str, result: dict) -> str:
+    """A row for each backbone: the median over the splits of each kind of regression's SRCC."""
+    rows = [
+        [name, of["weights"], *(f"{statistics.median(by['srcc']):.3f}" for by in of["splits"].values())]
+        for name, of in result["backbones"].items()
+    ]
+    kinds = next(iter(result["backbones"].values()))["splits"]
+    return "\n".join([_headline(file, result), table(["backbone", "weights", *kinds], rows)])
 
 
 def gradients_section(file: str, result: dict) -> str:
@@ -312,6 +345,8 @@ SECTIONS = {
     "tried": ("tried", tried_section),
     "controls": ("controls", controls_section),
     "gradients": ("gradients", gradients_section),
+    "fusions": ("ablation_agiqa3k_fusions/table.json", fusions_section),
+    "backbones": ("backbones", backbones_section),
 }
 
 

@@ -238,6 +238,11 @@ def test_a_page_gets_every_kind_of_result(quick):
     results.append(("k.json", controls))
     heads = {"residual": {"agreement": 0.5, "spread": 0.1, "reach": [0.2, 0.3]}}
     results.append(("l.json", {"kind": "gradients", "seeds": 5, "images": 30, "heads": heads, **other}))
+    row = {"row": "single", "parts": {"test": {key: {"mean": 0.8} for key in ("srcc", "plcc")}}, "parameters": 2.5e6}
+    fusions = {"baseline": "channel", "rows": [row | {"versus_baseline": paired}, row | {"versus_baseline": None}]}
+    results.append(("m/table.json", {"kind": "ablation_agiqa3k_fusions/table.json", **fusions, **other}))
+    nano = {"weights": "nano.safetensors", "splits": {"ridge": {"srcc": [0.7, 0.8, 0.75]}}}
+    results.append(("n.json", {"kind": "backbones", "backbones": {"nano": nano}, **other}))
     pages = [page.filled((ROOT / name).read_text(), results) for name in page.PAGES]
     assert page.NOTHING not in "".join(pages)
     assert "| loading | 1,000 | 1.5 | 400 |" in pages[0] and "out of memory" in pages[0]
@@ -247,9 +252,11 @@ def test_a_page_gets_every_kind_of_result(quick):
     assert "| plain | 2 of 3 |" in pages[2] and "| cut short | 3 | 2 | 1 | 0 |" in pages[2]
     assert "| torch | 10 | 9 .. 11 | 27,778 | 1.13 | 1,111 |" in pages[1]
     assert page.filled(pages[0], results) == pages[0]
-    assert "| int8 | 0.8000 | +0.0100 | 0.50 | 7.0 |" in pages[-2] and "| `default` .onnx | 5.0e-06 |" in pages[-2]
-    assert "| svr | 0.8300 | 0.8900 | +0.0100 | +0.0050 to +0.0160 | 9 of 10 |" in pages[-1]
-    assert "| mlp | all | wider | 0.5000 |  | 0.6000 |  |" in pages[-1]
+    assert "| int8 | 0.8000 | +0.0100 | 0.50 | 7.0 |" in pages[-3] and "| `default` .onnx | 5.0e-06 |" in pages[-3]
+    assert "| svr | 0.8300 | 0.8900 | +0.0100 | +0.0050 to +0.0160 | 9 of 10 |" in pages[-2]
+    assert "| mlp | all | wider | 0.5000 |  | 0.6000 |  |" in pages[-2]
+    assert "| single | 0.8000 | 0.8000 | +0.0100 | +0.0050 to +0.0160 | 9 of 10 | 2.50 |" in pages[-2]
+    assert "| nano | nano.safetensors | 0.750 |" in pages[-1]
 
 
 @pytest.mark.slow
