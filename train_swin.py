@@ -313,20 +313,23 @@ def _make_solver(
         run_dir=config.run_dir,
         accelerator=accelerator,
         made=made,
-        photographs=_photograph_term(config, accelerator),
+        photographs=_photograph_term(config, parts["train"], accelerator),
     )
 
 
-def _photograph_term(config: Config, accelerator: Accelerator) -> PhotographTerm | None:
-    """Make the loss of photographs without scores, if the settings name a folder of them."""
+def _photograph_term(config: Config, train: pd.DataFrame, accelerator: Accelerator) -> PhotographTerm | None:
+    """Make the loss of distorted copies, if the settings name a folder of photographs.
+
+    Copies of the training images are learned from too, of at most as many as there are photographs: the order of
+    copies has to hold where the scores come from, and these images are often the larger and cleaner ones.
+    """
     from iqa.photographs import Photographs, PhotographTerm, held_out, list_photographs
 
     if config.photos is None:
         return None
     files, _ = held_out(list_photographs(config.photos))
-    return PhotographTerm(
-        Photographs(files, accelerator.device), config.photo_batch, config.photo_sides[-1], config.seed
-    )
+    files += [Path(path) for path in train["path"].iloc[:: -(-len(train) // len(files))]]
+    return PhotographTerm(Photographs(files, accelerator.device), config.photo_batch, config.photo_sides, config.seed)
 
 
 def _protocol(config: Config, record: dict, official: bool) -> dict:

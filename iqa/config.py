@@ -191,12 +191,12 @@ class Config:
 
     # Photographs without scores.
     photos: str | None = _setting(
-        None, "folder of photographs whose distorted copies shall score lower (default: none)"
+        None, "folder of photographs whose distorted copies shall score lower, as the training images' (default: none)"
     )
     photo_weight: float = _setting(1.0, "weight of what is learned from their distorted copies", low=0)
-    photo_batch: int = _setting(8, "training: photographs beside each batch", low=1)
+    photo_batch: int = _setting(8, "training: photographs beside each batch; fewer with larger crops", low=1)
     photo_sides: list[int] = _setting(
-        [112], "sides of their crops; of several, pretraining takes each for its share of the epochs"
+        [112], "sides of their crops: training draws one for each step, pretraining takes each for its share of epochs"
     )
     teacher: str = _setting("tf_efficientnet_lite0", "pretraining: backbone with ImageNet weights to learn from")
     distil_weight: float = _setting(1.0, "pretraining: weight of the teacher's features", low=0)

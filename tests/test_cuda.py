@@ -130,7 +130,7 @@ def test_the_loader_brings_batches_without_waiting(table, tmp_path):  # noqa: F8
 
 def test_photographs_without_scores_do_not_make_a_step_wait(table, tmp_path):  # noqa: F811
     files = [Path(path) for path in table["path"]]
-    term = PhotographTerm(Photographs(files, torch.device("cuda")), batch=4, side=32, seed=0)
+    term = PhotographTerm(Photographs(files, torch.device("cuda")), batch=4, sides=[32], seed=0)
     solver = make_solver(table, tmp_path / "run", photographs=term)
     solver.model.train()
     solver._learn_batches()

@@ -24,6 +24,8 @@ from iqa.system import to_device
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"}
 LONGEST = 352  # side of a stored photograph, in pixels: 0.37 MB each
 SMALLEST_AREA = 0.15  # of a photograph that a crop shows; but no less than the crop's own pixels
+SMALLEST_SOFT = 0.7  # of a soft crop's side
+CLEAN = 1.5  # times fewer pixels a side hide what a codec left
 AS_IT_IS = 1.25  # a crop of less than this times its own size is cut without resampling
 
 
@@ -76,7 +78,17 @@ class Photographs:
     def __len__(self) -> int:
         return len(self.files)
 
-    def crops(self, rows: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    def soft_crops(self, rows: Tensor, side: int, generator: torch.Generator) -> Tensor:
+        """Cut smaller crops and enlarge them: as soft as large photographs, and without what a codec left.
+
+        Arguments and result are those of `crops`. How much smaller is drawn once for all of them. A model that has
+        seen nothing but small JPEG files as originals takes a lossless photograph's weakly coded copy for better.
+        """
+        smaller = round(side * (SMALLEST_SOFT + (1 - SMALLEST_SOFT) * torch.rand((), generator=generator).item()))
+        crops = self.crops(rows, smaller, generator, least=CLEAN)
+        return F.interpolate(crops, size=(side, side), mode="bicubic", align_corners=False).clamp(0, 1)
+
+    def crops(self, rows: Tensor, side: int, generator: torch.Generator, least: float = 1.0) -> Tensor:
         """Random square crops.
 
         Each shows a random part of its photograph of at least `SMALLEST_AREA`. A crop is never enlarged where the
@@ -87,6 +99,7 @@ class Photographs:
             rows: (B,) numbers of photographs, on the CPU.
             side: of the crops, in pixels.
             generator: on the CPU.
+            least: a crop shows at least this times its own pixels a side, where the photograph has them.
 
         Returns:
             (B, 3, side, side) in 0..1.
@@ -95,7 +108,8 @@ class Photographs:
         shorter = torch.minimum(height, width)
         area, down, across, flip = torch.rand(4, len(rows), generator=generator)
         extent = ((SMALLEST_AREA + area * (1 - SMALLEST_AREA)) * height * width).sqrt()
-        extent = torch.minimum(torch.where(extent < AS_IT_IS * side, side, extent), shorter)
+        extent = torch.where(extent < AS_IT_IS * side, side, extent).clamp(min=least * side)
+        extent = torch.minimum(extent, shorter)
         top, left = down * (height - extent), across * (width - extent)
         return self._cut(rows, top, left, extent, flip < 0.5, side)
 

@@ -456,7 +456,7 @@ KINDS: tuple[BatchDistortion, ...] = (
     BatchDistortion("impulse_noise", 0.0005, 0.06, _impulse_noise),
     BatchDistortion("multiplicative_noise", 0.015, 0.3, _multiplicative_noise),
     BatchDistortion("grain", 0.008, 0.12, _grain),
-    BatchDistortion("jpeg", 70.0, 3.0, _jpeg, share=3),
+    BatchDistortion("jpeg", 70.0, 3.0, _jpeg, share=5),
     BatchDistortion("wavelet", 8.0, 180.0, _wavelet),
     BatchDistortion("webp", 8.0, 150.0, _webp),
     BatchDistortion("avif", 12.0, 300.0, _avif),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import piq
 import pytest
 import torch
 from PIL import Image
 
 from iqa.errors import UserError
 from iqa.photographs import Photographs, PhotographTerm, held_out, list_photographs, make_triplets, order_loss
+from iqa.photographs.triplets import GRAIN, grainy
 
 
 @pytest.fixture(scope="module")
@@ -81,19 +83,55 @@ def test_a_triplet_is_the_crop_and_two_copies_less_and_less_like_it(photographs)
     assert torch.equal(images, again.images)
 
 
+def test_copies_of_a_flat_photograph_are_as_similar_as_can_be(tmp_path):
+    Image.new("RGB", (64, 64), "black").save(tmp_path / "black.png")
+    black = Photographs([tmp_path / "black.png"], torch.device("cpu"), longest=64)
+    similarity = make_triplets(black, torch.zeros(64, dtype=int), 48, seed=0).similarity
+    assert similarity.isfinite().all()
+    assert (similarity == 1).sum() > 64  # a blur, say, leaves black as it is
+
+
+def test_soft_crops_leave_out_what_differs_from_pixel_to_pixel(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    noisy = Photographs([tmp_path / "noise.png"], torch.device("cpu"))
+
+    def contrast(cut):
+        crops = cut(torch.zeros(16, dtype=int), 64, torch.Generator().manual_seed(3))
+        assert crops.shape == (16, 3, 64, 64) and crops.min() >= 0 and crops.max() <= 1
+        return crops.diff(dim=3).abs().mean()
+
+    assert contrast(noisy.soft_crops) < 0.7 * contrast(noisy.crops)
+
+
+def test_half_of_the_originals_have_grain_and_none_has_much():
+    grey = torch.full((200, 3, 32, 32), 0.5)
+    grained = grainy(grey, torch.Generator().manual_seed(0), torch.Generator().manual_seed(0))
+    deviation = grained.std(dim=(1, 2, 3))
+    assert (deviation == 0).sum() == pytest.approx(100, abs=20)
+    assert deviation.max() < 1.1 * GRAIN
+    assert torch.equal(grained[:, 0], grained[:, 1])
+
+
 def test_order_loss_asks_each_to_beat_the_next_by_the_margin():
     assert order_loss(torch.tensor([[3.0], [2.0], [1.0]]), 1.0).item() == 0
     assert order_loss(torch.tensor([[1.0], [2.0], [2.0]]), 1.0).item() == pytest.approx(1.5)
 
 
 def test_the_photograph_term_is_least_for_scores_that_fall_as_similarity_does(photographs):
-    term = PhotographTerm(photographs, batch=16, side=48, seed=0)
-    similarity = []
+    term = PhotographTerm(photographs, batch=16, sides=[48], seed=0)
 
     def ideal(images):
-        rows = torch.randint(6, (16,), generator=torch.Generator().manual_seed(1_000_003 + 7))
-        similarity.append(make_triplets(photographs, rows, 48, 1_000_003 + 7).similarity.flatten())
-        return 90 - 70 * (1 - similarity[-1])
+        original, *copies = images.unflatten(0, (3, 16))
+        similarity = [torch.ones(16), *(piq.haarpsi(original, copy, reduction="none") for copy in copies)]
+        return 90 - 70 * (1 - torch.cat(similarity))
 
     good, flat, reverse = (term(score, 7) for score in (ideal, lambda x: torch.full((48,), 50.0), lambda x: -ideal(x)))
     assert good < flat < reverse
+
+
+def test_each_step_draws_a_side_and_shows_about_as_many_pixels(photographs):
+    term, seen = PhotographTerm(photographs, batch=16, sides=[32, 64], seed=0), set()
+    for step in range(8):
+        term(lambda images: seen.add(tuple(images.shape)) or images.mean(dim=(1, 2, 3)), step)
+    assert seen == {(3 * 16, 3, 32, 32), (3 * 4, 3, 64, 64)}
