@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import piq
 import pytest
 import torch
 from PIL import Image
 
+from iqa.config import Config
 from iqa.errors import UserError
 from iqa.photographs import Photographs, PhotographTerm, held_out, list_photographs, make_triplets, order_loss
 from iqa.photographs.triplets import GRAIN, grainy
+from iqa.runtime import make_accelerator
+from train_swin import _photograph_term
 
 
 @pytest.fixture(scope="module")
@@ -135,3 +139,13 @@ def test_each_step_draws_a_side_and_shows_about_as_many_pixels(photographs):
     for step in range(8):
         term(lambda images: seen.add(tuple(images.shape)) or images.mean(dim=(1, 2, 3)), step)
     assert seen == {(3 * 16, 3, 32, 32), (3 * 4, 3, 64, 64)}
+
+
+@pytest.mark.parametrize(("images", "taken"), [(4, 4), (10, 5), (11, 4)])
+def test_training_learns_from_copies_of_at_most_as_many_training_images_as_photographs(folder, images, taken):
+    files, _ = held_out(list_photographs(folder))
+    assert len(files) == 5
+    train = pd.DataFrame({"path": [str(files[0])] * images})
+    term = _photograph_term(Config(photos=str(folder), photo_sides=[32, 48]), train, make_accelerator("cpu", "fp32"))
+    assert len(term.photographs) == 5 + taken
+    assert term.sides == [32, 48]
