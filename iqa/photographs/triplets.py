@@ -67,7 +67,7 @@ def _make_triplets(
         clean.repeat(2, 1, 1, 1), Chains(*(torch.cat(pair) for pair in zip(weak, chains, strict=True))), noise
     )
     similarity = similarity_of(clean.repeat(2, 1, 1, 1), distorted, reduction="none")
-    similarity = similarity.nan_to_num(1.0, posinf=1.0).clamp(0, 1)  # HaarPSI of two flat crops is infinite
+    similarity = similarity.clamp(0, 1)  # HaarPSI of two flat crops is infinite
     similarity = torch.cat([torch.ones_like(similarity[: len(rows)]), similarity]).view(3, -1)
     return Triplets(torch.cat([clean, distorted]).unflatten(0, (3, -1)), similarity)
 
