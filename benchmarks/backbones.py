@@ -75,8 +75,7 @@ def measure(name: str) -> dict:
     statistics = Statistics(model.backbone).to(accelerator.device)
     both = predict(statistics, scorer.loader(database.table), scorer.to_images, accelerator, "features")
     averages, mos = both[:, : both.shape[1] // 2], database.table["mos"].to_numpy()
-    kinds = ("ridge", "svr", "refitted")
-    found: dict[str, dict[str, list[float]]] = {kind: {"srcc": [], "plcc": []} for kind in kinds}
+    found: dict[str, dict[str, list[float]]] = {kind: {"srcc": [], "plcc": []} for kind in (*FITS, "refitted")}
     for seed in SPLITS:
         split = split_database(database, seed=seed, official=False).to_numpy()
         rows = {part: np.flatnonzero(split == part) for part in ("train", "val", "test")}
